@@ -1,0 +1,1 @@
+"""Rows become batches: sources, data order, token caches and LightningDataModules. Imports layer 0 only."""

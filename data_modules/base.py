@@ -1,0 +1,97 @@
+"""A LightningDataModule whose step ``s`` is a pure function of the configuration and ``s``; so it resumes exactly."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_e5.errors import UserError
+from lightning_e5.types import PairBatch
+
+
+class StepSampler(Sampler[int]):
+    """The step numbers from ``first`` to the end; its length is the full epoch's, as Lightning needs for a resume."""
+
+    def __init__(self, first: int, max_steps: int) -> None:
+        self.first, self.max_steps = first, max_steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.max_steps))
+
+    def __len__(self) -> int:
+        return self.max_steps
+
+
+class StepDataset(Dataset[PairBatch]):
+    """Step number -> this rank's part of the step's batch."""
+
+    def __init__(self, module: StepDataModule, rank: int, world_size: int) -> None:
+        self.module, self.rank, self.world_size = module, rank, world_size
+
+    def __getitem__(self, step: int) -> PairBatch:
+        return self.module.batch(step, self.rank, self.world_size)
+
+
+class StepDataModule(L.LightningDataModule):
+    """Batches by step number.
+
+    Args:
+        batch_size: rows of the global batch, over all ranks.
+        max_steps: optimizer steps of the training.
+        seed: of the order.
+        num_workers: data-loading processes per rank; 0 loads in the training process.
+    """
+
+    def __init__(self, *, batch_size: int, max_steps: int, seed: int, num_workers: int = 0) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise UserError(f"batch_size: {batch_size} leaves no in-batch negatives; the rule is >= 2")
+        if max_steps < 1:
+            raise UserError(f"max_steps: {max_steps} is not >= 1")
+        self.batch_size, self.max_steps, self.seed, self.num_workers = batch_size, max_steps, seed, num_workers
+        self.first_step = 0
+
+    @abstractmethod
+    def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
+        """The rows of ``rank`` in step ``step``."""
+
+    def rank_slice(self, rank: int, world_size: int) -> slice:
+        """The part of the global batch that a rank computes; UserError where it does not divide."""
+        if self.batch_size % world_size:
+            raise UserError(f"batch_size: {self.batch_size} is not a multiple of the {world_size} ranks")
+        share = self.batch_size // world_size
+        return slice(rank * share, (rank + 1) * share)
+
+    def train_dataloader(self) -> DataLoader[PairBatch]:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        self.rank_slice(rank, world_size)
+        return DataLoader(
+            StepDataset(self, rank, world_size),
+            batch_size=None,
+            sampler=StepSampler(self.first_step, self.max_steps),
+            num_workers=self.num_workers,
+            multiprocessing_context="spawn" if self.num_workers else None,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"trained_steps": self.trainer.global_step if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.first_step = int(state_dict["trained_steps"])
+
+
+def resolve_steps(max_steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+    """Optimizer steps from either ``max_steps`` or ``epochs`` (rounded up); UserError unless exactly one is given."""
+    if (max_steps is None) == (epochs is None):
+        raise UserError(f"give either max_steps or epochs, not max_steps: {max_steps} and epochs: {epochs}")
+    if max_steps is not None:
+        return max_steps
+    assert epochs is not None
+    if not epochs > 0:
+        raise UserError(f"epochs: {epochs} is not above 0")
+    return max(1, math.ceil(epochs * rows / batch_size))

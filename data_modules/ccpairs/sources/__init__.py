@@ -1,0 +1,1 @@
+"""One file per source of pairs; each yields TextPair rows and streams."""

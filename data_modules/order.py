@@ -1,0 +1,155 @@
+"""Which rows make step ``s``: a pure function of (seed, s), with no table, for any number of rows.
+
+So a resumed run needs no history, and any number of ranks and workers sees the same global batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_e5.errors import UserError
+
+Rows = NDArray[np.int64]
+_ROUNDS = 6
+_CYCLE = 1024
+
+
+def _key(*parts: int | str) -> int:
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
+
+
+class Permutation:
+    """A pseudo-random permutation of ``0 .. size - 1``, computed for single indices (Feistel network, cycle walking).
+
+    Args:
+        size: number of elements, 1 to 2^62.
+        key: chooses the permutation.
+    """
+
+    def __init__(self, size: int, key: int) -> None:
+        if not 1 <= size <= 2**62:
+            raise ValueError(f"size: {size} is not in 1 .. 2^62")
+        self.size = size
+        self._half = np.uint64(max(1, math.ceil(math.log2(max(2, size)) / 2)))
+        self._mask = np.uint64((1 << int(self._half)) - 1)
+        self._keys = [np.uint64(_key(key, r)) for r in range(_ROUNDS)]
+
+    def __call__(self, indices: Rows) -> Rows:
+        """The images of ``indices`` (int64, each in ``0 .. size - 1``)."""
+        values = self._feistel(np.asarray(indices, dtype=np.uint64))
+        outside = values >= self.size
+        while outside.any():  # walk the cycle back into the range: on average less than 3 more rounds
+            values[outside] = self._feistel(values[outside])
+            outside = values >= self.size
+        return values.astype(np.int64)
+
+    def _feistel(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = values >> self._half, values & self._mask
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right ^ key) & self._mask)
+        return (left << self._half) | right
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A 64-bit finaliser: every input bit moves every output bit."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+        values = (values ^ (values >> np.uint64(29))) * np.uint64(0xD6E8FEB86659FD93)
+    return values ^ (values >> np.uint64(32))
+
+
+class BatchOrder:
+    """Rows of every step, over one or several sources that lie one behind the other.
+
+    Within a source, epoch after epoch is a fresh permutation; a batch may straddle two epochs.
+
+    Args:
+        sizes: rows of each source.
+        batch_size: rows of a global batch.
+        seed: of the order.
+        weights: share of each source in the batches; default its size to the power of ``alpha``.
+        alpha: 1 samples rows uniformly, 0 sources uniformly.
+        one_source_per_batch: every batch comes from one source; else every batch is a mixture. With one source, or
+            with ``alpha`` 1 and mixed batches, each epoch visits every row exactly once.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        batch_size: int,
+        seed: int,
+        *,
+        weights: Sequence[float] | None = None,
+        alpha: float = 1.0,
+        one_source_per_batch: bool = False,
+    ) -> None:
+        if not sizes or min(sizes) < 1:
+            raise UserError(f"sources: every source needs rows, there are {list(sizes)}")
+        if weights is not None and (len(weights) != len(sizes) or min(weights) < 0 or not sum(weights) > 0):
+            raise UserError(f"weights: {list(weights)} must be {len(sizes)} numbers >= 0, not all 0")
+        self.batch_size, self.seed = batch_size, seed
+        if weights is None and alpha == 1.0 and not one_source_per_batch:
+            sizes = [sum(sizes)]  # uniform over rows: one source to the order
+        smallest = min(sizes) if one_source_per_batch else sum(sizes)
+        if not 1 <= batch_size <= smallest:
+            raise UserError(f"batch_size: {batch_size} is not in 1 .. {smallest}, the rows it is drawn from")
+        self.sizes = list(sizes)
+        self._starts = np.cumsum([0, *self.sizes[:-1]])
+        raw = np.asarray(weights if weights is not None else [s**alpha for s in self.sizes], dtype=np.float64)
+        self._counts = _apportion(raw / raw.sum(), _CYCLE)
+        self._one_source = one_source_per_batch
+        self._cycles: dict[int, NDArray[np.int64]] = {}
+
+    def rows(self, step: int) -> Rows:
+        """The ``batch_size`` row numbers of a step, in order."""
+        if len(self.sizes) == 1:
+            return self._draw(0, step * self.batch_size + np.arange(self.batch_size))
+        if self._one_source:
+            source, before = self._slots(np.array([step]))
+            return self._draw(int(source[0]), before[0] * self.batch_size + np.arange(self.batch_size))
+        sources, before = self._slots(step * self.batch_size + np.arange(self.batch_size))
+        rows = np.empty(self.batch_size, dtype=np.int64)
+        for source in np.unique(sources):
+            chosen = sources == source
+            rows[chosen] = self._draw(int(source), before[chosen])
+        return rows
+
+    def _slots(self, slots: Rows) -> tuple[Rows, Rows]:
+        """The source of each slot of the stream, and how many slots before it have the same source."""
+        sources, before = np.empty_like(slots), np.empty_like(slots)
+        for cycle in np.unique(slots // _CYCLE):
+            chosen = slots // _CYCLE == cycle
+            plan = np.repeat(np.arange(len(self.sizes)), self._counts)
+            plan = plan[Permutation(_CYCLE, _key(self.seed, "cycle", int(cycle)))(np.arange(_CYCLE))]
+            earlier = np.empty(_CYCLE, dtype=np.int64)
+            for source, count in enumerate(self._counts):
+                earlier[plan == source] = np.arange(count)
+            within = slots[chosen] % _CYCLE
+            sources[chosen] = plan[within]
+            before[chosen] = cycle * self._counts[plan[within]] + earlier[within]
+        return sources, before
+
+    def _draw(self, source: int, positions: Rows) -> Rows:
+        size = self.sizes[source]
+        rows = np.empty(len(positions), dtype=np.int64)
+        for epoch in np.unique(positions // size):
+            chosen = positions // size == epoch
+            permutation = Permutation(size, _key(self.seed, "epoch", source, int(epoch)))
+            rows[chosen] = permutation(positions[chosen] % size)
+        return rows + self._starts[source]
+
+
+def _apportion(shares: NDArray[np.float64], total: int) -> Any:
+    """Whole numbers of sum ``total`` nearest to the shares (largest remainders); every positive share gets at least 1."""
+    exact = shares * total
+    counts = np.maximum(np.floor(exact), shares > 0).astype(np.int64)
+    for index in np.argsort(-(exact - np.floor(exact)), kind="stable")[: max(0, total - counts.sum())]:
+        counts[index] += 1
+    counts[np.argmax(counts)] += total - counts.sum()
+    return counts

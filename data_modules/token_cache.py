@@ -1,0 +1,148 @@
+"""Texts tokenised once, into memory-mapped Arrow files that batches are gathered from.
+
+A cache directory holds ``tokens-00000.arrow`` ..., each one record batch of up to ``SHARD_ROWS`` rows, and a manifest.
+Every text column ``name`` is stored as ``name`` (its token ids) and ``name_text`` (the id of its normalised text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lightning_e5.errors import UserError
+from lightning_e5.storage import atomic_path, read_manifest, write_manifest
+from lightning_e5.text import TextTokenizer, text_id
+from lightning_e5.types import Kind
+
+KIND = "tokens"
+SHARD_ROWS = 1_000_000
+_BLOCK = 8192
+
+
+def write_token_cache(
+    directory: Path,
+    columns: Mapping[str, tuple[Sequence[str], Kind]],
+    tokenizer: TextTokenizer,
+    *,
+    progress: Callable[[int], object] = lambda rows: None,
+    shard_rows: int = SHARD_ROWS,
+) -> dict[str, Any]:
+    """Tokenise columns of texts into ``directory`` (made, emptied); returns its manifest, written last.
+
+    Args:
+        directory: the cache.
+        columns: name -> (texts, kind); all of equal length; the kind decides the prefix.
+        tokenizer: with prefixes and length limit.
+        progress: called with the rows done, block by block.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = {len(texts) for texts, _ in columns.values()}
+    if len(rows) != 1 or rows == {0}:
+        raise UserError(f"{directory}: nothing to tokenise, or columns of unequal length ({sorted(rows)})")
+    total, tokens, cut, names = rows.pop(), 0, 0, []
+    for shard, start in enumerate(range(0, total, shard_rows)):
+        arrays: dict[str, pa.Array] = {}
+        for name, (texts, kind) in columns.items():
+            part = texts[start : start + shard_rows]
+            ids, lengths, texts_ids = _tokenise(part, kind, tokenizer, progress)
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            arrays[name] = pa.LargeListArray.from_arrays(offsets, ids)
+            arrays[f"{name}_text"] = pa.array(texts_ids)
+            tokens += int(lengths.sum())
+            cut += int((lengths >= tokenizer.max_length).sum())
+        names.append(f"tokens-{shard:05d}.arrow")
+        batch = pa.record_batch(arrays)
+        with atomic_path(directory / names[-1]) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
+            writer.write_batch(batch)
+    return write_manifest(
+        directory, kind=KIND, files=names, rows=total, columns=sorted(columns), tokens=tokens,
+        texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
+    )  # fmt: skip
+
+
+def _tokenise(
+    texts: Sequence[str], kind: Kind, tokenizer: TextTokenizer, progress: Callable[[int], object]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+    ids, lengths = [], []
+    for first in range(0, len(texts), _BLOCK):
+        block = texts[first : first + _BLOCK]
+        block_ids, block_lengths = tokenizer.encode(block, kind)
+        ids.append(block_ids)
+        lengths.append(block_lengths)
+        progress(len(block))
+    text_ids = np.fromiter((text_id(t) for t in texts), dtype=np.int64, count=len(texts))
+    return np.concatenate(ids), np.concatenate(lengths), text_ids
+
+
+class TokenCache:
+    """A finished cache, memory-mapped.
+
+    Args:
+        directory: what `write_token_cache` wrote.
+
+    Raises:
+        UserError: unfinished, of another kind, or a file that Arrow cannot read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        self.manifest = read_manifest(self.directory, KIND)
+        self.rows: int = self.manifest["rows"]
+        self._shards: list[pa.RecordBatch] = []
+        for name in sorted(self.manifest["files"]):
+            try:
+                self._shards.append(pa.ipc.open_file(pa.memory_map(str(self.directory / name))).get_batch(0))
+            except (OSError, pa.ArrowInvalid) as error:
+                raise UserError(f"{self.directory / name}: not a token cache ({error})") from None
+        self._starts = np.cumsum([0, *(s.num_rows for s in self._shards)])
+        self._views: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {}
+
+    def text_ids(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Normalised-text ids of some rows of a column."""
+        shard_of = np.searchsorted(self._starts, rows, side="right") - 1
+        result = np.empty(len(rows), dtype=np.int64)
+        for shard in np.unique(shard_of):
+            chosen = shard_of == shard
+            values = self._shards[shard].column(f"{column}_text").to_numpy(zero_copy_only=True)
+            result[chosen] = values[rows[chosen] - self._starts[shard]]
+        return result
+
+    def gather(self, column: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of some rows of a column, text after text: (int64 ids ``[T]``, int64 lengths ``[N]``)."""
+        views = self._column(column)
+        shard_of = np.searchsorted(self._starts, rows, side="right") - 1
+        if (shard_of == shard_of[:1]).all():
+            offsets, values = views[shard_of[0]] if len(rows) else views[0]
+            return _take(values, offsets, rows - (self._starts[shard_of[0]] if len(rows) else 0))
+        lengths = np.empty(len(rows), dtype=np.int64)
+        pieces: list[NDArray[Any]] = [np.empty(0, dtype=np.int64)] * len(rows)
+        for index, (shard, row) in enumerate(zip(shard_of, rows, strict=True)):
+            offsets, values = views[shard]
+            local = row - self._starts[shard]
+            pieces[index] = values[offsets[local] : offsets[local + 1]]
+            lengths[index] = len(pieces[index])
+        return np.concatenate(pieces).astype(np.int64), lengths
+
+    def lengths(self, column: str) -> NDArray[np.int64]:
+        """Tokens of every row of a column."""
+        return np.concatenate([np.diff(offsets) for offsets, _ in self._column(column)])
+
+    def _column(self, column: str) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        if column not in self._views:
+            arrays = [shard.column(column) for shard in self._shards]
+            self._views[column] = [
+                (a.offsets.to_numpy(zero_copy_only=True), a.values.to_numpy(zero_copy_only=True)) for a in arrays
+            ]
+        return self._views[column]
+
+
+def _take(values: NDArray[Any], offsets: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return values[np.repeat(starts, lengths) + within].astype(np.int64), lengths

@@ -1,0 +1,3 @@
+"""lightning_e5: E5 text embeddings (arXiv 2212.03533) as a PyTorch Lightning experiment project."""
+
+__version__ = "0.1.0"

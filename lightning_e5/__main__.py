@@ -1,0 +1,120 @@
+"""The command line: ``python -m lightning_e5 VERB``. Heavy libraries are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lightning_e5.errors import UserError
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from lightning_e5.config import load_experiment
+    from lightning_e5.stages.closing import closing_table
+    from lightning_e5.stages.runner import run_directory, run_experiment
+
+    experiment = load_experiment(arguments.experiment, arguments.overrides)
+    directory = run_directory(experiment)
+    _, computed = run_experiment(experiment, update=arguments.update)
+    if not computed:
+        print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
+    print(closing_table(directory, experiment.get("headline") or []))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from lightning_e5.stages.plan import check_files
+
+    return check_files([Path(p) for p in arguments.experiments])
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.compare import compare
+
+    print(compare([Path(r) for r in arguments.runs], metrics=arguments.metric, csv=arguments.csv, html=arguments.html))
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from lightning_e5.stages.search import search
+
+    print(search(Path(arguments.model), arguments.text, corpus=arguments.corpus, k=arguments.k))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from lightning_e5.stages.export import export
+
+    print(export(Path(arguments.run), Path(arguments.directory)))
+    return 0
+
+
+def _arguments_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", help="an experiment YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.pretrain.data.batch_size=256")
+    parser.add_argument("--update", action="store_true", help="redo the stages that a changed configuration changes")
+
+
+def _arguments_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiments", nargs="+", help="experiment YAMLs")
+
+
+def _arguments_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--metric", action="append", help="a metric's name or its end, such as ndcg@10 (repeatable)")
+    parser.add_argument("--csv", metavar="FILE", help="write the table as CSV")
+    parser.add_argument("--html", metavar="FILE", help="write the table as a page of its own")
+
+
+def _arguments_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_OR_RUN", help="a run directory, or a model folder (with --corpus)")
+    parser.add_argument("text", help="the query")
+    parser.add_argument("--corpus", metavar="FOLDER", help="a folder in BEIR layout; a run's own test collection by default")
+    parser.add_argument("-k", type=int, default=5, help="passages shown (default 5)")
+
+
+def _arguments_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("directory", metavar="DIR", help="where the model folder is written")
+
+
+#: verb -> (what it does, its arguments, its function)
+VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "run": ("run an experiment; finished stages are skipped, killed ones continue", _arguments_run, _run),
+    "check": ("check experiments and print their plans; builds nothing", _arguments_check, _check),
+    "compare": ("a table of several runs' metrics", _arguments_compare, _compare),
+    "search": ("the passages of a run's corpus nearest to a text", _arguments_search, _search),
+    "export": ("a run's encoder as a Hugging Face + sentence-transformers folder", _arguments_export, _export),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 1 our defect, 2 the user's mistake, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m lightning_e5", description="E5 text embeddings: train, ablate, judge.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (description, add_arguments, function) in VERBS.items():
+        verb = verbs.add_parser(name, help=description, description=description)
+        add_arguments(verb)
+        verb.set_defaults(function=function)
+    arguments = parser.parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        return int(arguments.function(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR):
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

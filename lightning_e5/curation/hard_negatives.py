@@ -1,0 +1,135 @@
+"""Hard negatives: passages that a retriever ranks high for a query and that are not known to answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_e5.errors import UserError
+from lightning_e5.rng import generator
+
+
+@dataclass(slots=True)
+class MiningReport:
+    """Counts of what mining did; candidates are (query, passage) pairs among the retrieved."""
+
+    queries: int = 0
+    candidates: int = 0
+    known_positives: int = 0
+    over_absolute_margin: int = 0
+    over_relative_margin: int = 0
+    filled_at_random: int = 0
+    score_quantiles: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class NegativeRules:
+    """Which of the retrieved passages may be a negative.
+
+    Args:
+        count: negatives per query (E5: 7).
+        first_rank, last_rank: the range of ranks (from 1) that negatives are drawn from.
+        absolute_margin: a negative scores at least this much below the positive; None for no such rule.
+        relative_margin: a negative scores at most ``positive - relative_margin * |positive|`` (right for negative
+            scores too); None for no such rule.
+    """
+
+    count: int = 7
+    first_rank: int = 1
+    last_rank: int = 200
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_rank <= self.last_rank or self.count < 1:
+            raise UserError(
+                f"negatives: count {self.count} must be >= 1 and ranks {self.first_rank} .. {self.last_rank} rising from 1"
+            )
+
+
+def mine(
+    candidates_QK: NDArray[np.int64],
+    scores_QK: NDArray[np.float32],
+    positive_scores_Q: NDArray[np.float32],
+    known_positives: Sequence[set[int]],
+    passage_text_P: NDArray[np.int64],
+    rules: NegativeRules,
+    *,
+    seed: int,
+) -> tuple[NDArray[np.int64], MiningReport]:
+    """Choose each query's negatives.
+
+    Args:
+        candidates_QK: rows of the retrieved passages, best first; -1 where fewer were found.
+        scores_QK: their scores.
+        positive_scores_Q: score of each query's own positive.
+        known_positives: for each query, the text ids of all its known positives.
+        passage_text_P: text id of every passage of the corpus.
+        rules: which are allowed.
+        seed: the draw of a query depends on it and on the query's place alone.
+
+    Returns:
+        int64 ``[Q, count]`` passage rows, and the report. A query with too few allowed candidates is filled with random
+        passages that are no known positive of it (counted).
+
+    Raises:
+        UserError: the corpus has too few passages.
+    """
+    report = MiningReport(queries=len(candidates_QK))
+    if len(passage_text_P) <= rules.count + max((len(k) for k in known_positives), default=0):
+        raise UserError(f"negatives: a corpus of {len(passage_text_P)} passages is too small for {rules.count} negatives")
+    chosen_QN = np.empty((len(candidates_QK), rules.count), dtype=np.int64)
+    chosen_scores: list[float] = []
+    window = slice(rules.first_rank - 1, rules.last_rank)
+    for row in range(len(candidates_QK)):
+        candidates, scores = candidates_QK[row, window], scores_QK[row, window]
+        candidates, scores = candidates[candidates >= 0], scores[candidates >= 0]
+        report.candidates += len(candidates)
+        allowed = ~np.isin(passage_text_P[candidates], list(known_positives[row]))
+        report.known_positives += int((~allowed).sum())
+        positive = positive_scores_Q[row]
+        if rules.absolute_margin is not None:
+            passed = scores <= positive - rules.absolute_margin
+            report.over_absolute_margin += int((allowed & ~passed).sum())
+            allowed &= passed
+        if rules.relative_margin is not None:
+            passed = scores <= positive - rules.relative_margin * abs(positive)
+            report.over_relative_margin += int((allowed & ~passed).sum())
+            allowed &= passed
+        draw = generator(seed, "negatives", row)
+        places = np.flatnonzero(allowed)
+        _, first = np.unique(passage_text_P[candidates[places]], return_index=True)
+        places = places[np.sort(first)]  # one copy of each text
+        if len(places) > rules.count:
+            places = np.sort(draw.choice(places, rules.count, replace=False))
+        found = candidates[places]
+        chosen_scores.extend(scores[places].tolist())
+        missing = rules.count - len(found)
+        if missing:
+            report.filled_at_random += missing
+            found = np.concatenate([found, _fill(found, known_positives[row], passage_text_P, missing, draw)])
+        chosen_QN[row] = found
+    if chosen_scores:
+        report.score_quantiles = [float(q) for q in np.quantile(chosen_scores, [0.0, 0.25, 0.5, 0.75, 1.0])]
+    return chosen_QN, report
+
+
+def _fill(
+    found: NDArray[np.int64], known: set[int], passage_text_P: NDArray[np.int64], missing: int, draw: np.random.Generator
+) -> NDArray[np.int64]:
+    """Random passages that are neither known positives nor chosen already."""
+    taken = {*known, *passage_text_P[found].tolist()}
+    filled: list[int] = []
+    for row in draw.permutation(len(passage_text_P)) if len(passage_text_P) < 4096 else iter(lambda: int(draw.integers(len(passage_text_P))), -1):
+        text = int(passage_text_P[row])
+        if text not in taken:
+            taken.add(text)
+            filled.append(int(row))
+            if len(filled) == missing:
+                break
+    if len(filled) < missing:
+        raise UserError(f"negatives: the corpus has too few different passages for {missing} more negatives")
+    return np.asarray(filled, dtype=np.int64)

@@ -1,0 +1,80 @@
+"""Several processes, one batch: rank, world size, and gathering with gradient.
+
+No loss here is multiplied by the world size: every rank computes the mean over its own queries against the passages of
+all ranks, gradients of the gathered passages flow back to the rank that embedded them, and the ranks' parameter
+gradients are averaged. That is the gradient of the mean over the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """Number of processes; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The ranks' tensors of equal shape, concatenated along the first dimension; no gradient."""
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    """all_gather whose backward sums the ranks' gradients and returns this rank's part."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor) -> Tensor:
+        return gather(tensor)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        share = total.shape[0] // world_size()
+        return total[rank() * share : (rank() + 1) * share]
+
+
+def gather_with_grad(tensor: Tensor) -> Tensor:
+    """`gather` through which gradients flow back to the rank that owns the rows."""
+    return tensor if world_size() == 1 else _Gather.apply(tensor)
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Average the ranks' gradients in place, in one flat buffer per dtype and device; missing gradients count as 0."""
+    if world_size() == 1:
+        return
+    buckets: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        buckets.setdefault((parameter.grad.dtype, parameter.grad.device), []).append(parameter.grad)
+    for gradients in buckets.values():
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether the flag is set on any rank; a collective call."""
+    if world_size() == 1:
+        return flag
+    tensor = torch.tensor(float(flag), device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return bool(tensor.item() > 0)

@@ -1,0 +1,1 @@
+"""Judging an embedder: data, metrics, tasks, significance and baselines."""

@@ -1,0 +1,114 @@
+"""The retrieval task: one data set, any embedder or any other searcher, metrics and a run on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir_data import RetrievalData
+from lightning_e5.evaluation.metrics import DEFAULT_METRICS, evaluate_run, parse_metric, rank_documents
+from lightning_e5.retrieval.search import retrieve
+from lightning_e5.storage import write_parquet, write_text
+from lightning_e5.types import Embedder, Metrics, Run
+
+_SPACE = re.compile(r"[\s%]")
+
+
+@runtime_checkable
+class Searcher(Protocol):
+    """Anything that ranks documents without embeddings, such as BM25."""
+
+    def retrieve(self, corpus: Mapping[str, str], queries: Mapping[str, str], k: int) -> Run:
+        """Return query id -> document id -> score, at most ``k`` documents per query."""
+        ...
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """What one searcher reached on one data set.
+
+    ``metrics``: flat, ``ndcg@10`` and its like, means over the judged queries; ``per_query``: metric -> query id ->
+    value; ``run``: as judged; ``counts``: queries judged, documents, judged queries without a result (``missing``),
+    judgements outside the corpus (``dangling``); ``tied``: cut-off below ``k`` -> share of the queries where the id
+    decides there.
+    """
+
+    name: str
+    split: str
+    metrics: Metrics
+    per_query: dict[str, dict[str, float]]
+    run: Run
+    counts: dict[str, int]
+    tied: dict[int, float]
+
+    def save(self, out_dir: Path | str) -> None:
+        """Write ``run.trec`` and ``per_query.parquet`` (columns ``query_id`` and one per metric) to ``out_dir``.
+
+        The run has trec_eval's six columns; white space inside an id, which they cannot hold, is percent-encoded.
+        """
+        out_dir = Path(out_dir)
+        lines = [
+            f"{_column(query)} Q0 {_column(document)} {rank} {scores[document]!r} lightning_e5\n"
+            for query, scores in self.run.items()
+            for rank, document in enumerate(rank_documents(scores, query), 1)
+        ]
+        write_text(out_dir / "run.trec", "".join(lines))
+        queries = list(next(iter(self.per_query.values()), {}))
+        columns = {name: [values[query] for query in queries] for name, values in self.per_query.items()}
+        write_parquet(out_dir / "per_query.parquet", {"query_id": queries, **columns})
+
+
+@dataclass(frozen=True)
+class RetrievalTask:
+    """Retrieval on one data set, judged by `metrics`.
+
+    Args:
+        data: queries, documents and judgements.
+        k: documents retrieved per query; at least the largest cut-off of ``metrics``.
+        metrics: names such as ``ndcg@10``.
+    """
+
+    data: RetrievalData
+    k: int = 100
+    metrics: Sequence[str] = DEFAULT_METRICS
+
+    def __post_init__(self) -> None:
+        deepest = max((parse_metric(name)[1] for name in self.metrics), default=1)
+        if self.k < deepest:
+            raise UserError(f"k={self.k} documents per query cannot be judged at cut-off {deepest}")
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.data.name
+
+    def evaluate(self, searcher: Embedder | Searcher) -> RetrievalResult:
+        """Search with an embedder (exactly, over unit vectors) or with the searcher's own ``retrieve``, and judge it.
+
+        Source: paper section 4.2 and table 2 (BEIR, nDCG@10).
+        """
+        data = self.data
+        if isinstance(searcher, Searcher):
+            run = searcher.retrieve(data.corpus, data.queries, self.k)
+        elif hasattr(searcher, "embed"):
+            run = retrieve(searcher, data.queries, data.corpus, self.k)
+        else:
+            raise UserError(f"{type(searcher).__name__} has neither 'embed' nor 'retrieve', so it cannot be evaluated")
+        scores = evaluate_run(run, data.qrels, self.metrics)
+        judged = len(next(iter(scores.per_query.values()), {}))
+        counts = {
+            "queries": judged,
+            "documents": len(data.corpus),
+            "missing": scores.missing,
+            "dangling": data.dangling,
+        }
+        tied = {cutoff: share for cutoff, share in scores.tied.items() if cutoff < self.k}  # the run ends at k
+        return RetrievalResult(data.name, data.split, scores.mean, scores.per_query, run, counts, tied)
+
+
+def _column(identifier: str) -> str:
+    return _SPACE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), identifier)

@@ -1,0 +1,40 @@
+"""Knowledge distillation from a cross-encoder: the fine-tuning loss of E5."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def distillation_loss(
+    queries_BD: Tensor, passages_BGD: Tensor, teacher_BG: Tensor, *, temperature: float = 0.01
+) -> Tensor:
+    """``D_KL(p_ce || p_stu)`` over each query's own group, averaged over the queries that have a teacher.
+
+    ``p_stu`` is the softmax of the student's cosines at ``temperature``, ``p_ce`` that of the teacher's logits at 1. A
+    ``-inf`` teacher logit gives its passage probability 0; rows with NaN logits have no teacher and do not count.
+
+    Args:
+        queries_BD: unit rows.
+        passages_BGD: unit rows, the positive first.
+        teacher_BG: the cross-encoder's logits.
+        temperature: the student's.
+
+    Returns:
+        A float32 scalar (float64 for float64 input); 0 where no row has a teacher.
+
+    Source: paper section 3.3, equation 2; the form of the divergence from the authors' SimLM.
+    """
+    precise = torch.float64 if queries_BD.dtype == torch.float64 else torch.float32
+    student_BG = torch.einsum("bd,bgd->bg", queries_BD.to(precise), passages_BGD.to(precise)) / temperature
+    has_teacher_B = ~teacher_BG.isnan().any(1)
+    teacher_BG = torch.where(has_teacher_B[:, None], teacher_BG, torch.zeros_like(teacher_BG)).to(precise)
+    log_teacher_BG = functional.log_softmax(teacher_BG, 1)
+    log_student_BG = functional.log_softmax(student_BG, 1)
+    probability_BG = log_teacher_BG.exp()
+    # 0 * log 0 = 0: a passage that the teacher rules out adds nothing.
+    safe_BG = torch.where(probability_BG > 0, log_teacher_BG, torch.zeros_like(log_teacher_BG))
+    divergence_B = (probability_BG * (safe_BG - log_student_BG)).sum(1)
+    counted_B = torch.where(has_teacher_B, divergence_B, torch.zeros_like(divergence_B))
+    return counted_B.sum() / has_teacher_B.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Encoders: tokens in, embeddings or logits out."""

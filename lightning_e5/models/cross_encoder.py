@@ -1,0 +1,132 @@
+"""The cross-encoder: query and passage in one sequence, one relevance logit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_e5.errors import UserError
+from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.pooling import average_pool, length_runs
+from lightning_e5.storage import atomic_path
+from lightning_e5.text import TextTokenizer
+from lightning_e5.training.chunks import gather_tokens, sorted_chunks
+from lightning_e5.types import TokenBatch
+
+HEAD = "scoring_head.pt"
+
+
+class CrossEncoder(nn.Module):
+    """Relevance logits of (query, passage) token pairs.
+
+    Args:
+        backbone: a ``BertModel``; run without padding, token type 1 from the passage on.
+        tokenizer: with prefixes and the length limit of each side.
+        precision: of the backbone.
+
+    Source: paper section 3.3 (the teacher of distillation).
+    """
+
+    def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.backbone, self.tokenizer, self.precision = backbone, tokenizer, precision
+        self.packed = PackedBert(backbone)
+        width = backbone.config.hidden_size
+        self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        positions = backbone.config.max_position_embeddings
+        if 2 * tokenizer.max_length - 1 > positions:
+            raise UserError(f"max_length: two texts of {tokenizer.max_length} tokens do not fit {positions} positions")
+
+    @classmethod
+    def from_encoder(cls, encoder: TextEncoder) -> CrossEncoder:
+        """A cross-encoder that starts from a bi-encoder's weights, with a new head."""
+        if encoder.packed is None:
+            raise UserError("teacher: only a BertModel can be made a cross-encoder here")
+        return cls(encoder.backbone, encoder.tokenizer, precision=encoder.precision)
+
+    @classmethod
+    def from_pretrained(cls, directory: Path, *, max_length: int | None = None, precision: Precision = "fp32") -> CrossEncoder:
+        """Load what `save_pretrained` wrote."""
+        encoder = TextEncoder.from_pretrained(directory, max_length=max_length, precision=precision)
+        if not (directory / HEAD).is_file():
+            raise UserError(f"{directory}: no cross-encoder (has no {HEAD})")
+        model = cls.from_encoder(encoder)
+        model.head.load_state_dict(torch.load(directory / HEAD, weights_only=True))
+        return model.eval()
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write the backbone's folder and the head beside it."""
+        from lightning_e5.models.pretrained import save_pretrained
+
+        save_pretrained(directory, self.backbone, self.tokenizer)
+        with atomic_path(directory / HEAD) as temporary:
+            torch.save(self.head.state_dict(), temporary)
+
+    def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""
+        with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            states_TD = self.packed(ids_T, lengths, self._segments(ids_T, lengths))
+        precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
+        return self.head(average_pool(precise, length_runs(lengths)))
+
+    def _segments(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
+        """0 up to and with the first separator of each pair, 1 after it."""
+        separator = self.tokenizer.backend.token_to_id("[SEP]")
+        before_T = torch.cumsum(ids_T == separator, 0) - (ids_T == separator).long()
+        lengths_B = torch.tensor(lengths, device=ids_T.device)
+        starts_B = torch.cumsum(lengths_B, 0) - lengths_B
+        return (before_T - torch.repeat_interleave(before_T[starts_B], lengths_B)).clamp(max=1)
+
+    @torch.inference_mode()
+    def score(
+        self,
+        queries: Sequence[str],
+        passages: Sequence[str],
+        *,
+        chunk_tokens: int = 8192,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        """float32 ``[N]`` logits of (query, passage) texts."""
+        if len(queries) != len(passages):
+            raise ValueError(f"{len(queries)} queries for {len(passages)} passages")
+        training = self.training
+        self.eval()
+        logits_N = torch.empty(len(queries))
+        for first in range(0, len(queries), 16384):
+            block = slice(first, first + 16384)
+            batch = join_pairs(self._tokens(queries[block], "query"), self._tokens(passages[block], "passage"))
+            for chunk in sorted_chunks(batch, chunk_tokens):
+                logits_N[first + chunk.rows_B] = self(chunk.ids_T, chunk.lengths).float().squeeze(1)
+                if progress is not None:
+                    progress(len(chunk.lengths))
+        self.train(training)
+        return logits_N
+
+    def _tokens(self, texts: Sequence[str], kind: Any) -> TokenBatch:
+        ids, lengths = self.tokenizer.encode(texts, kind)
+        return TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
+
+
+def join_pairs(queries: TokenBatch, passages: TokenBatch) -> TokenBatch:
+    """``[CLS] query [SEP] passage [SEP]`` for each query with its G passages (P = B * G, a query's G in a row)."""
+    group = len(passages.lengths_B) // max(1, len(queries.lengths_B))
+    lengths_q = queries.lengths_B.repeat_interleave(group)
+    starts_q = (torch.cumsum(queries.lengths_B, 0) - queries.lengths_B).repeat_interleave(group)
+    lengths_p = passages.lengths_B - 1  # without its [CLS]
+    starts_p = torch.cumsum(passages.lengths_B, 0) - passages.lengths_B + 1
+    tokens = torch.cat([queries.ids_T, passages.ids_T])
+    starts = torch.stack([starts_q, starts_p + len(queries.ids_T)], 1).flatten()
+    lengths = torch.stack([lengths_q, lengths_p], 1).flatten()
+    return TokenBatch(gather_tokens(tokens, starts, lengths), lengths_q + lengths_p)
+
+
+def listwise_loss(logits_BG: Tensor) -> Tensor:
+    """Cross-entropy of the positive (column 0) among each query's passages."""
+    target_B = torch.zeros(len(logits_BG), dtype=torch.long, device=logits_BG.device)
+    return functional.cross_entropy(logits_BG, target_B)

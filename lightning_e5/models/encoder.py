@@ -1,0 +1,155 @@
+"""The bi-encoder of E5: one Transformer for queries and passages, average pooling, unit vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.pooling import average_pool, length_runs
+from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
+from lightning_e5.training.chunks import sorted_chunks
+from lightning_e5.types import Kind, TokenBatch
+
+Precision = Literal["fp32", "bf16"]
+
+
+class TextEncoder(nn.Module):
+    """Texts or tokens to embeddings.
+
+    Args:
+        backbone: a Hugging Face encoder; a ``BertModel`` runs without padding, any other padded and sorted by length.
+        tokenizer: with the prefixes and the length limit that belong to the weights.
+        precision: ``bf16`` runs the backbone under autocast; pooling, normalisation and all scores stay float32.
+
+    Source: paper section 3.2.
+    """
+
+    def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.precision = precision
+        packable = type(backbone).__name__ == "BertModel"
+        self.packed: PackedBert | None = PackedBert(backbone) if packable else None
+        limit = getattr(backbone.config, "max_position_embeddings", None)
+        if limit is not None and tokenizer.max_length > limit:
+            raise ValueError(f"max_length: {tokenizer.max_length} is above the model's {limit} position embeddings")
+
+    @property
+    def width(self) -> int:
+        """D, the number of values in an embedding."""
+        return int(self.backbone.config.hidden_size)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: Path | str,
+        *,
+        prefixes: Prefixes | None = None,
+        max_length: int | None = None,
+        precision: Precision = "fp32",
+    ) -> TextEncoder:
+        """Load a Hugging Face or sentence-transformers folder (or hub name).
+
+        Args:
+            directory: the folder or name.
+            prefixes: where not given, those stored in the folder; E5's own for a folder that stores none.
+            max_length: tokens per text; where not given, as stored, at most the model's positions.
+            precision: of the backbone.
+
+        Raises:
+            UserError: not there, not fetchable, or no encoder.
+        """
+        from lightning_e5.models.pretrained import load_pretrained
+
+        backbone, backend, stored = load_pretrained(str(directory))
+        positions = int(getattr(backbone.config, "max_position_embeddings", 512))
+        length = max_length or stored.max_length or min(512, positions)
+        tokenizer = TextTokenizer(backend, prefixes or stored.prefixes or E5_PREFIXES, length)
+        return cls(backbone, tokenizer, precision=precision).eval()
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write the Hugging Face + sentence-transformers layout, prompts and length limit included."""
+        from lightning_e5.models.pretrained import save_pretrained
+
+        save_pretrained(Path(directory), self.backbone, self.tokenizer)
+
+    def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Pooled, not normalised embeddings ``[B, D]`` (float32; float64 for a float64 model) of packed tokens."""
+        with self._autocast(ids_T.device.type):
+            if self.packed is not None:
+                states_TD = self.packed(ids_T, lengths)
+            else:
+                states_TD = self._padded(ids_T, lengths)
+        precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
+        return average_pool(precise, length_runs(lengths))
+
+    @torch.inference_mode()
+    def embed(
+        self,
+        texts: Sequence[str],
+        kind: Kind,
+        *,
+        normalize: bool = True,
+        chunk_tokens: int = 4096,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        """Embeddings of texts, in evaluation mode.
+
+        Args:
+            texts: any number of texts.
+            kind: ``query`` or ``passage``; decides the prefix.
+            normalize: unit rows (cosine similarity is then the dot product).
+            chunk_tokens: tokens encoded at once.
+            progress: called with the number of texts done, chunk by chunk.
+
+        Returns:
+            float32 ``[N, D]`` on the CPU.
+        """
+        result_ND = torch.empty(len(texts), self.width)
+        device = next(self.parameters()).device
+        with self._evaluating():
+            for first in range(0, len(texts), _TEXTS_AT_ONCE):
+                part = texts[first : first + _TEXTS_AT_ONCE]
+                ids, lengths = self.tokenizer.encode(part, kind)
+                batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
+                for chunk in sorted_chunks(batch, chunk_tokens):
+                    embedded = self(chunk.ids_T.to(device), chunk.lengths).float()
+                    if normalize:
+                        embedded = functional.normalize(embedded, dim=1)
+                    result_ND[first + chunk.rows_B] = embedded.cpu()
+                    if progress is not None:
+                        progress(len(chunk.lengths))
+        return result_ND
+
+    def _padded(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Any other backbone: padded to the longest, and packed again."""
+        pieces = torch.split(ids_T, list(lengths))
+        pad = int(getattr(self.backbone.config, "pad_token_id", 0) or 0)
+        padded_BL = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=pad)
+        longest = torch.arange(padded_BL.shape[1], device=ids_T.device)
+        mask_BL = longest[None, :] < torch.tensor(lengths, device=ids_T.device)[:, None]
+        return self.backbone(input_ids=padded_BL, attention_mask=mask_BL.long()).last_hidden_state[mask_BL]
+
+    def _autocast(self, device: str) -> torch.autocast:
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+
+#: Texts tokenised and sorted together by ``embed``.
+_TEXTS_AT_ONCE = 32768

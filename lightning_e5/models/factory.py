@@ -1,0 +1,73 @@
+"""New encoders: from a pre-trained checkpoint, or a small BERT of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_e5.errors import UserError
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.initialisation import weighted_average_start
+from lightning_e5.text import E5_PREFIXES, TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """What encoder to start from.
+
+    Args:
+        pretrained: hub name or folder of an encoder with its tokenizer; None makes a small BERT with a vocabulary of
+            its own, to which the other values belong.
+        max_length: tokens per text in training.
+        vocab_size: WordPiece vocabulary trained on the pool.
+        layers, hidden_size, heads, intermediate_size, dropout, max_positions: of the small BERT.
+        initialisation: ``weighted_average`` starts the small BERT as an average of word vectors weighted by IDF (see
+            `lightning_e5.models.initialisation`), ``bert`` as BERT itself.
+    """
+
+    pretrained: str | None = None
+    max_length: int = 128
+    vocab_size: int = 16000
+    layers: int = 2
+    hidden_size: int = 256
+    heads: int = 4
+    intermediate_size: int = 512
+    dropout: float = 0.0
+    max_positions: int = 512
+    initialisation: str = "weighted_average"
+
+    def __post_init__(self) -> None:
+        if self.initialisation not in ("weighted_average", "bert"):
+            raise UserError(f"encoder.initialisation: {self.initialisation!r} is not 'weighted_average' or 'bert'")
+        if self.hidden_size % self.heads:
+            raise UserError(f"encoder.heads: {self.heads} does not divide hidden_size: {self.hidden_size}")
+
+    def load_pretrained(self) -> TextEncoder:
+        """The pre-trained encoder, with E5's prefixes and this length limit."""
+        assert self.pretrained is not None
+        return TextEncoder.from_pretrained(self.pretrained, prefixes=E5_PREFIXES, max_length=self.max_length)
+
+    def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
+        """A small BERT from torch's current random state.
+
+        Args:
+            tokenizer: with its own vocabulary.
+            document_frequency: int64 ``[V]``, texts of the pool that hold each token.
+            documents: texts of the pool.
+        """
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(
+            vocab_size=tokenizer.backend.get_vocab_size(),
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=self.intermediate_size,
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.dropout,
+            max_position_embeddings=self.max_positions,
+        )
+        bert = BertModel(config, add_pooling_layer=False)
+        if self.initialisation == "weighted_average":
+            weighted_average_start(bert, document_frequency, documents)
+        return TextEncoder(bert, tokenizer)

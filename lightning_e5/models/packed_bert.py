@@ -1,0 +1,121 @@
+"""The forward pass of a Hugging Face ``BertModel`` without padding.
+
+Texts lie one behind the other in a run of ``T`` tokens. Every layer but attention works on single tokens, so it runs
+over ``[T, D]`` as it is; attention runs over groups of neighbouring texts of equal length, which need no mask. The
+weights are those of the given ``BertModel``; it loads and saves in its own layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lightning_e5.models.pooling import LengthRun, length_runs
+
+if TYPE_CHECKING:
+    from transformers import BertModel
+
+
+class _ScatteredLookup(torch.autograd.Function):
+    """Embedding lookup whose gradient is added to ``weight.grad`` at the rows used, without a dense ``[V, D]`` gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids_T: Tensor) -> Tensor:
+        ctx.weight, ctx.ids_T = weight, ids_T
+        return functional.embedding(ids_T, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        (gradient_TD,) = gradients
+        with torch.no_grad():
+            if ctx.weight.grad is None:
+                ctx.weight.grad = torch.zeros_like(ctx.weight)
+            ctx.weight.grad.index_add_(0, ctx.ids_T, gradient_TD.to(ctx.weight.dtype))
+        return None, None
+
+
+class PackedBert(nn.Module):
+    """A padding-free view of a ``BertModel``.
+
+    Args:
+        bert: the model whose weights are used, as a submodule of the caller (it is not registered twice here).
+        gradient_checkpointing: recompute each layer in the backward pass.
+        scatter_word_gradient: add the word-embedding gradient straight into ``.grad`` (only for callers that read
+            ``.grad`` and register no hooks on that table).
+    """
+
+    def __init__(
+        self, bert: BertModel, *, gradient_checkpointing: bool = False, scatter_word_gradient: bool = False
+    ) -> None:
+        super().__init__()
+        object.__setattr__(self, "bert", bert)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.scatter_word_gradient = scatter_word_gradient
+
+    def forward(self, ids_T: Tensor, lengths: Sequence[int], segments_T: Tensor | None = None) -> Tensor:
+        """Last hidden states.
+
+        Args:
+            ids_T: int64 ``[T]`` token ids, text after text.
+            lengths: tokens of each text; texts sorted by length give the fewest attention groups.
+            segments_T: int64 ``[T]`` token types; all 0 by default.
+
+        Returns:
+            ``[T, D]`` states, in the autocast type where autocast is on.
+        """
+        runs = length_runs(lengths)
+        states_TD = self._embed(ids_T, runs, segments_T)
+        for layer in self.bert.encoder.layer:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                states_TD = checkpoint(_layer, layer, states_TD, runs, self.training, use_reentrant=False)
+            else:
+                states_TD = _layer(layer, states_TD, runs, self.training)
+        return states_TD
+
+    def _embed(self, ids_T: Tensor, runs: Sequence[LengthRun], segments_T: Tensor | None) -> Tensor:
+        table = self.bert.embeddings
+        weight = table.word_embeddings.weight
+        if self.scatter_word_gradient and torch.is_grad_enabled() and weight.requires_grad:
+            words_TD = _ScatteredLookup.apply(weight, ids_T)
+        else:
+            words_TD = functional.embedding(ids_T, weight)
+        positions_T = torch.cat([torch.arange(r.length, device=ids_T.device).repeat(r.texts) for r in runs])
+        positions_TD = functional.embedding(positions_T, table.position_embeddings.weight)
+        types = table.token_type_embeddings.weight
+        types_TD = types[0] if segments_T is None else functional.embedding(segments_T, types)
+        states_TD = table.LayerNorm(words_TD + positions_TD + types_TD)
+        return functional.dropout(states_TD, table.dropout.p, self.training)
+
+
+def _layer(layer: Any, states_TD: Tensor, runs: Sequence[LengthRun], training: bool) -> Tensor:
+    """One post-LayerNorm Transformer layer (attention, feed-forward), as ``BertLayer`` computes it."""
+    attended_TD = _attention(layer.attention.self, states_TD, runs, training)
+    output = layer.attention.output
+    states_TD = output.LayerNorm(
+        functional.dropout(output.dense(attended_TD), output.dropout.p, training) + states_TD
+    )
+    inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states_TD))
+    outer = functional.dropout(layer.output.dense(inner), layer.output.dropout.p, training)
+    return layer.output.LayerNorm(outer + states_TD)
+
+
+def _attention(attention: Any, states_TD: Tensor, runs: Sequence[LengthRun], training: bool) -> Tensor:
+    """Self-attention within each text: ``[T, D] -> [T, D]``."""
+    heads, width = attention.num_attention_heads, attention.attention_head_size
+    probability = attention.dropout.p if training else 0.0
+    weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+    bias = torch.cat([attention.query.bias, attention.key.bias, attention.value.bias])
+    qkv_TE = functional.linear(states_TD, weight, bias)
+    outputs = []
+    for run in runs:
+        # [texts, length, 3, heads, width] -> three of [texts, heads, length, width]
+        block = qkv_TE[run.start : run.start + run.texts * run.length]
+        query, key, value = block.view(run.texts, run.length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=probability)
+        outputs.append(mixed.transpose(1, 2).reshape(run.texts * run.length, heads * width))
+    return torch.cat(outputs)

@@ -1,0 +1,1 @@
+"""LightningModules, one per training scheme, and how they are driven."""

@@ -1,0 +1,88 @@
+"""Callbacks of every training: verified checkpoints, a progress line with an ETA."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from tqdm import tqdm
+
+from lightning_e5.distributed import any_rank
+from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
+
+
+class VerifiedCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints through `lightning_e5.training.checkpointing`: atomic, with sha256, data only."""
+
+    def __init__(self, keep: int = 2) -> None:
+        self.keep = keep
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save_checkpoint(Path(path), checkpoint, keep=self.keep)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return load_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).with_suffix(".json").unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
+
+
+class PeriodicCheckpoint(L.Callback):
+    """Saves after a number of optimizer steps or of seconds, whichever comes first, at a step's end on all ranks."""
+
+    def __init__(self, directory: Path, *, every_steps: int | None = None, every_seconds: float = 60.0) -> None:
+        self.directory, self.every_steps, self.every_seconds = directory, every_steps, every_seconds
+        self._last = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._last = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        due = self.every_steps is not None and step % self.every_steps == 0
+        due = due or time.monotonic() - self._last >= self.every_seconds
+        if any_rank(due, pl_module.device) and step < (trainer.max_steps or 0):
+            trainer.save_checkpoint(checkpoint_path(self.directory, step))
+            self._last = time.monotonic()
+
+
+class ProgressLine(L.Callback):
+    """One line on stderr: steps, ETA, loss, accuracy in batch, pairs and tokens per second."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._bar = tqdm(
+                total=trainer.max_steps, initial=trainer.global_step, desc=self.title, unit="step", file=sys.stderr,
+                mininterval=1.0 if sys.stderr.isatty() else 10.0, dynamic_ncols=True,
+            )  # fmt: skip
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if self._bar is None:
+            return
+        row = getattr(pl_module, "last_metrics", {})
+        self._bar.set_postfix_str(
+            f"loss {row.get('loss', float('nan')):.3f}, acc {row.get('accuracy', float('nan')):.2f}, "
+            f"{row.get('pairs_per_second', 0):.0f} pairs/s, {row.get('tokens_per_second', 0) / 1000:.0f}k tok/s",
+            refresh=False,
+        )
+        self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,42 @@
+"""Training of the teacher: a cross-encoder, listwise over a positive and its hard negatives."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs, listwise_loss
+from lightning_e5.modules.base import TrainingModule
+from lightning_e5.types import LossOutput, PairBatch
+
+
+class CrossEncoderModule(TrainingModule):
+    """Softmax cross-entropy of the positive among 1 + N passages of each query.
+
+    Args:
+        cross_encoder: the teacher.
+        **training: see `TrainingModule`.
+
+    Source: paper section 3.3; listwise form from the authors' SimLM re-ranker.
+    """
+
+    def __init__(self, cross_encoder: CrossEncoder, **training: Any) -> None:
+        super().__init__(cross_encoder, **training)
+        self.cross_encoder = cross_encoder
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+        started = time.perf_counter()
+        pairs = join_pairs(batch.queries, batch.passages)
+        output, report = self.grad_cache.step(
+            pairs, self.cross_encoder, lambda logits_N1: self.batch_loss(batch, logits_N1), seed=self.step_seed()
+        )
+        update = self.optimizer_step_with_guards(batch, output.loss)
+        self.log_step({"loss": output.loss, "accuracy": output.accuracy} | update, report, len(batch.rows_B), started)
+
+    def batch_loss(self, batch: PairBatch, logits_N1: Tensor) -> LossOutput:
+        logits_BG = logits_N1.view(len(batch.rows_B), -1)
+        accuracy = (logits_BG.argmax(1) == 0).float().mean()
+        return LossOutput(listwise_loss(logits_BG), accuracy, torch.zeros_like(accuracy))

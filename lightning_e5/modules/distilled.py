@@ -1,0 +1,50 @@
+"""E5's fine-tuning scheme: a cross-encoder's judgement of each query's own passages, plus the contrastive loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_e5.losses.distillation import distillation_loss
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.types import LossOutput, PairBatch
+
+
+class DistilledModule(InBatchModule):
+    """``D_KL(p_ce || p_stu) + alpha * L_cont`` over 1 positive and N hard negatives per query.
+
+    Rows without teacher scores contribute the contrastive loss only.
+
+    Args:
+        encoder: the bi-encoder, pre-trained.
+        alpha: weight of the contrastive loss over all passages of the global batch (E5: 0.2).
+        **training: see `InBatchModule`.
+
+    Source: paper section 3.3, equation 2.
+    """
+
+    def __init__(self, encoder: TextEncoder, *, alpha: float = 0.2, **training: Any) -> None:
+        super().__init__(encoder, **training)
+        if alpha < 0:
+            raise ValueError(f"alpha: {alpha} is below 0")
+        self.alpha = alpha
+
+    def contrastive_loss(self, batch: PairBatch, queries_BD: Tensor, passages_ND: Tensor) -> LossOutput:
+        contrastive = super().contrastive_loss(batch, queries_BD, passages_ND)
+        if batch.teacher_BG is None:
+            return contrastive._replace(loss=self.alpha * contrastive.loss)
+        groups_BGD = passages_ND.view(len(queries_BD), -1, passages_ND.shape[1])
+        divergence = distillation_loss(queries_BD, groups_BGD, batch.teacher_BG, temperature=self.info_nce.temperature)
+        # The mean is over rows with a teacher; weighting by their share makes it the mean over the whole batch.
+        share = (~batch.teacher_BG.isnan().any(1)).float().mean()
+        self.spreads |= {"divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
+        return contrastive._replace(loss=share * divergence + self.alpha * contrastive.loss)
+
+
+def teacher_agreement(queries_BD: Tensor, groups_BGD: Tensor, teacher_BG: Tensor) -> Tensor:
+    """Share of queries whose best passage is the teacher's best."""
+    student_BG = torch.einsum("bd,bgd->bg", queries_BD, groups_BGD)
+    return (student_BG.argmax(1) == teacher_BG.argmax(1)).float().mean()

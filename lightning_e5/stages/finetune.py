@@ -1,0 +1,50 @@
+"""Stage: distilled fine-tuning of a pre-trained encoder on mined negatives with teacher scores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.stages.runner import StageContext
+from lightning_e5.stages.training import train
+
+
+def finetune(
+    out: Path,
+    *,
+    encoder: Path,
+    ranked: Path,
+    data: Callable[..., Any],
+    module: Callable[..., Any],
+    max_length: int | None = None,
+    precision: Precision = "fp32",
+    trainer: dict[str, Any] | None = None,
+    seed: int,
+    context: StageContext,
+) -> dict[str, float]:
+    """Fine-tune ``encoder``; write ``encoder/``.
+
+    Args:
+        encoder: folder of the pre-trained encoder.
+        ranked: groups with, for distillation, teacher scores (``ranked.parquet``).
+        data, module: partial data module and training scheme.
+        max_length: tokens per text (E5: 192 after 128 in pre-training; the position embeddings are frozen).
+        precision, trainer: see the pre-training stage.
+
+    Returns:
+        What was seen, and the losses of the last steps.
+
+    Source: paper sections 3.3 and 4.2.
+    """
+    seed_torch(seed)
+    model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision)
+    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
+    metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
+    model.save_pretrained(out / "encoder")
+    for directory in ("checkpoints", "tokens"):
+        shutil.rmtree(out / directory, ignore_errors=True)
+    return {"groups": batches.pairs, **metrics}

@@ -1,0 +1,53 @@
+"""Stage: contrastive training of an encoder on pairs (the noisy model, and pre-training proper)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.stages.runner import StageContext
+from lightning_e5.stages.training import train
+
+
+def pretrain(
+    out: Path,
+    *,
+    encoder: Path,
+    tokens: Path,
+    data: Callable[..., Any],
+    module: Callable[..., Any],
+    keep: Path | None = None,
+    precision: Precision = "fp32",
+    trainer: dict[str, Any] | None = None,
+    seed: int,
+    context: StageContext,
+) -> dict[str, float]:
+    """Train ``encoder`` on the pairs of ``tokens``, of those that ``keep`` keeps.
+
+    Args:
+        out: gets ``encoder/``, ``metrics.jsonl`` and, until the end, ``checkpoints/``.
+        encoder: folder of the initial encoder.
+        tokens: token cache of the pairs, made with that encoder's tokenizer.
+        data: partial data module; takes tokens, keep, seed.
+        module: partial training scheme; takes encoder, max_steps, seed.
+        keep: the consistency filter's ``ranks.parquet``; None keeps all.
+        precision: of the backbone.
+        trainer: devices, strategy and checkpoint intervals (see `lightning_e5.modules.fit.fit`).
+
+    Returns:
+        Steps, pairs and tokens seen, mean loss and accuracy of the last 10 steps.
+
+    Source: paper section 4.1.
+    """
+    seed_torch(seed)
+    model = TextEncoder.from_pretrained(encoder, precision=precision)
+    batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"))
+    scheme = module(model, max_steps=batches.max_steps, seed=seed)
+    metrics = train(out, scheme, batches, context, **(trainer or {}))
+    model.save_pretrained(out / "encoder")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return {"pairs": batches.pairs, **metrics}

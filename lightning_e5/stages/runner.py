@@ -1,0 +1,278 @@
+"""Runs an experiment: its stages in order, finished ones skipped, killed ones continued.
+
+A stage is finished when its ``manifest.json``, written last, has the fingerprint of its resolved configuration and of
+its inputs. The run is finished when ``metrics.json`` is written, after all stages.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_e5.config import Node, config_hash, differing_keys
+from lightning_e5.errors import UserError, suggestion
+from lightning_e5.instantiate import check_node, instantiate, resolve_target
+from lightning_e5.rng import derive_seed
+from lightning_e5.storage import MANIFEST, empty_directory, read_json, write_json, write_manifest, write_text
+
+METRICS = "metrics.json"
+TIMING = "timing.json"
+STARTED = "started.json"
+#: Parameters of a stage function that the runner gives; a stage takes those it names.
+GIVEN = ("out", "seed", "context")
+#: Keys of a stage's node that are not arguments.
+SPECIAL = ("inputs",)
+#: Top-level keys that change nothing a run computes.
+_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a stage may know of its run: names, the logger's settings, its own configuration."""
+
+    run: str
+    stage: str
+    run_dir: Path
+    logger: Node
+    config: Node
+
+
+def run_directory(experiment: Node) -> Path:
+    """``<runs_dir>/<name>``."""
+    return Path(experiment["runs_dir"]) / experiment["name"]
+
+
+def check_experiment(experiment: Node) -> None:
+    """Check every stage: targets, arguments, types, inputs; UserError names the key. Builds nothing."""
+    from lightning_e5.tracking import check_logger
+
+    check_logger(experiment.get("logger") or {})
+    seen: list[str] = []
+    for name, node in experiment["stages"].items():
+        key = f"stages.{name}"
+        function = resolve_target(node["_target_"], key)
+        inputs = node.get("inputs") or {}
+        if not isinstance(inputs, dict):
+            raise UserError(f"{key}.inputs: {inputs!r} is not a mapping of argument to stage")
+        parameters = inspect.signature(function).parameters
+        for argument, reference in inputs.items():
+            if argument not in parameters:
+                raise UserError(f"{key}.inputs: {function.__name__} has no argument {argument!r}{suggestion(argument, parameters)}")
+            _check_reference(reference, f"{key}.inputs.{argument}", seen)
+        check_node(node, key, given=[g for g in (*GIVEN, *inputs) if g in parameters], special=SPECIAL)
+        seen.append(name)
+    final = experiment.get("final_encoder")
+    if final is not None and final not in seen:
+        raise UserError(f"final_encoder: no stage {final!r}{suggestion(str(final), seen)}")
+
+
+def _check_reference(reference: Any, key: str, seen: list[str]) -> None:
+    if isinstance(reference, dict):
+        for name, inner in reference.items():
+            _check_reference(inner, f"{key}.{name}", seen)
+        return
+    if not isinstance(reference, str):
+        raise UserError(f"{key}: {reference!r} is not a stage or path")
+    if reference.startswith("path:"):
+        if not Path(reference.removeprefix("path:")).exists():
+            raise UserError(f"{key}: {reference.removeprefix('path:')}: no such file or directory")
+        return
+    stage = reference.split("/")[0]
+    if stage not in seen:
+        raise UserError(f"{key}: {stage!r} is no earlier stage{suggestion(stage, seen)} (a path is given as path:DIR)")
+
+
+def run_experiment(experiment: Node, *, update: bool = False, say: Callable[[str], None] = print) -> tuple[dict[str, float], bool]:
+    """Run what is not finished.
+
+    Args:
+        experiment: resolved, from `load_experiment`.
+        update: accept a directory made by another configuration and redo the stages that it changes.
+        say: called with messages for the user.
+
+    Returns:
+        The flat metrics of the run, and whether anything was computed.
+
+    Raises:
+        UserError: a wrong configuration, or a directory of another one.
+    """
+    directory = run_directory(experiment)
+    finished = _finished_run(experiment, directory)
+    if finished is not None:
+        return finished, False
+    check_experiment(experiment)
+    _claim(experiment, directory, update)
+    _use_threads(experiment["threads"])
+    from lightning_e5.tracking import environment
+
+    write_json(directory / "environment.json", environment())
+    outputs: dict[str, Path] = {}
+    metrics: dict[str, float] = {}
+    names = list(experiment["stages"])
+    for number, name in enumerate(names, start=1):
+        out = directory / "stages" / name
+        title = f"[{number}/{len(names)}] {name}"
+        metrics |= _run_stage(experiment, name, out, outputs, lambda text, title=title: say(f"{title}: {text}"))
+        outputs[name] = out
+    final = experiment.get("final_encoder")
+    if final is not None:
+        _copy_encoder(outputs[final] / "encoder", directory / "encoder")
+    from lightning_e5.ablation.report import write_report
+
+    write_report(directory, metrics)
+    write_json(directory / METRICS, metrics)
+    return metrics, True
+
+
+def _claim(experiment: Node, directory: Path, update: bool) -> None:
+    """Make the run directory ours: new, or made by this very configuration, or updated on request."""
+    from omegaconf import OmegaConf
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / METRICS).unlink(missing_ok=True)
+    path = directory / "config.yaml"
+    if path.is_file():
+        keys = [k for k in differing_keys(_stored_config(path), experiment) if k.split(".")[0] not in _FREE_KEYS]
+        if keys and not update:
+            shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+            raise UserError(
+                f"{directory}: was made by another configuration (it differs in {shown}); give another name=..., remove "
+                "the directory, or pass --update to redo the stages that change"
+            )
+    elif any(directory.iterdir()):
+        raise UserError(f"{directory}: exists and is no run directory (has no config.yaml)")
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(experiment)))
+
+
+def _stored_config(path: Path) -> Node:
+    from lightning_e5.config import _read_yaml
+
+    return _read_yaml(path)
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
+    """The metrics, where the run is finished and nothing it was made from has changed; imports nothing heavy."""
+    if not (directory / METRICS).is_file() or not (directory / "config.yaml").is_file():
+        return None
+    keys = differing_keys(_stored_config(directory / "config.yaml"), experiment)
+    if any(k.split(".")[0] not in _FREE_KEYS for k in keys):
+        return None
+    outputs: dict[str, Path] = {}
+    for name, node in experiment["stages"].items():
+        out = directory / "stages" / name
+        if not (out / MANIFEST).is_file() or not _is_finished(out, _fingerprint(experiment, name, node, outputs, None)):
+            return None
+        outputs[name] = out
+    return dict(read_json(directory / METRICS))
+
+
+def _run_stage(
+    experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], say: Callable[[str], None]
+) -> dict[str, float]:
+    node = experiment["stages"][name]
+    function = resolve_target(node["_target_"], f"stages.{name}")
+    arguments = {k: instantiate(v, f"stages.{name}.{k}") for k, v in node.items() if k not in ("_target_", *SPECIAL)}
+    fingerprint = _fingerprint(experiment, name, node, outputs, arguments)
+    if _is_finished(out, fingerprint):
+        say("finished before, skipped")
+        return _named(name, read_json(out / METRICS))
+    started = out / STARTED
+    if started.is_file() and read_json(started).get("sha256") == config_hash(fingerprint):
+        (out / MANIFEST).unlink(missing_ok=True)
+        say("continues")
+    else:
+        empty_directory(out)
+        write_json(started, {"sha256": config_hash(fingerprint), "fingerprint": fingerprint})
+        say("starts")
+    inputs = {a: _resolve_reference(r, outputs) for a, r in (node.get("inputs") or {}).items()}
+    context = StageContext(experiment["name"], name, run_directory(experiment), experiment.get("logger") or {}, node)
+    offered = {"out": out, "seed": derive_seed(experiment["seed"], name) % 2**31, "context": context}
+    given = {k: v for k, v in offered.items() if k in inspect.signature(function).parameters and k not in arguments}
+    began = time.perf_counter()
+    metrics = {k: float(v) for k, v in function(**arguments, **inputs, **given).items()}
+    seconds = time.perf_counter() - began
+    write_json(out / METRICS, metrics)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    write_json(out / TIMING, {"seconds": seconds, "peak_memory_gb": peak})
+    write_manifest(out, kind=node["_target_"], files=_output_files(out), fingerprint=fingerprint)
+    say(f"done in {seconds:.1f} s (peak memory {peak:.1f} GB)")
+    return _named(name, metrics)
+
+
+def _named(stage: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metric names of the run: ``<stage>/<name>``, but for names that are full already (``<model>/<set>/<metric>``)."""
+    return {name if "/" in name else f"{stage}/{name}": value for name, value in metrics.items()}
+
+
+def _fingerprint(
+    experiment: Node, name: str, node: Node, outputs: Mapping[str, Path], arguments: Mapping[str, Any] | None
+) -> Node:
+    """Everything that decides a stage's result; ``arguments`` None re-makes only what the stored manifest names."""
+    stored = read_json(directory_manifest) if (directory_manifest := run_directory(experiment) / "stages" / name / MANIFEST).is_file() else {}
+    if arguments is None:
+        keys = stored.get("fingerprint", {}).get("sources", {})
+        arguments = {k: instantiate(node[k], f"stages.{name}.{k}") for k in keys if k in node}
+    sources = {k: v.fingerprint() for k, v in arguments.items() if callable(getattr(v, "fingerprint", None))}
+    inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
+    return {"config": node, "seed": experiment["seed"], "inputs": inputs, "sources": sources}
+
+
+def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
+    if isinstance(reference, dict):
+        return {k: _reference_identity(r, outputs) for k, r in reference.items()}
+    if reference.startswith("path:"):
+        path = Path(reference.removeprefix("path:"))
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    manifest = read_json(outputs[reference.split("/")[0]] / MANIFEST)
+    return config_hash(manifest["files"])
+
+
+def _resolve_reference(reference: Any, outputs: Mapping[str, Path]) -> Any:
+    if isinstance(reference, dict):
+        return {k: _resolve_reference(r, outputs) for k, r in reference.items()}
+    if reference.startswith("path:"):
+        return Path(reference.removeprefix("path:"))
+    stage, _, rest = reference.partition("/")
+    path = outputs[stage] / rest if rest else outputs[stage]
+    if not path.exists():
+        raise UserError(f"inputs: {reference!r}: stage {stage!r} has no {rest!r}")
+    return path
+
+
+def _is_finished(out: Path, fingerprint: Node) -> bool:
+    if not (out / MANIFEST).is_file():
+        return False
+    manifest = read_json(out / MANIFEST)
+    same = config_hash(manifest.get("fingerprint")) == config_hash(fingerprint)
+    return same and all((out / name).is_file() for name in manifest["files"])
+
+
+def _output_files(out: Path) -> list[str]:
+    """The files that are a stage's result: all but its records of time, logs and checkpoints."""
+    left_out = {STARTED, TIMING, MANIFEST, "metrics.jsonl"}
+    files = [p.relative_to(out) for p in sorted(out.rglob("*")) if p.is_file()]
+    return [f.as_posix() for f in files if f.name not in left_out and f.parts[0] not in ("checkpoints", "wandb")]
+
+
+def _copy_encoder(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        raise UserError(f"final_encoder: {source}: the stage made no encoder")
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)

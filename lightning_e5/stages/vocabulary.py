@@ -1,0 +1,82 @@
+"""Stage: the tokenizer, the pool's tokens, and the encoder that training starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_e5.models.factory import EncoderSpec
+from lightning_e5.progress import progress
+from lightning_e5.rng import seed_torch
+from lightning_e5.storage import read_parquet
+from lightning_e5.text import E5_PREFIXES, TextTokenizer
+
+
+def vocabulary(
+    out: Path, *, pairs: Path, encoder: EncoderSpec, write_tokens: Callable[..., Any], seed: int
+) -> dict[str, float]:
+    """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
+
+    Args:
+        pairs: folder with ``pairs.parquet``.
+        encoder: what to start from.
+        write_tokens: `data_modules.token_cache.write_token_cache`, given by the YAML.
+
+    Returns:
+        Vocabulary size, parameters, tokens, share of texts cut at the length limit.
+    """
+    table = read_parquet(pairs / "pairs.parquet", {"query": "string", "passage": "string"})
+    queries, passages = table["query"].to_pylist(), table["passage"].to_pylist()
+    if encoder.pretrained is not None:
+        model = encoder.load_pretrained()
+        tokenizer = model.tokenizer
+    else:
+        backend = train_wordpiece(queries, passages, encoder.vocab_size)
+        tokenizer = TextTokenizer(backend, E5_PREFIXES, encoder.max_length)
+    with progress(2 * len(queries), "tokenise", "text") as bar:
+        columns = {"query": (queries, "query"), "passage": (passages, "passage")}
+        manifest = write_tokens(out / "tokens", columns, tokenizer, progress=bar)
+    if encoder.pretrained is None:
+        counts = _document_frequency(tokenizer, [*queries, *passages])
+        seed_torch(seed)
+        model = encoder.build(tokenizer, counts, 2 * len(queries))
+    model.save_pretrained(out / "encoder")
+    return {
+        "vocabulary": tokenizer.backend.get_vocab_size(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": manifest["tokens"],
+        "texts_at_length_limit": manifest["texts_at_length_limit"] / (2 * len(queries)),
+    }
+
+
+def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:
+    """A lower-casing WordPiece tokenizer trained on the pool, with BERT's special tokens.
+
+    The prefixes' words are part of the training text, so that they are whole tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    prefixes = [E5_PREFIXES.query, E5_PREFIXES.passage] * max(2, len(queries) // 4)
+    tokenizer.train_from_iterator([*queries, *passages, *prefixes], trainer)
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    return tokenizer
+
+
+def _document_frequency(tokenizer: TextTokenizer, texts: list[str]) -> np.ndarray:
+    """int64 ``[V]``: texts that hold each token (of at most 100,000 texts)."""
+    counts = np.zeros(tokenizer.backend.get_vocab_size(), dtype=np.int64)
+    ids, lengths = tokenizer.encode(texts[:: max(1, len(texts) // 100_000)], "passage")
+    text_T = np.repeat(np.arange(len(lengths)), lengths)
+    seen = np.unique(text_T.astype(np.int64) * len(counts) + ids)
+    np.add.at(counts, seen % len(counts), 1)
+    return counts

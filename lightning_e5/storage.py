@@ -1,0 +1,218 @@
+"""Files that are whole or absent: atomic writes, zstd Parquet tables, and manifests written last.
+
+A directory of data is finished when its ``manifest.json`` exists and names every file with its sha256; anything
+without one is half-written and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_e5.errors import UserError
+
+MANIFEST = "manifest.json"
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames in ``directory`` durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; at a clean exit it is fsynced and renamed to ``path``, else removed.
+
+    The temporary file lies in the same directory, so the rename is atomic whatever TMPDIR is.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        fsync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(directory: Path) -> int:
+    """Remove what killed writers left in ``directory``; returns how many files."""
+    orphans = [p for p in directory.glob(f".*{TEMPORARY_SUFFIX}") if p.is_file()]
+    for orphan in orphans:
+        orphan.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any) -> str:
+    """Canonical, readable JSON: sorted keys, no NaN, every float in its shortest exact form."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``to_json(value)`` atomically."""
+    write_text(path, to_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; UserError names the file and what is wrong with it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from None
+
+
+def sha256_text(text: str) -> str:
+    """Hex sha256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_manifest(directory: Path, *, kind: str, files: Sequence[str], **facts: Any) -> dict[str, Any]:
+    """Write ``directory/manifest.json``, last: the sha256 of each of ``files`` and the JSON ``facts`` about them."""
+    manifest = {"kind": kind, "files": {name: sha256_file(directory / name) for name in files}, **facts}
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
+    """The manifest of a finished directory.
+
+    Raises:
+        UserError: the directory is missing, unfinished (no manifest), or of another ``kind``.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory")
+    if not (directory / MANIFEST).is_file():
+        raise UserError(f"{directory}: has no {MANIFEST}, so it is unfinished; make it again")
+    manifest = read_json(directory / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{directory / MANIFEST}: not a manifest (needs an object with 'files')")
+    if kind is not None and manifest.get("kind") != kind:
+        raise UserError(f"{directory}: holds {manifest.get('kind')!r}, not {kind!r}")
+    return manifest
+
+
+def verify_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
+    """`read_manifest`, and every file is there with the sha256 it was written with; UserError names the first that is not."""
+    manifest = read_manifest(directory, kind)
+    for name, digest in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"{path}: named by {MANIFEST} but missing; make {directory} again")
+        if sha256_file(path) != digest:
+            raise UserError(f"{path}: its sha256 is not the one in {MANIFEST}; make {directory} again")
+    return manifest
+
+
+def empty_directory(directory: Path) -> Path:
+    """``directory``, there and empty: what an unfinished writer left in it is removed, its manifest first."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    if directory.is_dir():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def write_parquet(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write equal-length columns as one zstd Parquet file, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = columns if isinstance(columns, pa.Table) else pa.table(dict(columns))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_statistics=False)
+
+
+def read_parquet(paths: Path | Sequence[Path], columns: Mapping[str, str], *, allow_empty: bool = False) -> Any:
+    """Read some columns of one or several Parquet files as one ``pyarrow.Table``.
+
+    Args:
+        paths: a file or several.
+        columns: column name -> pyarrow type name (``string``, ``int64``, ``bool``, ``list<string>`` ...) it must have.
+        allow_empty: accept files without rows.
+
+    Raises:
+        UserError: a file is missing, is no Parquet file, lacks a column, has another type, has no rows, or holds
+            bytes that are not UTF-8 in a string column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        try:
+            parquet = pq.ParquetFile(path)
+            names = parquet.schema_arrow.names
+            missing = [name for name in columns if name not in names]
+            if missing:
+                raise UserError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(names)})")
+            table = parquet.read(columns=list(columns))
+        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+            raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        if table.num_rows == 0 and not allow_empty:
+            raise UserError(f"{path}: has no rows")
+        for name, type_name in columns.items():
+            found = _plain_type(table.schema.field(name).type)
+            if found != type_name:
+                raise UserError(f"{path}: column {name!r} holds {found}, not {type_name}")
+            if type_name == "string":
+                _check_utf8(path, name, table[name])
+        tables.append(table.cast(pa.schema([(name, _arrow_type(table, name)) for name in columns])))
+    return pa.concat_tables(tables)
+
+
+def _plain_type(arrow_type: Any) -> str:
+    """Arrow's type name without the large/view variants and list item names, which mean the same to a reader."""
+    import re
+
+    return re.sub(r"(item|element): ", "", str(arrow_type)).replace("large_", "").replace("_view", "")
+
+
+def _arrow_type(table: Any, name: str) -> Any:
+    import pyarrow as pa
+
+    found = table.schema.field(name).type
+    return pa.string() if pa.types.is_large_string(found) else found
+
+
+def _check_utf8(path: Path, name: str, column: Any) -> None:
+    import pyarrow as pa
+
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        for row, value in enumerate(column):
+            try:
+                value.as_py()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}: row {row}, column {name!r} is not valid UTF-8 ({error.reason})") from None
+        raise

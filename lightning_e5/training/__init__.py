@@ -1,0 +1,1 @@
+"""Plain torch mechanisms of training; no Lightning here."""

@@ -1,0 +1,110 @@
+"""The rows, batches and protocols that the layers exchange.
+
+Rows are frozen dataclasses. Batches are NamedTuples: Lightning moves a NamedTuple to the device and raises on a
+frozen dataclass.
+
+Legend of shape suffixes, used in the whole project: ``B`` queries of this rank, ``P`` passages, ``G`` passages per
+query (1 positive + hard negatives), ``T`` tokens, ``D`` embedding width, ``K`` queue, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+Kind = Literal["query", "passage"]
+
+#: query id -> document id -> relevance grade (0 = judged not relevant).
+Qrels = dict[str, dict[str, int]]
+#: query id -> document id -> score (higher is better).
+Run = dict[str, dict[str, float]]
+#: metric name -> value, flat; names such as ``e5/python-docs/ndcg@10``.
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPair:
+    """One (query, passage) pair of weak supervision (paper section 3.1)."""
+
+    query: str
+    passage: str
+    source: str
+    passage_kind: Kind = "passage"
+
+
+@dataclass(frozen=True, slots=True)
+class RankedExample:
+    """A query with its positives, hard negatives and, where a teacher scored them, one logit per passage.
+
+    ``teacher_scores`` follows the order positives then negatives; ``None`` where there is no teacher (NLI).
+    """
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+    teacher_scores: tuple[float, ...] | None
+    source: str
+    passage_kind: Kind = "passage"
+
+
+class TokenBatch(NamedTuple):
+    """Texts as one run of tokens, without padding.
+
+    ids_T: int64 ``[T]`` token ids, text after text; lengths_B: int64 ``[B]`` tokens of each text, all >= 1.
+    """
+
+    ids_T: Tensor
+    lengths_B: Tensor
+
+
+class PairBatch(NamedTuple):
+    """One step's rows on this rank: ``B`` queries, ``P = B * G`` passages (a query's positive first, then its negatives).
+
+    query_text_B / passage_text_P: int64 ids of the normalised texts (equal texts have equal ids), by which duplicates
+    of a positive are kept out of the negatives. rows_B: int64 row numbers in the data set, for messages.
+    teacher_BG: float32 teacher logits, NaN in rows without a teacher; ``None`` in pre-training.
+    """
+
+    queries: TokenBatch
+    passages: TokenBatch
+    query_text_B: Tensor
+    passage_text_P: Tensor
+    rows_B: Tensor
+    teacher_BG: Tensor | None = None
+
+
+class LossOutput(NamedTuple):
+    """A loss and what is logged with it; all float32 scalars without graph but ``loss``."""
+
+    loss: Tensor
+    accuracy: Tensor
+    masked_fraction: Tensor
+
+
+class Embedder(Protocol):
+    """Texts to embeddings."""
+
+    def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
+        """Return float32 ``[N, D]`` on the CPU, one row per text; the prefix of ``kind`` is added here."""
+        ...
+
+
+class PairScorer(Protocol):
+    """(query, passage) texts to relevance logits."""
+
+    def score(self, queries: Sequence[str], passages: Sequence[str]) -> Tensor:
+        """Return float32 ``[N]`` logits; ``queries`` and ``passages`` have equal length."""
+        ...
+
+
+class PairSource(Protocol):
+    """A stream of text pairs."""
+
+    name: str
+
+    def __iter__(self) -> Iterator[TextPair]: ...

@@ -1,0 +1,86 @@
+"""The retrieval task, with an embedder and with a searcher, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir_data import RetrievalData
+from lightning_e5.evaluation.retrieval import RetrievalTask
+
+
+class Letters:
+    """Counts of letters."""
+
+    def embed(self, texts, kind, *, normalize=True):
+        vectors = torch.tensor([[float(text.count(letter)) for letter in "abc"] for text in texts])
+        return torch.nn.functional.normalize(vectors) if normalize else vectors
+
+
+class Fixed:
+    """A searcher with one answer; notes its arguments."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def retrieve(self, corpus, queries, k):
+        self.seen = (dict(corpus), dict(queries), k)
+        return self.run
+
+
+DATA = RetrievalData(
+    name="toy",
+    split="test",
+    corpus={"d 1": "aaa", "d%2": "bbb", "d3": "ccc", "d4": "aab"},
+    queries={"q1": "a", "q2": "b", "q3": "c"},
+    qrels={"q1": {"d 1": 1}, "q2": {"d4": 2, "gone": 1}, "q3": {"d3": 0}},
+    dangling=1,
+)
+
+
+def test_judges_an_embedder():
+    task = RetrievalTask(DATA, metrics=["ndcg@10", "mrr@1", "recall@100"])
+    result = task.evaluate(Letters())
+    assert (task.name, result.name, result.split) == ("toy", "toy", "test")
+    assert set(result.metrics) == {"ndcg@10", "mrr@1", "recall@100"}
+    assert result.per_query["mrr@1"] == {"q1": 1.0, "q2": 0.0}
+    assert result.metrics["mrr@1"] == 0.5
+    assert result.metrics["recall@100"] == 0.75
+    assert result.counts == {"queries": 2, "documents": 4, "missing": 0, "dangling": 1}
+    assert result.tied == {1: 0.0, 10: 0.0}  # nothing is known of ties at the end of the run
+    assert list(result.run["q1"])[:2] == ["d 1", "d4"]
+
+
+def test_judges_a_searcher_and_counts_what_is_missing():
+    searcher = Fixed({"q1": {"d 1": 2.0}})
+    result = RetrievalTask(DATA, k=10, metrics=["ndcg@10"]).evaluate(searcher)
+    assert searcher.seen == (DATA.corpus, DATA.queries, 10)
+    assert result.metrics == {"ndcg@10": 0.5}
+    assert result.counts["missing"] == 1
+
+
+def test_saves_a_run_and_a_table(tmp_path):
+    result = RetrievalTask(DATA, metrics=["ndcg@10", "mrr@10"], k=10).evaluate(
+        Fixed({"q1": {"d%2": 0.1, "d 1": 0.1, "d3": 1 / 3}, "q2": {}})
+    )
+    result.save(tmp_path / "out")
+    lines = (tmp_path / "out" / "run.trec").read_text().splitlines()
+    assert lines == [
+        "q1 Q0 d3 1 0.3333333333333333 lightning_e5",
+        "q1 Q0 d%201 2 0.1 lightning_e5",
+        "q1 Q0 d%252 3 0.1 lightning_e5",
+    ]
+    table = pq.read_table(tmp_path / "out" / "per_query.parquet").to_pydict()
+    assert table == {"query_id": ["q1", "q2"], "ndcg@10": pytest.approx([0.63093, 0.0], abs=1e-5), "mrr@10": [0.5, 0.0]}
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    result.save(tmp_path / "out")
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_refuses_a_cut_off_beyond_k_and_what_cannot_search():
+    with pytest.raises(UserError, match="cut-off 100"):
+        RetrievalTask(DATA, k=10)
+    with pytest.raises(UserError, match="neither 'embed' nor 'retrieve'"):
+        RetrievalTask(DATA).evaluate(object())
