@@ -10,16 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_e5.errors import UserError
+from lightning_e5.memory import keep_freed_memory
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.report import write_report
     from lightning_e5.config import load_experiment
     from lightning_e5.stages.closing import closing_table
     from lightning_e5.stages.runner import run_directory, run_experiment
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     directory = run_directory(experiment)
-    _, computed = run_experiment(experiment, update=arguments.update)
+    _, computed = run_experiment(experiment, update=arguments.update, report=write_report)
     if not computed:
         print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
     print(closing_table(directory, experiment.get("headline") or []))
@@ -102,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb.set_defaults(function=function)
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    keep_freed_memory()
     try:
         return int(arguments.function(arguments))
     except UserError as error:

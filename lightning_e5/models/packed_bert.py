@@ -112,9 +112,9 @@ def _attention(attention: Any, states_TD: Tensor, runs: Sequence[LengthRun], tra
     bias = torch.cat([attention.query.bias, attention.key.bias, attention.value.bias])
     qkv_TE = functional.linear(states_TD, weight, bias)
     outputs = []
-    for run in runs:
+    # One split, not a slice per group: the gradient of each slice would be a zero tensor of the whole size.
+    for run, block in zip(runs, qkv_TE.split([r.texts * r.length for r in runs]), strict=True):
         # [texts, length, 3, heads, width] -> three of [texts, heads, length, width]
-        block = qkv_TE[run.start : run.start + run.texts * run.length]
         query, key, value = block.view(run.texts, run.length, 3, heads, width).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=probability)
         outputs.append(mixed.transpose(1, 2).reshape(run.texts * run.length, heads * width))

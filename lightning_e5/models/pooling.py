@@ -36,5 +36,6 @@ def average_pool(states_TD: Tensor, runs: Sequence[LengthRun]) -> Tensor:
     Source: paper section 3.2 (average pooling over the last layer).
     """
     width = states_TD.shape[-1]
-    means = [states_TD[r.start : r.start + r.texts * r.length].view(r.texts, r.length, width).mean(1) for r in runs]
+    blocks = states_TD.split([r.texts * r.length for r in runs])
+    means = [block.view(r.texts, r.length, width).mean(1) for r, block in zip(runs, blocks, strict=True)]
     return torch.cat(means) if means else states_TD.new_empty(0, width)

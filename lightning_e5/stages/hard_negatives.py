@@ -77,7 +77,7 @@ def hard_negatives(
     corpus_text = np.asarray([passage_text[r] for r in corpus], dtype=np.int64)
     known = [positives[query_text[r]] for r in rows]
     negatives, report = mine(
-        found_QK.numpy(), scores_QK.numpy(), positive_scores, known, corpus_text, rules, seed=seed
+        found_QK, scores_QK, positive_scores, known, corpus_text, rules, seed=seed
     )
     columns = {
         "query": chosen,

@@ -89,12 +89,19 @@ def _check_reference(reference: Any, key: str, seen: list[str]) -> None:
         raise UserError(f"{key}: {stage!r} is no earlier stage{suggestion(stage, seen)} (a path is given as path:DIR)")
 
 
-def run_experiment(experiment: Node, *, update: bool = False, say: Callable[[str], None] = print) -> tuple[dict[str, float], bool]:
+def run_experiment(
+    experiment: Node,
+    *,
+    update: bool = False,
+    report: Callable[[Path, Mapping[str, float]], None] = lambda directory, metrics: None,
+    say: Callable[[str], None] = print,
+) -> tuple[dict[str, float], bool]:
     """Run what is not finished.
 
     Args:
         experiment: resolved, from `load_experiment`.
         update: accept a directory made by another configuration and redo the stages that it changes.
+        report: called with the run directory and the flat metrics when all stages are done.
         say: called with messages for the user.
 
     Returns:
@@ -124,9 +131,7 @@ def run_experiment(experiment: Node, *, update: bool = False, say: Callable[[str
     final = experiment.get("final_encoder")
     if final is not None:
         _copy_encoder(outputs[final] / "encoder", directory / "encoder")
-    from lightning_e5.ablation.report import write_report
-
-    write_report(directory, metrics)
+    report(directory, metrics)
     write_json(directory / METRICS, metrics)
     return metrics, True
 
@@ -161,6 +166,8 @@ def _use_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
+    # AdamW's moments of rarely used word embeddings fade into denormal numbers, which are many times slower.
+    torch.set_flush_denormal(True)
 
 
 def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:

@@ -52,7 +52,8 @@ class WordVectorsConfig:
     Args:
         width: ``D``, of the vectors.
         min_count: texts that a word must occur in.
-        max_words: ``V`` at most, the most frequent ones.
+        max_words: words with a vector of their own at most, the most frequent ones.
+        buckets: vectors that all other words share, by a hash, so that a name never seen before still matches itself.
         max_distinct: distinct words read of one text, in the order of their first occurrence.
         temperature: of InfoNCE.
         token_dropout: share of a text's words left out in training.
@@ -63,19 +64,28 @@ class WordVectorsConfig:
         seed: of initialisation, order and dropout.
     """
 
-    width: int = 256
+    width: int = 512
     min_count: int = 2
     max_words: int = 40_000
     buckets: int = 16_384
-    idf_power: float = 1.0
     max_distinct: int = 256
-    temperature: float = 0.05
+    temperature: float = 0.1
     token_dropout: float = 0.2
     batch_size: int = 512
-    epochs: int = 6
+    epochs: int = 4
     learning_rate: float = 2e-3
     weight_learning_rate: float = 1e-2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "min_count", "max_words", "max_distinct", "batch_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.buckets < 0 or self.temperature <= 0 or not 0 <= self.token_dropout < 1:
+            raise UserError(
+                "word vectors need buckets >= 0, temperature > 0 and token_dropout in [0, 1), "
+                f"not {self.buckets}, {self.temperature} and {self.token_dropout}"
+            )
 
 
 class _Bags(NamedTuple):
@@ -96,7 +106,8 @@ class _Bags(NamedTuple):
 class WordVectors:
     """An `Embedder` of averaged word vectors; `fit` it, or `load` one.
 
-    The same numbers come out for the same pairs, seed and number of torch threads.
+    The same numbers come out for the same pairs, seed and number of torch threads. One thread is often fastest: the
+    steps are small.
     """
 
     def __init__(self, config: WordVectorsConfig | None = None) -> None:
@@ -217,7 +228,14 @@ class WordVectors:
         self._vocabulary = {word: row for row, word in enumerate(words)}
         frequency = torch.tensor([found[word] for word in words], dtype=torch.float64) / (2 * len(pairs))
         frequency = torch.cat([frequency, torch.full((config.buckets,), 0.5 / len(pairs), dtype=torch.float64)])
-        self._log_weights_V = torch.log(torch.log(1 + 1 / frequency)).float() * config.idf_power
+        self._log_weights_V = torch.log(torch.log(1 + 1 / frequency)).float()
+
+    def _row(self, word: str) -> int | None:
+        """The word's row of the tables: its own, or that of its bucket."""
+        row = self._vocabulary.get(word)
+        if row is None and self.config.buckets:
+            row = len(self._vocabulary) + zlib.crc32(word.encode("utf-8", "surrogatepass")) % self.config.buckets
+        return row
 
     def _bags(self, texts: Sequence[str]) -> _Bags:
         ids: list[int] = []
@@ -226,11 +244,8 @@ class WordVectors:
         for text in texts:
             bag: dict[int, int] = {}
             for token in tokenize(text):
-                row = self._vocabulary.get(token)
-                if row is None:
-                    if not self.config.buckets: continue
-                    row = len(self._vocabulary) + zlib.crc32(token.encode("utf-8", "surrogatepass")) % self.config.buckets
-                if row in bag or len(bag) < self.config.max_distinct:
+                row = self._row(token)
+                if row is not None and (row in bag or len(bag) < self.config.max_distinct):
                     bag[row] = bag.get(row, 0) + 1
             ids.extend(bag)
             counts.extend(bag.values())

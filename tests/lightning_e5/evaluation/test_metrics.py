@@ -75,9 +75,10 @@ def test_equals_the_loops(run, qrels):
 @settings(max_examples=100, deadline=None)
 @given(
     run=st.dictionaries(
-        queries, st.dictionaries(identifiers, st.integers(-100, 100), min_size=1).map(
+        queries,
+        st.dictionaries(identifiers, st.integers(-100, 100), min_size=1).map(
             lambda scores: {d: s + i / 16 for i, (d, s) in enumerate(scores.items())}
-        )
+        ),
     ),
     qrels=all_qrels,
 )

@@ -66,7 +66,7 @@ def test_order_of_documents_and_queries_changes_nothing(seed):
     shuffler.shuffle(order)
     run = retrieve(ToyEmbedder(), {q: queries[q] for q in order}, {d: CORPUS[d] for d in documents}, 5)
     assert as_lists(run) == expected
-    assert list(expected["q2"])[0][0] == "d1"  # d1 and d7 are one text: the lower id first
+    assert next(iter(expected["q2"]))[0] == "d1"  # d1 and d7 are one text: the lower id first
 
 
 def test_errors_and_no_queries():

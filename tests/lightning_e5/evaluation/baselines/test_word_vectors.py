@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines import word_vectors
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig, tokenize
 
-SMALL = WordVectorsConfig(width=32, batch_size=32, epochs=8, buckets=64, min_count=2)
+SMALL = WordVectorsConfig(width=32, batch_size=32, epochs=8, buckets=64, learning_rate=0.02)
 TOPICS = 24
 
 
@@ -26,6 +27,15 @@ def synonym_pairs(count, seed):
         topics = rng.sample(range(TOPICS), 3)
         pairs.append((" ".join(f"ask{chr(97 + t)}" for t in topics), " ".join(f"tell{chr(97 + t)}" for t in topics)))
     return pairs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Steps this small are slower on several threads, much so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,7 @@ def test_the_seed_decides(fitted):
     again = WordVectors(SMALL).fit(pairs, progress=False)
     assert torch.equal(again._vectors_VD, fitted._vectors_VD)
     assert torch.equal(again._log_weights_V, fitted._log_weights_V)
-    other = WordVectors(WordVectorsConfig(width=32, batch_size=32, epochs=8, buckets=64, seed=1))
+    other = WordVectors(WordVectorsConfig(width=32, batch_size=32, epochs=8, buckets=64, learning_rate=0.02, seed=1))
     assert not torch.equal(other.fit(pairs, progress=False)._vectors_VD, fitted._vectors_VD)
 
 
@@ -138,11 +148,14 @@ def test_the_hash_seed_of_the_process_does_not_matter():
     code = (
         "from lightning_e5.evaluation.baselines.word_vectors import *\n"
         "pairs = [(f'ask{i % 7} shared', f'tell{i % 7} x{i % 3}') for i in range(40)]\n"
-        "model = WordVectors(WordVectorsConfig(width=8, batch_size=8, epochs=1, buckets=4)).fit(pairs, progress=False)\n"
+        "config = WordVectorsConfig(width=8, batch_size=8, epochs=1, buckets=4)\n"
+        "model = WordVectors(config).fit(pairs, progress=False)\n"
         "print(list(model._vocabulary), model._vectors_VD.tolist())"
     )
-    outputs = {
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1
+    outputs = []
+    for seed in ("1", "2"):
+        variables = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
+        outputs.append(
+            subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True).stdout
+        )
+    assert outputs[0] == outputs[1]

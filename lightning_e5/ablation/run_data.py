@@ -1,0 +1,299 @@
+"""A run directory as data: the one module through which the report, ``compare`` and the notebooks read runs.
+
+Stages are recognised by the files they left, not by their names: a training stage has ``metrics.jsonl``, a filter
+``ranks.parquet``, an evaluation ``table.json``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_e5.config import Node, load_experiment
+from lightning_e5.errors import UserError, suggestion
+from lightning_e5.storage import MANIFEST, read_json, read_parquet, sha256_file
+
+METRICS, TIMING, LOG, RANKS, TABLE = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet", "table.json"
+#: The metric that a run's intervals and differences are given for.
+MAIN_METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One model on one collection.
+
+    ``metrics``: without the model and collection in their names; ``row``: as in ``table.json`` (interval, difference);
+    ``trained_by``: the stages that the model's weights went through, in order; ``pairs``, ``tokens``, ``steps`` and
+    ``seconds``: their sums, None where no such stage says; ``is_encoder``: False for BM25 and word vectors.
+    """
+
+    model: str
+    collection: str
+    metrics: dict[str, float]
+    row: Node
+    trained_by: tuple[str, ...]
+    pairs: int
+    tokens: int | None
+    steps: int | None
+    seconds: float | None
+    is_encoder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRanks:
+    """What a filter decided: ``rank_N``, ``keep_N``, ``planted_N`` (None: no planted truth), and the last rank kept."""
+
+    rank_N: NDArray[np.int64]
+    keep_N: NDArray[np.bool_]
+    planted_N: NDArray[np.bool_] | None
+    k: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterSample:
+    """One pair with the filter's decision."""
+
+    query: str
+    passage: str
+    rank: int
+    keep: bool
+    planted: bool | None
+
+
+@dataclass
+class RunData:
+    """A run directory, read when asked.
+
+    Args:
+        path: the directory, with ``config.yaml``.
+        given: the run's metrics while ``metrics.json``, the mark of a finished run, is not yet written.
+
+    Raises:
+        UserError: no such directory, or one without a readable ``config.yaml``.
+    """
+
+    path: Path
+    given: Mapping[str, float] | None = None
+    config: Node = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: no such run directory")
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: is no run directory (has no config.yaml)")
+        self.config = load_experiment(self.path / "config.yaml")
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.config["name"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done."""
+        return (self.path / METRICS).is_file()
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """All final metrics, flat; UserError names the stage reached where the run is unfinished."""
+        if self.given is not None:
+            return dict(self.given)
+        if not self.finished:
+            missing = [s for s in self.config["stages"] if not (self.stage(s) / MANIFEST).is_file()]
+            where = f"stage {missing[0]!r} is not done" if missing else "its report is not written"
+            raise UserError(f"{self.path}: the run is unfinished ({where}); run its experiment again, it continues")
+        return dict(read_json(self.path / METRICS))
+
+    @property
+    def environment(self) -> Node:
+        """Commit, package versions and hardware; empty where they were not recorded."""
+        path = self.path / "environment.json"
+        return dict(read_json(path)) if path.is_file() else {}
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.path / "stages" / name
+
+    def stages_with(self, file: str) -> list[str]:
+        """The stages that left ``file``, in the order of the configuration."""
+        return [name for name in self.config["stages"] if (self.stage(name) / file).is_file()]
+
+    def times(self) -> dict[str, dict[str, float]]:
+        """Stage -> ``seconds`` and ``peak_memory_gb``."""
+        return {name: read_json(self.stage(name) / TIMING) for name in self.stages_with(TIMING)}
+
+    def learning_curves(self) -> dict[str, list[dict[str, float]]]:
+        """Training stage -> its rows of ``metrics.jsonl``, one per step."""
+        curves = {name: _log(self.stage(name) / LOG) for name in self.stages_with(LOG)}
+        return {name: rows for name, rows in curves.items() if rows}
+
+    def filters(self) -> list[str]:
+        """The stages that filtered pairs."""
+        return self.stages_with(RANKS)
+
+    def filter_ranks(self, stage: str) -> FilterRanks:
+        """The ranks and decisions of a filter, with the planted truth where its pairs have it."""
+        table = read_parquet(self.stage(stage) / RANKS, {"rank": "int64", "keep": "bool"})
+        rank_N, keep_N = (table[c].to_numpy(zero_copy_only=False) for c in ("rank", "keep"))
+        planted_N = None
+        pairs = self._pairs(stage)
+        if pairs is not None and "planted" in _column_names(pairs):
+            planted_N = read_parquet(pairs, {"planted": "bool"})["planted"].to_numpy(zero_copy_only=False)
+            if len(planted_N) != len(rank_N):
+                raise UserError(f"{self.stage(stage) / RANKS}: has {len(rank_N)} rows, its pairs {len(planted_N)}")
+        k = self.config["stages"][stage].get("k") or int(rank_N[keep_N].max(initial=1))
+        return FilterRanks(rank_N, keep_N, planted_N, k, _metrics(self.stage(stage)))
+
+    def filter_samples(self, stage: str, count: int = 5) -> list[FilterSample]:
+        """``count`` kept pairs, then ``count`` dropped ones, drawn at random (always the same); empty without texts."""
+        pairs = self._pairs(stage)
+        if pairs is None:
+            return []
+        ranks = self.filter_ranks(stage)
+        texts = read_parquet(pairs, {"query": "string", "passage": "string"})
+        draw = np.random.default_rng(0)
+        found = []
+        for kept in (True, False):
+            rows = np.flatnonzero(ranks.keep_N == kept)
+            for row in sorted(draw.permutation(rows)[:count], key=lambda r: ranks.rank_N[r]):
+                planted = None if ranks.planted_N is None else bool(ranks.planted_N[row])
+                query, passage = texts["query"][row].as_py(), texts["passage"][row].as_py()
+                found.append(FilterSample(query, passage, int(ranks.rank_N[row]), kept, planted))
+        return found
+
+    def results(self) -> list[Result]:
+        """Every model on every collection, in the order of the evaluations' tables."""
+        rows: dict[tuple[str, str], Result] = {}
+        for stage in self.stages_with(TABLE):
+            metrics = _metrics(self.stage(stage))
+            for row in read_json(self.stage(stage) / TABLE):
+                rows[row["model"], row["collection"]] = self._result(stage, row, metrics)
+        return list(rows.values())
+
+    def reference(self, collection: str) -> str | None:
+        """The model that the others of a collection were compared with, if any was."""
+        rows = [r for r in self.results() if r.collection == collection]
+        without = [r.model for r in rows if "difference" not in r.row]
+        return without[0] if len(without) == 1 < len(rows) else None
+
+    def per_query(self, model: str, collection: str, metric: str = MAIN_METRIC) -> dict[str, float]:
+        """Query id -> the metric's value; UserError where the run did not judge that."""
+        path = self._judged(model, collection, "per_query.parquet")
+        table = read_parquet(path, {"query_id": "string", metric: "double"})
+        return dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
+
+    def cosines(self, model: str, collection: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Cosines of judged pairs and of random ones; None for a model that is no encoder."""
+        path = self._judged(model, collection, "cosines.parquet")
+        if not path.is_file():
+            return None
+        table = read_parquet(path, {"positive": "float", "random": "float"})
+        return table["positive"].to_numpy(), table["random"].to_numpy()
+
+    def queries(self, collection: str) -> dict[str, str]:
+        """Query id -> text."""
+        return _texts(self._collection(collection), "queries.jsonl")
+
+    def passages(self, collection: str) -> dict[str, str]:
+        """Passage id -> title and text."""
+        return _texts(self._collection(collection), "corpus.jsonl")
+
+    def collection_files(self, collection: str) -> dict[str, str]:
+        """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets."""
+        folder = self._collection(collection)
+        return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    def _result(self, stage: str, row: Node, metrics: Mapping[str, float]) -> Result:
+        model, collection = row["model"], row["collection"]
+        prefix = f"{model}/{collection}/"
+        own = {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}
+        trained_by = self._trained_by(stage, model)
+        seen = [_metrics(self.stage(s)) for s in trained_by]
+        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen", 0))
+        tokens, steps = (_total(seen, key) for key in ("tokens_seen", "steps"))
+        seconds = _total([read_json(p) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
+        is_encoder = (self.stage(stage) / model / collection / "cosines.parquet").is_file()
+        whole = [None if v is None else int(v) for v in (tokens, steps)]
+        return Result(model, collection, own, row, trained_by, pairs, whole[0], whole[1], seconds, is_encoder)
+
+    def _trained_by(self, evaluation: str, model: str) -> tuple[str, ...]:
+        """The stages with ``pairs_seen`` on the way of a model's weights: each one's input ``encoder`` leads on."""
+        inputs = self.config["stages"][evaluation].get("inputs") or {}
+        reference = (inputs.get("encoders") or {}).get(model)
+        if reference is None and model == "word-vectors":
+            reference = inputs.get("word_vectors")
+        found: list[str] = []
+        while isinstance(reference, str) and (name := reference.split("/")[0]) in self.config["stages"]:
+            if "pairs_seen" in _metrics(self.stage(name)):
+                found.append(name)
+            reference = (self.config["stages"][name].get("inputs") or {}).get("encoder")
+        return tuple(reversed(found))
+
+    def _judged(self, model: str, collection: str, file: str) -> Path:
+        for stage in reversed(self.stages_with(TABLE)):
+            if (self.stage(stage) / model / collection).is_dir():
+                return self.stage(stage) / model / collection / file
+        judged = [f"{r.model} on {r.collection}" for r in self.results()]
+        wanted = f"{model} on {collection}"
+        raise UserError(f"{self.path}: did not judge {wanted}{suggestion(wanted, judged)}")
+
+    def _collection(self, name: str) -> Path:
+        for stage in reversed(self.stages_with(TABLE)):
+            reference = ((self.config["stages"][stage].get("inputs") or {}).get("collections") or {}).get(name)
+            if reference is not None:
+                return self._resolve(reference)
+        raise UserError(f"{self.path}: has no collection {name!r}")
+
+    def _pairs(self, stage: str) -> Path | None:
+        reference = (self.config["stages"][stage].get("inputs") or {}).get("pairs")
+        path = self._resolve(reference) / "pairs.parquet" if isinstance(reference, str) else None
+        return path if path is not None and path.is_file() else None
+
+    def _resolve(self, reference: str) -> Path:
+        return Path(reference[5:]) if reference.startswith("path:") else self.path / "stages" / reference
+
+
+def _metrics(stage: Path) -> dict[str, float]:
+    return dict(read_json(stage / METRICS)) if (stage / METRICS).is_file() else {}
+
+
+def _total(rows: list[dict[str, float]], key: str) -> float | None:
+    values = [row[key] for row in rows if key in row]
+    return math.fsum(values) if values else None
+
+
+def _log(path: Path) -> list[dict[str, float]]:
+    """Rows of a log; a torn last line, a killed writer's, is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _column_names(path: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return list(pq.read_schema(path).names)
+
+
+def _texts(folder: Path, name: str) -> dict[str, str]:
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise UserError(f"{folder / name}: no such file (nor {name}.gz)")
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    return {row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in rows}

@@ -1,0 +1,93 @@
+"""InfoNCE against a loop-written oracle; blocks, masks and gradients against the plain matrix."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lightning_e5.losses.info_nce import InfoNCE
+
+
+def unit(count: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    rows = torch.randn(count, width, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return functional.normalize(rows, dim=1).requires_grad_()
+
+
+def oracle(queries, passages, target, temperature, passage_text=None, query_text=None):  # type: ignore[no-untyped-def]
+    """By loops, from equation 1 of the paper."""
+    total = 0.0
+    for i in range(len(queries)):
+        siblings = {i}
+        if query_text is not None:
+            siblings = {j for j in range(len(queries)) if query_text[j] == query_text[i]}
+        positives = {int(passage_text[target[j]]) for j in siblings} if passage_text is not None else set()
+        terms = []
+        for j in range(len(passages)):
+            if j != target[i] and passage_text is not None and int(passage_text[j]) in positives:
+                continue
+            terms.append(sum(float(a) * float(b) for a, b in zip(queries[i], passages[j], strict=True)) / temperature)
+        own = sum(float(a) * float(b) for a, b in zip(queries[i], passages[int(target[i])], strict=True)) / temperature
+        top = max(terms)
+        total += math.log(sum(math.exp(t - top) for t in terms)) + top - own
+    return total / len(queries)
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])
+def test_equals_the_oracle(group: int, temperature: float) -> None:
+    queries, passages = unit(7, 5, 0), unit(7 * group, 5, 1)
+    target = torch.arange(7) * group
+    output = InfoNCE(temperature)(queries, passages, target)
+    assert float(output.loss) == pytest.approx(oracle(queries, passages, target, temperature), rel=1e-12)
+
+
+def test_duplicates_of_the_positive_are_no_negatives() -> None:
+    queries, passages = unit(6, 5, 2), unit(6, 5, 3)
+    target = torch.arange(6)
+    texts = torch.tensor([10, 11, 10, 12, 13, 13])
+    output = InfoNCE(0.05)(queries, passages, target, texts)
+    assert float(output.loss) == pytest.approx(oracle(queries, passages, target, 0.05, texts), rel=1e-12)
+    assert float(output.masked_fraction) == pytest.approx(4 / 36)
+    query_texts = torch.tensor([1, 2, 3, 1, 4, 5])
+    output = InfoNCE(0.05)(queries, passages, target, texts, query_texts)
+    assert float(output.loss) == pytest.approx(oracle(queries, passages, target, 0.05, texts, query_texts), rel=1e-12)
+    plain = InfoNCE(0.05)(queries, passages, target)
+    assert float(plain.loss) != pytest.approx(float(output.loss))
+
+
+@pytest.mark.parametrize("block_logits", [1, 13, 24, 10_000])
+def test_blocks_change_neither_loss_nor_gradient(block_logits: int) -> None:
+    queries, passages = unit(9, 6, 4), unit(12, 6, 5)
+    target = torch.tensor([0, 3, 1, 2, 5, 4, 11, 9, 7])
+    texts = torch.tensor([0, 1, 2, 3, 0, 5, 6, 7, 8, 9, 10, 1])
+    blocked = InfoNCE(0.02, block_logits=block_logits)(queries, passages, target, texts)
+    gradients = torch.autograd.grad(blocked.loss * 3, (queries, passages))
+    logits = queries @ passages.T / 0.02
+    same = (texts[None] == texts[target][:, None]).scatter(1, target[:, None], False)
+    plain = functional.cross_entropy(logits.masked_fill(same, -torch.inf), target)
+    expected = torch.autograd.grad(plain * 3, (queries, passages))
+    assert float(blocked.loss) == pytest.approx(float(plain), rel=1e-12)
+    for found, wanted in zip(gradients, expected, strict=True):
+        assert (found - wanted).abs().max() <= 1e-12 * wanted.abs().max()
+
+
+def test_a_row_whose_negatives_are_all_masked_has_loss_0_and_finite_gradient() -> None:
+    queries, passages = unit(2, 4, 6), unit(3, 4, 7)
+    output = InfoNCE(0.01)(queries, passages, torch.tensor([0, 1]), torch.tensor([5, 5, 5]))
+    assert float(output.loss) == pytest.approx(0.0, abs=1e-12)
+    for gradient in torch.autograd.grad(output.loss, (queries, passages)):
+        assert torch.isfinite(gradient).all()
+
+
+def test_half_precision_embeddings_are_scored_in_float32() -> None:
+    queries = unit(4, 8, 8, torch.float32).detach().bfloat16()
+    output = InfoNCE(0.01)(queries, queries, torch.arange(4))
+    assert output.loss.dtype == torch.float32 and torch.isfinite(output.loss)
+
+
+def test_temperature_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="temperature: 0"):
+        InfoNCE(0.0)
