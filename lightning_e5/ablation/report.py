@@ -1,3 +1,184 @@
-"""placeholder"""
-def write_report(directory, metrics):
-    pass
+"""``report.html``: a run's results, pictures and circumstances on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lightning_e5.ablation import figures
+from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
+from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
+from lightning_e5.evaluation.significance import NO_DIFFERENCE
+from lightning_e5.storage import write_text
+
+REPORT = "report.html"
+RECALL = "recall@100"
+_SHOWN_LETTERS = 240
+_ABSENT = "–"
+
+
+def write_report(directory: Path, metrics: Mapping[str, float]) -> None:
+    """Write ``report.html`` into a run directory, atomically.
+
+    Args:
+        directory: the run's.
+        metrics: the run's flat metrics; ``metrics.json`` is written after the report and need not be there.
+
+    Raises:
+        UserError: the directory is no run directory, or a file in it is damaged.
+    """
+    run = RunData(directory, given=metrics)
+    write_text(run.path / REPORT, report_page(run))
+
+
+def report_page(run: RunData) -> str:
+    """The page as HTML."""
+    body = [paragraph(str(run.config.get("description") or ""), "lead")]
+    results = run.results()
+    if results:
+        body += [heading("Results"), results_table(run, results), paragraph(_results_note(run, results), "note")]
+        body += _pictures(figures.ndcg_intervals(run), "nDCG@10 of each model with its 95% interval")
+    for stage in run.filters():
+        body += _filter_section(run, stage)
+    if curves := _pictures(figures.loss_curves(run), "The loss of each training stage"):
+        body += [heading("Training"), *curves]
+    if cosines := _pictures(figures.cosine_distributions(run), "Cosines of judged and of random pairs"):
+        text = (
+            "Cosines of judged (query, passage) pairs and of random ones. A title says how often a judged pair's "
+            "cosine is above a random pair's; 50% is chance."
+        )
+        body += [heading("Cosines"), paragraph(text), *cosines]
+    body += [*_times(run), *_environment(run), _configuration(run)]
+    return page(run.name, body)
+
+
+def results_table(run: RunData, results: Sequence[Result]) -> str:
+    """The results as an HTML table; the notebook shows the same."""
+    references = {r.collection: run.reference(r.collection) for r in results}
+    header = ["model", "collection", MAIN_METRIC, "95% interval", RECALL]
+    named = sorted({name for name in references.values() if name})
+    if named:
+        header += [f"difference to {' / '.join(named)}", "verdict"]
+    header += ["pairs seen", "in all", "time"]
+    rows = []
+    for result in results:
+        low, high = result.row.get("low"), result.row.get("high")
+        interval = _ABSENT if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+        row = [result.model, result.collection, _value(result, MAIN_METRIC), interval, _value(result, RECALL)]
+        if named:
+            row += _difference(result, references[result.collection])
+        rows.append([*row, f"{result.row.get('pairs_seen', 0):,}", f"{result.pairs:,}", duration(result.seconds)])
+    columns = [2, 3, 4, len(header) - 3, len(header) - 2, len(header) - 1]
+    return table(header, rows, numbers=[*columns, 5] if named else columns)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as ``12.3 s``, ``4 min 05 s`` or ``2 h 03 min``; a dash for None."""
+    if seconds is None:
+        return _ABSENT
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def filter_judgement(run: RunData, stage: str) -> str:
+    """What the filter did, in words, against the planted truth where there is one."""
+    ranks = run.filter_ranks(stage)
+    said = (
+        f"Kept {int(ranks.keep_N.sum()):,} of {len(ranks.keep_N):,} pairs: those whose passage ranks at most {ranks.k}."
+    )
+    truth = ranks.metrics
+    if ranks.planted_N is None or not {"precision", "recall", "removed_mismatches"} <= truth.keys():
+        return f"{said} The pairs carry no planted truth, so the filter cannot be judged."
+    return (
+        f"{said} Precision {truth['precision']:.1%} (kept pairs that are true), recall {truth['recall']:.1%} (true "
+        f"pairs that were kept); {truth['removed_mismatches']:.1%} of the planted mismatches were removed."
+    )
+
+
+def _filter_section(run: RunData, stage: str) -> list[str]:
+    ranks = run.filter_ranks(stage)
+    body = [heading(f"The filter ({stage})"), paragraph(filter_judgement(run, stage))]
+    if ranks.planted_N is not None:
+        rows = []
+        for name, chosen in (("true pairs", ~ranks.planted_N), ("planted mismatches", ranks.planted_N)):
+            kept, total = int((ranks.keep_N & chosen).sum()), int(chosen.sum())
+            rows.append([name, f"{kept:,}", f"{total - kept:,}", f"{total:,}"])
+        body.append(table(["", "kept", "dropped", "together"], rows, numbers=[1, 2, 3]))
+    body += _pictures(figures.filter_ranks(run, stage), "The ranks of true pairs and planted mismatches")
+    samples = run.filter_samples(stage)
+    if samples:
+        truth = {True: "planted mismatch", False: "true pair", None: _ABSENT}
+        rows = [
+            ["kept" if s.keep else "dropped", f"{s.rank:,}", truth[s.planted], _short(s.query), _short(s.passage)]
+            for s in samples
+        ]
+        body.append(paragraph("Pairs drawn at random from what was kept and what was dropped:"))
+        body.append(table(["decision", "rank", "truth", "query", "passage"], rows, numbers=[1], texts=[3, 4]))
+    return body
+
+
+def _times(run: RunData) -> list[str]:
+    times = run.times()
+    if not times:
+        return []
+    rows = [[name, duration(t["seconds"]), f"{t['peak_memory_gb']:.2f} GB"] for name, t in times.items()]
+    total = [["together", duration(sum(t["seconds"] for t in times.values())), ""]]
+    note = "The peak is the process's so far, so it never falls from one stage to the next of the same process."
+    stages = table(["stage", "time", "peak memory"], rows + total, numbers=[1, 2])
+    return [heading("Time and memory"), stages, paragraph(note, "note")]
+
+
+def _environment(run: RunData) -> list[str]:
+    environment = dict(run.environment)
+    if not environment:
+        return []
+    packages = environment.pop("packages", None) or {}
+    changed = " with uncommitted changes" if environment.pop("uncommitted_changes", False) else ""
+    commit = environment.pop("commit", None)
+    rows: list[list[object]] = [["commit", f"{commit or 'unknown'}{changed}"]]
+    for key, value in environment.items():
+        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        rows.append([key, shown])
+    rows += [[str(name), version or "not installed"] for name, version in packages.items()]
+    return [heading("Environment"), table(["what", "value"], [[str(cell) for cell in row] for row in rows])]
+
+
+def _configuration(run: RunData) -> str:
+    text = (run.path / "config.yaml").read_text(encoding="utf-8")
+    return heading("Configuration") + details("config.yaml, resolved: this run and nothing else", text)
+
+
+def _results_note(run: RunData, results: Sequence[Result]) -> str:
+    note = "95% intervals by bootstrap over queries, differences by paired bootstrap over the same queries. "
+    if any(r.row.get("verdict") == NO_DIFFERENCE for r in results):
+        note += f"“{NO_DIFFERENCE}”: these queries do not tell the two models apart. "
+    return note + (
+        "Pairs seen: in the stage that made the model; in all: with the stages that its weights went through before; "
+        "time: of these stages (filtering, mining and the teacher are in the table of stages below)."
+    )
+
+
+def _difference(result: Result, reference: str | None) -> list[str]:
+    row = result.row
+    if "difference" not in row:
+        return ["the reference" if result.model == reference else _ABSENT, ""]
+    interval = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+    words = {"a is higher": f"above {reference}", "b is higher": f"below {reference}"}
+    return [interval, words.get(row["verdict"], str(row["verdict"]))]
+
+
+def _value(result: Result, metric: str) -> str:
+    return f"{result.metrics[metric]:.3f}" if metric in result.metrics else _ABSENT
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS].rstrip()} …"
+
+
+def _pictures(figure: Figure | None, description: str) -> list[str]:
+    return [] if figure is None else [picture(figures.svg(figure), description)]
