@@ -13,13 +13,47 @@ from torch.nn import functional
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.models.packed_bert import PackedBert
-from lightning_e5.models.pooling import average_pool, length_runs
 from lightning_e5.storage import atomic_path
 from lightning_e5.text import TextTokenizer
 from lightning_e5.training.chunks import gather_tokens, sorted_chunks
 from lightning_e5.types import TokenBatch
 
 HEAD = "scoring_head.pt"
+
+
+class InteractionHead(nn.Module):
+    """From the mean states of the query's and the passage's tokens to a logit.
+
+    ``s * sum_d w_d q_d p_d + MLP([q, p])`` with unit q and p, w = 1 and the MLP 0 at the start: a cross-encoder that takes
+    over a bi-encoder's weights begins with about the bi-encoder's judgement, and learns what attention between the two
+    texts adds. From a head without that start, minutes of training teach a small cross-encoder next to nothing (measured).
+
+    Args:
+        width: D.
+        scale: s at the start.
+    """
+
+    def __init__(self, width: int, scale: float = 20.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.weight = nn.Parameter(torch.ones(width))
+        self.inner = nn.Linear(2 * width, width)
+        self.outer = nn.Linear(width, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, queries_BD: Tensor, passages_BD: Tensor) -> Tensor:
+        """Logits ``[B, 1]``."""
+        queries_BD, passages_BD = functional.normalize(queries_BD, dim=1), functional.normalize(passages_BD, dim=1)
+        product_B1 = (queries_BD * passages_BD * self.weight).sum(1, keepdim=True)
+        return self.scale * product_B1 + self.outer(torch.tanh(self.inner(torch.cat([queries_BD, passages_BD], 1))))
+
+
+def segment_means(states_TD: Tensor, segment_T: Tensor, segments: int) -> Tensor:
+    """Mean state of each segment: ``[T, D] -> [segments, D]``; 0 for an empty one."""
+    sums = states_TD.new_zeros(segments, states_TD.shape[1]).index_add(0, segment_T, states_TD)
+    counts = torch.bincount(segment_T, minlength=segments).clamp(min=1)
+    return sums / counts[:, None]
 
 
 class CrossEncoder(nn.Module):
@@ -37,8 +71,7 @@ class CrossEncoder(nn.Module):
         super().__init__()
         self.backbone, self.tokenizer, self.precision = backbone, tokenizer, precision
         self.packed = PackedBert(backbone)
-        width = backbone.config.hidden_size
-        self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        self.head = InteractionHead(int(backbone.config.hidden_size))
         positions = backbone.config.max_position_embeddings
         if 2 * tokenizer.max_length - 1 > positions:
             raise UserError(f"max_length: two texts of {tokenizer.max_length} tokens do not fit {positions} positions")
@@ -71,9 +104,12 @@ class CrossEncoder(nn.Module):
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""
         with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            states_TD = self.packed(ids_T, lengths, self._segments(ids_T, lengths))
+            segments_T = self._segments(ids_T, lengths)
+            states_TD = self.packed(ids_T, lengths, segments_T)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
-        return self.head(average_pool(precise, length_runs(lengths)))
+        text_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(ids_T.device)
+        sides = segment_means(precise, 2 * text_T + segments_T, 2 * len(lengths)).view(len(lengths), 2, -1)
+        return self.head(sides[:, 0], sides[:, 1])
 
     def _segments(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """0 up to and with the first separator of each pair, 1 after it."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 #: Share of the width that carries content.
-CONTENT_SHARE = 0.75
+CONTENT_SHARE = 0.95
 #: Weight of the most frequent tokens, of 1.
 LEAST_WEIGHT = 0.02
 
