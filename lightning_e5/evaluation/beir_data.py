@@ -47,19 +47,26 @@ def load_beir(folder: Path | str, split: str = "test", name: str | None = None) 
             documents, without a relevant judgement, or with a judged query that has no text.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such directory")
-    corpus = _read_texts(_either(folder, "corpus.jsonl"), with_title=True)
+    corpus = load_corpus(folder)
     texts = _read_texts(_either(folder, "queries.jsonl"), with_title=False)
     qrels_path = folder / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(qrels_path, texts)
-    if not corpus:
-        raise UserError(f"{folder}: the corpus has 0 documents")
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         raise UserError(f"{qrels_path}: 0 queries with a relevant judgement (a score above 0)")
     dangling = sum(document not in corpus for grades in qrels.values() for document in grades)
     queries = {query: text for query, text in texts.items() if query in qrels}
     return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling)
+
+
+def load_corpus(folder: Path | str) -> dict[str, str]:
+    """The documents of a folder in BEIR's layout, ``title text`` by id; UserError as `load_beir`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such directory")
+    corpus = _read_texts(_either(folder, "corpus.jsonl"), with_title=True)
+    if not corpus:
+        raise UserError(f"{folder}: the corpus has 0 documents")
+    return corpus
 
 
 def _either(folder: Path, name: str) -> Path:

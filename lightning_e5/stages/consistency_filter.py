@@ -9,7 +9,7 @@ import torch
 
 from lightning_e5.curation.consistency_filter import consistency_ranks, judge
 from lightning_e5.errors import UserError
-from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
 from lightning_e5.storage import read_parquet, write_parquet
@@ -17,7 +17,7 @@ from lightning_e5.text import text_id
 
 
 def consistency_filter(
-    out: Path, *, pairs: Path, encoder: Path, pool_size: int = 1_000_000, k: int = 2, seed: int
+    out: Path, *, pairs: Path, encoder: Path, pool_size: int = 1_000_000, k: int = 2, precision: Precision = "fp32", seed: int
 ) -> dict[str, float]:
     """Write ``ranks.parquet`` (``rank`` int64, ``keep`` bool; a row per pair, in order).
 
@@ -26,6 +26,7 @@ def consistency_filter(
         encoder: folder of the noisy model.
         pool_size: random passages to rank among (E5: 1M); at most all there are.
         k: highest rank kept (E5: 2).
+        precision: of the backbone; scores are float32.
 
     Returns:
         Kept share, and, where the pairs have a ``planted`` column (which no training reads), precision and recall.
@@ -36,7 +37,7 @@ def consistency_filter(
         raise UserError(f"filter: k = {k} and pool_size = {pool_size} must be >= 1")
     table = read_parquet(pairs / "pairs.parquet", {"query": "string", "passage": "string", "planted": "bool"})
     queries, passages = table["query"].to_pylist(), table["passage"].to_pylist()
-    model = TextEncoder.from_pretrained(encoder)
+    model = TextEncoder.from_pretrained(encoder, precision=precision)
     texts = torch.tensor([text_id(p) for p in passages])
     with progress(2 * len(queries), "embed pairs", "text") as bar:
         queries_ND = model.embed(queries, "query", progress=bar)

@@ -15,7 +15,7 @@ from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir_data import RetrievalData, load_beir
 from lightning_e5.evaluation.retrieval import RetrievalResult, RetrievalTask
 from lightning_e5.evaluation.significance import bootstrap_interval, paired_difference
-from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
 from lightning_e5.storage import read_json, write_json, write_parquet
@@ -36,6 +36,7 @@ def evaluate(
     reference: str | None = None,
     split: str = "test",
     k: int = 100,
+    precision: Precision = "fp32",
     seed: int,
 ) -> dict[str, float]:
     """Write ``<model>/<collection>/`` (TREC run, per-query values) and ``table.json``; return flat metrics.
@@ -48,13 +49,14 @@ def evaluate(
         reference: the model that all others are compared with, pairwise over queries.
         split: of the judgements.
         k: passages retrieved per query.
+        precision: of the encoders' backbones; search and scores are always float32.
 
     Returns:
         ``<model>/<collection>/<metric>``, and ``<model>/<collection>/ndcg@10_low`` and ``_high`` (95% interval).
     """
     metrics: dict[str, float] = {}
     table: list[dict[str, Any]] = []
-    searchers = _searchers(encoders or {}, word_vectors, baselines or {})
+    searchers = _searchers(encoders or {}, word_vectors, baselines or {}, precision)
     if reference is not None and reference not in searchers:
         raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(searchers)})")
     for collection, folder in collections.items():
@@ -77,7 +79,7 @@ def evaluate(
 
 
 def _searchers(
-    encoders: Mapping[str, Path], word_vectors: Path | None, baselines: Mapping[str, Any]
+    encoders: Mapping[str, Path], word_vectors: Path | None, baselines: Mapping[str, Any], precision: Precision
 ) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Model name -> (what is judged, what it has seen)."""
     searchers: dict[str, tuple[Any, dict[str, Any]]] = {name: (b, {"pairs_seen": 0}) for name, b in baselines.items()}
@@ -85,7 +87,7 @@ def _searchers(
         searchers["word-vectors"] = (WordVectors.load(word_vectors / "word_vectors"), _seen(word_vectors))
     for name, folder in encoders.items():
         directory = folder / "encoder" if (folder / "encoder").is_dir() else folder
-        searchers[name] = (TextEncoder.from_pretrained(directory), _seen(folder))
+        searchers[name] = (TextEncoder.from_pretrained(directory, precision=precision), _seen(folder))
     if not searchers:
         raise UserError("evaluate: no model to judge (give encoders, word_vectors or baselines)")
     return searchers

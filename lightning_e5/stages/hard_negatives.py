@@ -10,7 +10,7 @@ import torch
 
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
 from lightning_e5.errors import UserError
-from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.rng import generator
@@ -30,6 +30,7 @@ def hard_negatives(
     absolute_margin: float | None = None,
     relative_margin: float | None = None,
     max_queries: int | None = None,
+    precision: Precision = "fp32",
     seed: int,
 ) -> dict[str, float]:
     """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``.
@@ -40,6 +41,7 @@ def hard_negatives(
         encoder: the retriever.
         count, first_rank, last_rank, absolute_margin, relative_margin: see `NegativeRules`.
         max_queries: a random part of the kept pairs; None for all.
+        precision: of the backbone; scores are float32.
 
     Returns:
         The mining report's counts.
@@ -62,7 +64,7 @@ def hard_negatives(
     if max_queries is not None and max_queries < len(rows):
         rows = np.sort(generator(seed, "queries").permutation(len(rows))[:max_queries])
     chosen = [queries[r] for r in rows]
-    model = TextEncoder.from_pretrained(encoder)
+    model = TextEncoder.from_pretrained(encoder, precision=precision)
     with progress(len(chosen) + len(corpus), "embed", "text") as bar:
         queries_QD = model.embed(chosen, "query", progress=bar)
         corpus_PD = model.embed([passages[r] for r in corpus], "passage", progress=bar)

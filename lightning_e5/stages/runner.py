@@ -270,7 +270,7 @@ def _is_finished(out: Path, fingerprint: Node) -> bool:
 
 def _output_files(out: Path) -> list[str]:
     """The files that are a stage's result: all but its records of time, logs and checkpoints."""
-    left_out = {STARTED, TIMING, MANIFEST, "metrics.jsonl"}
+    left_out = {STARTED, TIMING, MANIFEST, "metrics.jsonl", "timing_table.json"}
     files = [p.relative_to(out) for p in sorted(out.rglob("*")) if p.is_file()]
     return [f.as_posix() for f in files if f.name not in left_out and f.parts[0] not in ("checkpoints", "wandb")]
 

@@ -75,8 +75,16 @@ def _held_out(model: CrossEncoder, batches: Any) -> dict[str, float]:
     return {"held_out_groups": len(rows), "held_out_accuracy": float((logits_BG.argmax(1) == 0).float().mean())}
 
 
-def teacher_scores(out: Path, *, teacher: Path, ranked: Path) -> dict[str, float]:
+def teacher_scores(
+    out: Path, *, teacher: Path, ranked: Path, max_length: int | None = None, precision: Precision = "fp32"
+) -> dict[str, float]:
     """Write ``ranked.parquet`` again, with ``teacher_scores``: a logit for the positive, then one per negative.
+
+    Args:
+        teacher: folder of the trained cross-encoder.
+        ranked: folder or file of the mined groups.
+        max_length: tokens of a query and of a passage, each; as stored by default.
+        precision: of the backbone.
 
     Returns:
         How well the teacher separates: mean margin of the positive over the best negative, share of positives ranked
@@ -90,7 +98,8 @@ def teacher_scores(out: Path, *, teacher: Path, ranked: Path) -> dict[str, float
     path = ranked / "ranked.parquet" if ranked.is_dir() else ranked
     read_parquet(path, {"query": "string", "positive": "string", "negatives": "list<string>"})
     table = pq.read_table(path)
-    model = CrossEncoder.from_pretrained(teacher / "cross_encoder" if (teacher / "cross_encoder").is_dir() else teacher)
+    folder = teacher / "cross_encoder" if (teacher / "cross_encoder").is_dir() else teacher
+    model = CrossEncoder.from_pretrained(folder, max_length=max_length, precision=precision)
     groups = [[p, *ns] for p, ns in zip(table["positive"].to_pylist(), table["negatives"].to_pylist(), strict=True)]
     queries = [q for q, group in zip(table["query"].to_pylist(), groups, strict=True) for _ in group]
     with progress(len(queries), "score", "pair") as bar:
