@@ -41,7 +41,7 @@ def environment() -> dict[str, Any]:
     import torch
 
     names = ["torch", "lightning", "transformers", "tokenizers", "numpy", "wandb", "faiss-gpu", "bm25s", "scikit-learn"]
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in names:
         try:
             versions[name] = metadata.version(name)

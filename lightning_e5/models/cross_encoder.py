@@ -113,8 +113,8 @@ class CrossEncoder(nn.Module):
 
     def _segments(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """0 up to and with the first separator of each pair, 1 after it."""
-        separator = self.tokenizer.backend.token_to_id("[SEP]")
-        before_T = torch.cumsum(ids_T == separator, 0) - (ids_T == separator).long()
+        separator_T = torch.eq(ids_T, self.tokenizer.backend.token_to_id("[SEP]")).long()
+        before_T = torch.cumsum(separator_T, 0) - separator_T
         lengths_B = torch.tensor(lengths, device=ids_T.device)
         starts_B = torch.cumsum(lengths_B, 0) - lengths_B
         return (before_T - torch.repeat_interleave(before_T[starts_B], lengths_B)).clamp(max=1)

@@ -84,10 +84,7 @@ class TextEncoder(nn.Module):
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Pooled, not normalised embeddings ``[B, D]`` (float32; float64 for a float64 model) of packed tokens."""
         with self._autocast(ids_T.device.type):
-            if self.packed is not None:
-                states_TD = self.packed(ids_T, lengths)
-            else:
-                states_TD = self._padded(ids_T, lengths)
+            states_TD = self.packed(ids_T, lengths) if self.packed is not None else self._padded(ids_T, lengths)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
         return average_pool(precise, length_runs(lengths))
 

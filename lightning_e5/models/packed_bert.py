@@ -49,6 +49,8 @@ class PackedBert(nn.Module):
             ``.grad`` and register no hooks on that table).
     """
 
+    bert: Any
+
     def __init__(
         self, bert: BertModel, *, gradient_checkpointing: bool = False, scatter_word_gradient: bool = False
     ) -> None:

@@ -34,7 +34,7 @@ class CrossEncoderModule(TrainingModule):
             pairs, self.cross_encoder, lambda logits_N1: self.batch_loss(batch, logits_N1), seed=self.step_seed()
         )
         update = self.optimizer_step_with_guards(batch, output.loss)
-        self.log_step({"loss": output.loss, "accuracy": output.accuracy} | update, report, len(batch.rows_B), started)
+        self.log_step({"loss": output.loss, "accuracy": output.accuracy, **update}, report, len(batch.rows_B), started)
 
     def batch_loss(self, batch: PairBatch, logits_N1: Tensor) -> LossOutput:
         logits_BG = logits_N1.view(len(batch.rows_B), -1)

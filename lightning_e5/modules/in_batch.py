@@ -55,7 +55,7 @@ class InBatchModule(TrainingModule):
         )
         update = self.optimizer_step_with_guards(batch, output.loss)
         metrics = {"loss": output.loss, "accuracy": output.accuracy, "masked_fraction": output.masked_fraction}
-        self.log_step(metrics | self.spreads | update, report, len(batch.rows_B), started)
+        self.log_step({**metrics, **self.spreads, **update}, report, len(batch.rows_B), started)
 
     def drop_tokens(self, texts: TokenBatch) -> TokenBatch:
         """The texts with some inner tokens left out; the prefix and the special tokens stay."""

@@ -6,6 +6,7 @@ its inputs. The run is finished when ``metrics.json`` is written, after all stag
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import resource
@@ -125,8 +126,8 @@ def run_experiment(
     names = list(experiment["stages"])
     for number, name in enumerate(names, start=1):
         out = directory / "stages" / name
-        title = f"[{number}/{len(names)}] {name}"
-        metrics |= _run_stage(experiment, name, out, outputs, lambda text, title=title: say(f"{title}: {text}"))
+        told = functools.partial(_say_of, f"[{number}/{len(names)}] {name}", say)
+        metrics |= _run_stage(experiment, name, out, outputs, told)
         outputs[name] = out
     final = experiment.get("final_encoder")
     if final is not None:
@@ -136,12 +137,15 @@ def run_experiment(
     return metrics, True
 
 
+def _say_of(title: str, say: Callable[[str], None], text: str) -> None:
+    say(f"{title}: {text}")
+
+
 def _claim(experiment: Node, directory: Path, update: bool) -> None:
     """Make the run directory ours: new, or made by this very configuration, or updated on request."""
     from omegaconf import OmegaConf
 
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / METRICS).unlink(missing_ok=True)
     path = directory / "config.yaml"
     if path.is_file():
         keys = [k for k in differing_keys(_stored_config(path), experiment) if k.split(".")[0] not in _FREE_KEYS]
@@ -153,6 +157,7 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
             )
     elif any(directory.iterdir()):
         raise UserError(f"{directory}: exists and is no run directory (has no config.yaml)")
+    (directory / METRICS).unlink(missing_ok=True)
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(experiment)))
 
 

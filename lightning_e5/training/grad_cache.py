@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_e5.training.chunks import Chunk, sorted_chunks
 from lightning_e5.rng import seed_torch
+from lightning_e5.training.chunks import Chunk, sorted_chunks
 from lightning_e5.types import LossOutput, TokenBatch
 
 #: Encodes one chunk: ([T] ids, lengths) -> [B, D].

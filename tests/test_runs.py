@@ -1,0 +1,101 @@
+"""A run is the same file for the same seed, whether or not it was killed; a finished one is left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(runs: Path) -> list[str]:
+    return [sys.executable, "-u", "-m", "lightning_e5", "run", "experiments/smoke.yaml", f"runs_dir={runs}"]
+
+
+def run_until(runs: Path, marker: str | None) -> str:
+    """Run; SIGKILL at the line that holds ``marker``."""
+    process = subprocess.Popen(command(runs), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if marker is not None and marker in line:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(timeout=300)
+    assert marker is not None or process.returncode == 0, "".join(lines)
+    return "".join(lines)
+
+
+def test_killed_three_times_it_ends_with_the_same_file(smoke_run: Path, tmp_path: Path) -> None:
+    for marker in ("noisy: starts", "teacher: starts", "finetune: starts"):
+        run_until(tmp_path, marker)
+        assert not (tmp_path / "smoke" / "metrics.json").exists()
+    assert "skipped" in run_until(tmp_path, None)
+    assert (tmp_path / "smoke" / "metrics.json").read_bytes() == (smoke_run / "metrics.json").read_bytes()
+
+
+def test_a_finished_run_is_left_alone(smoke_run: Path) -> None:
+    before = (smoke_run / "metrics.json").stat().st_mtime_ns
+    started = time.monotonic()
+    assert "nothing to do" in run_until(smoke_run.parent, None)
+    assert time.monotonic() - started < 15
+    assert (smoke_run / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_the_exported_encoder_is_the_same_in_sentence_transformers(smoke_run: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from lightning_e5.__main__ import main
+    from lightning_e5.models.encoder import TextEncoder
+
+    assert main(["export", str(smoke_run), str(tmp_path / "exported")]) == 0
+    texts = ["split a string on whitespace", "Return a new array of given shape.", "x"]
+    ours, theirs = TextEncoder.from_pretrained(smoke_run / "encoder"), SentenceTransformer(str(tmp_path / "exported"))
+    for kind in ("query", "passage"):
+        found = theirs.encode(texts, prompt_name=kind)
+        assert np.abs(found - ours.embed(texts, kind).numpy()).max() < 1e-5
+
+
+def test_search_and_check(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lightning_e5.__main__ import main
+
+    assert main(["search", str(smoke_run), "split a string on whitespace"]) == 0
+    assert "5. " in capsys.readouterr().out
+    assert main(["check", *map(str, sorted((ROOT / "experiments").rglob("*.yaml")))]) == 0
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_order_is_pure_and_the_same_for_all_ranks(world_size: int) -> None:
+    from data_modules.order import BatchOrder, Permutation
+
+    assert sorted(Permutation(1000, 7)(np.arange(1000)).tolist()) == list(range(1000))
+    order = BatchOrder([100], 20, seed=3)
+    epoch = np.concatenate([order.rows(s) for s in range(5)])
+    assert sorted(epoch.tolist()) == list(range(100))
+    assert np.array_equal(BatchOrder([100], 20, seed=3).rows(4), order.rows(4))
+    mixed = BatchOrder([1000, 3000], 16, seed=1, weights=[1, 1], one_source_per_batch=True)
+    first = [bool((mixed.rows(s) < 1000).all()) for s in range(1024)]
+    assert sum(first) == 512
+
+
+def test_the_filter_equals_brute_force() -> None:
+    import torch
+
+    from lightning_e5.curation.consistency_filter import consistency_ranks
+
+    draw = torch.Generator().manual_seed(0)
+    q, p = (torch.nn.functional.normalize(torch.randn(60, 8, generator=draw), dim=1) for _ in range(2))
+    texts = torch.arange(60) // 2  # every text twice: copies do not count against a pair
+    expected = [
+        1 + sum(float(q[i] @ p[j]) > float((q[i] * p[i]).sum()) for j in range(60) if texts[j] != texts[i]) for i in range(60)
+    ]
+    for block in (1, 500, 10**6):
+        assert consistency_ranks(q, p, p, texts, texts, block_scores=block).tolist() == expected
