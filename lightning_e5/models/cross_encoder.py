@@ -113,7 +113,7 @@ class CrossEncoder(nn.Module):
 
     def _segments(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """0 up to and with the first separator of each pair, 1 after it."""
-        separator_T = torch.eq(ids_T, self.tokenizer.backend.token_to_id("[SEP]")).long()
+        separator_T = torch.eq(ids_T, int(self.tokenizer.backend.token_to_id("[SEP]") or -1)).long()
         before_T = torch.cumsum(separator_T, 0) - separator_T
         lengths_B = torch.tensor(lengths, device=ids_T.device)
         starts_B = torch.cumsum(lengths_B, 0) - lengths_B
