@@ -67,6 +67,10 @@ def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
     prefixes = [E5_PREFIXES.query, E5_PREFIXES.passage] * max(2, len(queries) // 4)
     tokenizer.train_from_iterator([*queries, *passages, *prefixes], trainer)
+    # The trainer finds the same tokens every time but numbers them anew in every process; the order here is fixed.
+    tokens = [*special, *sorted(set(tokenizer.get_vocab()) - set(special))]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer.model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     return tokenizer
