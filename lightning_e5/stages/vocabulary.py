@@ -57,20 +57,36 @@ def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:
 
     The prefixes' words are part of the training text, so that they are whole tokens.
     """
+    from collections import Counter
+
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer: Any = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+
+    def empty(model: Any) -> Any:
+        made = Tokenizer(model)
+        made.normalizer = normalizers.BertNormalizer(lowercase=True)
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        made.decoder = decoders.WordPiece()
+        return made
+
+    learner = empty(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    # The trainer breaks ties by numbers that it gives to continuing characters in the order of a hash table, another one
+    # in every process; numbered beforehand, they are the same, and so are the vocabulary and its order.
+    counts: Counter[str] = Counter()
+    for text in (*queries, *passages):
+        counts.update(learner.normalizer.normalize_str(text))
+    common = sorted(c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:1000] if not c.isspace())
+    continuing = ["##" + c for c in common]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=[*special, *continuing], initial_alphabet=common, show_progress=False
+    )
     prefixes = [E5_PREFIXES.query, E5_PREFIXES.passage] * max(2, len(queries) // 4)
-    tokenizer.train_from_iterator([*queries, *passages, *prefixes], trainer)
-    # The trainer finds the same tokens every time but numbers them anew in every process; the order here is fixed.
-    tokens = [*special, *sorted(set(tokenizer.get_vocab()) - set(special))]
+    learner.train_from_iterator([*queries, *passages, *prefixes], trainer)
+    tokens = [*special, *sorted(set(learner.get_vocab()) - set(special))]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    tokenizer.model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+    tokenizer = empty(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.add_special_tokens(special)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     return tokenizer
