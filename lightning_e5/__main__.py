@@ -14,9 +14,9 @@ from lightning_e5.memory import keep_freed_memory
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.closing import closing_table
     from lightning_e5.ablation.report import write_report
     from lightning_e5.config import load_experiment
-    from lightning_e5.stages.closing import closing_table
     from lightning_e5.stages.runner import run_directory, run_experiment
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)

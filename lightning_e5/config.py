@@ -88,7 +88,7 @@ _ABSENT = object()
 
 
 def _load_extended(path: Path, depth: int) -> Node:
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -99,7 +99,8 @@ def _load_extended(path: Path, depth: int) -> Node:
     return merge(_load_extended(path.parent / parent, depth + 1), tree)
 
 
-def _read_yaml(path: Path) -> Node:
+def read_yaml(path: Path) -> Node:
+    """One YAML file as a plain tree; UserError names the file and what is wrong in it."""
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

@@ -93,7 +93,7 @@ def build_pairs(
     )
     of_source: Mapping[str, int] = getattr(source, "counts", {})
     return {key: float(value) for key, value in counts.items()} | {
-        f"source/{key.replace(': ', '_').replace(' ', '_')}": float(value) for key, value in of_source.items()
+        f"source_{key.replace(': ', '_').replace(' ', '_')}": float(value) for key, value in of_source.items()
     }
 
 

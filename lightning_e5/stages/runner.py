@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, config_hash, differing_keys
+from lightning_e5.config import Node, config_hash, differing_keys, read_yaml
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.instantiate import check_node, instantiate, resolve_target
 from lightning_e5.rng import derive_seed
@@ -148,7 +148,7 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.yaml"
     if path.is_file():
-        keys = [k for k in differing_keys(_stored_config(path), experiment) if k.split(".")[0] not in _FREE_KEYS]
+        keys = [k for k in differing_keys(read_yaml(path), experiment) if k.split(".")[0] not in _FREE_KEYS]
         if keys and not update:
             shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
             raise UserError(
@@ -159,12 +159,6 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
         raise UserError(f"{directory}: exists and is no run directory (has no config.yaml)")
     (directory / METRICS).unlink(missing_ok=True)
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(experiment)))
-
-
-def _stored_config(path: Path) -> Node:
-    from lightning_e5.config import _read_yaml
-
-    return _read_yaml(path)
 
 
 def _use_threads(threads: int | None) -> None:
@@ -179,7 +173,7 @@ def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
     """The metrics, where the run is finished and nothing it was made from has changed; imports nothing heavy."""
     if not (directory / METRICS).is_file() or not (directory / "config.yaml").is_file():
         return None
-    keys = differing_keys(_stored_config(directory / "config.yaml"), experiment)
+    keys = differing_keys(read_yaml(directory / "config.yaml"), experiment)
     if any(k.split(".")[0] not in _FREE_KEYS for k in keys):
         return None
     outputs: dict[str, Path] = {}

@@ -70,7 +70,7 @@ def test_whole_build(tmp_path: Path) -> None:
     assert len([1 for query, _, _ in judgements if queries[query] == "test query 0"]) == 2
     expected = {"unique_pairs": 144, "duplicates_dropped": 1, "dropped_query_is_passage": 1, "test_queries": 41,
                 "test_passages": 41, "test_judgements": 42, "removed_query_in_test": 1, "removed_passage_in_test": 1,
-                "source/dropped_too_short": 7}  # fmt: skip
+                "source_dropped_too_short": 7}  # fmt: skip
     assert {key: counts[key] for key in expected} == expected
     packages = json.loads((tmp_path / "out/packages.json").read_text())["packages"]
     assert packages["held"] == {"version": "", "pairs": 42, "held_out": True}
