@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,7 @@ class StepDataModule(L.LightningDataModule):
             batch_size=None,
             sampler=StepSampler(self.first_step, self.max_steps),
             num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_trainer,
             multiprocessing_context="spawn" if self.num_workers else None,
         )
 
@@ -83,6 +85,12 @@ class StepDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.first_step = int(state_dict["trained_steps"])
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A signal to the whole process group must not end a worker before the trainer has saved its checkpoint."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def resolve_steps(max_steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:

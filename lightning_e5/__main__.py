@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lightning_e5.errors import UserError
+from lightning_e5.errors import TrainingStopped, UserError
+from lightning_e5.launch import is_first_process, leave_after_first
 from lightning_e5.memory import keep_freed_memory
 
 
@@ -22,6 +23,8 @@ def _run(arguments: argparse.Namespace) -> int:
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     directory = run_directory(experiment)
     _, computed = run_experiment(experiment, update=arguments.update, report=write_report)
+    if not is_first_process():
+        return 0
     if not computed:
         print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
     print(closing_table(directory, experiment.get("headline") or []))
@@ -104,9 +107,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb.set_defaults(function=function)
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Threads that wait give their core away: beside other work on the machine a step is else over ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:
         return int(arguments.function(arguments))
+    except (SystemExit, TrainingStopped, RuntimeError) as error:
+        leave_after_first()
+        if not isinstance(error, TrainingStopped):
+            raise
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:

@@ -53,22 +53,51 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     return tensor if world_size() == 1 else _Gather.apply(tensor)
 
 
+#: Gradients are averaged in flat buffers of about this many values.
+_BUCKET_VALUES = 2**26
+
+
 @torch.no_grad()
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Average the ranks' gradients in place, in one flat buffer per dtype and device; missing gradients count as 0."""
+    """Average the ranks' gradients in place, in flat buffers per dtype and device; missing gradients count as 0."""
     if world_size() == 1:
         return
     buckets: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        buckets.setdefault((parameter.grad.dtype, parameter.grad.device), []).append(parameter.grad)
-    for gradients in buckets.values():
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        flat /= world_size()
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        bucket = buckets.setdefault((parameter.grad.dtype, parameter.grad.device), [])
+        if bucket and sum(g.numel() for g in bucket) + parameter.grad.numel() > _BUCKET_VALUES:
+            _average(bucket)
+            bucket.clear()
+        bucket.append(parameter.grad)
+    for bucket in buckets.values():
+        _average(bucket)
+
+
+def _average(gradients: list[Tensor]) -> None:
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+@torch.no_grad()
+def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
+    """Copy rank 0's values to all ranks, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def rank_means(values: list[float], device: torch.device | str = "cpu") -> list[float]:
+    """The means of some numbers over the ranks, in float64; a collective call."""
+    if world_size() == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return [float(v) for v in tensor / world_size()]
 
 
 def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:

@@ -1,4 +1,4 @@
-"""The one exception class of a user's mistake."""
+"""The exceptions that end a command with a sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with code 2; anything else is our defect and keeps its traceback.
     """
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on (a value that is not finite). Its message says why; the command line exits with code 1."""
 
 
 def suggestion(word: str, choices: Iterable[str]) -> str:

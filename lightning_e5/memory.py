@@ -7,6 +7,12 @@ machines the page faults cost more than the arithmetic (measured: a training ste
 from __future__ import annotations
 
 import ctypes
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -22,3 +28,12 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 * 2**20}
     return all(mallopt(ctypes.c_int(option), ctypes.c_int(value)) for option, value in settings.items())
+
+
+def used_bytes(device: torch.device) -> int:
+    """Memory in use: the most that tensors took of a GPU so far, or this process's resident set."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

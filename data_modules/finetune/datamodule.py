@@ -12,6 +12,7 @@ from data_modules.base import StepDataModule, resolve_steps
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.errors import UserError
+from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
 from lightning_e5.storage import MANIFEST, empty_directory, read_json, read_parquet
 from lightning_e5.text import TextTokenizer
@@ -119,8 +120,15 @@ def _teacher_scores(path: Path, negatives: int, count: int) -> np.ndarray | None
 
 def _cached(directory: Path, texts: list[str], kind: str, tokenizer: TextTokenizer) -> TokenCache:
     """The token cache of ``texts``; one that another tokenizer made, or that is unfinished, is made again."""
-    manifest = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
-    if manifest.get("tokenizer") != tokenizer.fingerprint() or manifest.get("rows") != len(texts):
+
+
+    def made() -> bool:
+        manifest = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
+        return manifest.get("tokenizer") == tokenizer.fingerprint() and manifest.get("rows") == len(texts)
+
+    if not is_first_process():
+        wait_for(made)
+    elif not made():
         empty_directory(directory)
         with progress(len(texts), f"tokenise {directory.name}", "text") as bar:
             write_token_cache(directory, {"text": (texts, kind)}, tokenizer, progress=bar)  # type: ignore[dict-item]

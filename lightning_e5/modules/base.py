@@ -10,15 +10,19 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_e5.distributed import any_rank, average_gradients
+from lightning_e5.distributed import any_rank, average_gradients, broadcast_from_first, rank_means, world_size
+from lightning_e5.errors import TrainingStopped
+from lightning_e5.memory import used_bytes
+from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.rng import derive_seed
-from lightning_e5.training.grad_cache import GradCache, StepReport
+from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache
 from lightning_e5.training.parameters import clip_gradients, freeze_position_embeddings, parameter_groups
 from lightning_e5.training.schedules import Schedule, learning_rate_factor
-from lightning_e5.types import PairBatch
+from lightning_e5.training.throughput import encoder_flops, gemm_peak
+from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(TrainingStopped):
     """A loss or gradient that is not finite: training stops before the optimizer step."""
 
 
@@ -37,7 +41,8 @@ class TrainingModule(L.LightningModule):
         learning_rate_factors: part of a parameter name -> factor on its learning rate.
         freeze_positions: keep the position embeddings as they are (paper, App. B).
         chunk_tokens: tokens encoded at once.
-        graph_tokens: tokens whose graphs are kept; the rest of a batch is encoded twice.
+        graph_tokens: tokens whose graphs are kept; the rest of a batch is encoded twice; None: as memory allows.
+        gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).
         seed: of dropout.
     """
 
@@ -56,7 +61,8 @@ class TrainingModule(L.LightningModule):
         learning_rate_factors: Mapping[str, float] | None = None,
         freeze_positions: bool = True,
         chunk_tokens: int = 8192,
-        graph_tokens: int = 65536,
+        graph_tokens: int | None = None,
+        gradient_checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -68,6 +74,10 @@ class TrainingModule(L.LightningModule):
         self.learning_rate_factors = dict(learning_rate_factors or {})
         self.grad_cache = GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens)
         self.seed = seed
+        #: Further values of the step, set while the loss is computed.
+        self.measures: dict[str, float | Tensor] = {}
+        for packed in (m for m in model.modules() if isinstance(m, PackedBert)):
+            packed.gradient_checkpointing, packed.scatter_word_gradient = gradient_checkpointing, True
         self.trained_pairs = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
@@ -77,7 +87,7 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(
-            self.model,
+            self,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             factors=self.learning_rate_factors,
@@ -88,11 +98,57 @@ class TrainingModule(L.LightningModule):
         """The seed of this step's randomness on this rank: a function of (seed, step, rank) alone."""
         return derive_seed(self.seed, "step", self.global_step, self.global_rank)
 
-    def optimizer_step_with_guards(self, batch: PairBatch, loss: Tensor) -> dict[str, float]:
+    def on_train_start(self) -> None:
+        broadcast_from_first([*self.parameters(), *self.buffers()])
+
+    def cached_step(
+        self,
+        batch: PairBatch,
+        texts: TokenBatch,
+        encode: EncodeChunk,
+        loss: EmbeddingLoss,
+        *,
+        without_gradient: TokenBatch | None = None,
+    ) -> LossOutput:
+        """One gradient-cached optimizer step on this rank's texts, guarded and logged; returns the loss.
+
+        ``without_gradient``: texts that were encoded beside them, for the record.
+        """
+        started = time.perf_counter()
+        self.measures = {}
+        of_model = [p for p in self.model.parameters() if p.requires_grad]
+        of_loss = [p for p in self.trained_parameters() if all(p is not q for q in of_model)]
+        output, report = self.grad_cache.step(
+            texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=of_loss
+        )
+        update = self._optimizer_step(batch, output.loss)
+        measures: dict[str, float | Tensor] = {
+            "loss": output.loss, "accuracy": output.accuracy, "masked_fraction": output.masked_fraction, **self.measures,
+        }  # fmt: skip
+        flops, tokens = 3.0 * self._forward_flops(texts), report.tokens
+        if without_gradient is not None:
+            flops, tokens = flops + self._forward_flops(without_gradient), tokens + len(without_gradient.ids_T)
+        seconds = time.perf_counter() - started
+        measures |= {
+            **update,
+            "replayed_share": report.replayed_tokens / max(1, report.tokens),
+            "padding_share": 0.0 if self.packs else 1.0 - report.tokens / max(1, report.padded_tokens),
+            "seconds": seconds,
+            "mfu": flops / seconds / self._peak(),
+            "memory_gb": used_bytes(self.device) / 2**30,
+        }
+        self._log_step(measures, len(batch.rows_B), tokens)
+        return output
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Everything the optimizer moves: the model's parameters and those of the loss."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def _optimizer_step(self, batch: PairBatch, loss: Tensor) -> dict[str, float]:
         """Average over ranks, refuse non-finite values, clip, set the learning rate, step, clear the gradients."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = self.trained_parameters()
         average_gradients(parameters)
         norm = clip_gradients(parameters, self.max_grad_norm)
         finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
@@ -115,23 +171,36 @@ class TrainingModule(L.LightningModule):
             f"no optimizer step was made and the last checkpoint is good; rows of this rank's batch: {shown}"
         )
 
-    def log_step(self, metrics: Mapping[str, float | Tensor], report: StepReport, pairs: int, started: float) -> None:
-        """Write one row per optimizer step to every logger; rates are of this rank."""
-        seconds = time.perf_counter() - started
-        self.trained_pairs += pairs * self.trainer.world_size
-        self.trained_tokens += report.tokens * self.trainer.world_size
-        row = {name: float(value) for name, value in metrics.items()}
+    def _log_step(self, measures: Mapping[str, float | Tensor], pairs: int, tokens: float) -> None:
+        """Write one row per optimizer step to every logger: means over the ranks, rates of all ranks together."""
+        *means, tokens = rank_means([*map(float, measures.values()), float(tokens)], self.device)
+        row = dict(zip(measures, means, strict=True))
+        ranks = world_size()
+        self.trained_pairs += pairs * ranks
+        self.trained_tokens += round(tokens * ranks)
         row |= {
             "pairs": self.trained_pairs,
             "tokens": self.trained_tokens,
-            "replayed_share": report.replayed_tokens / max(1, report.tokens),
-            "seconds": seconds,
-            "pairs_per_second": pairs / seconds,
-            "tokens_per_second": report.tokens / seconds,
+            "pairs_per_second": pairs * ranks / row["seconds"],
+            "tokens_per_second": tokens * ranks / row["seconds"],
         }
         self.last_metrics = row
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model runs without padding."""
+        return any(isinstance(m, PackedBert) for m in self.model.modules())
+
+    def _forward_flops(self, texts: TokenBatch) -> float:
+        configs = [m.config for m in self.model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers")]
+        return encoder_flops(configs[0], texts.lengths_B.tolist()) if configs else 0.0
+
+    def _peak(self) -> float:
+        """The measured peak of this device at the model's precision, FLOP/s."""
+        half = getattr(self.model, "precision", "fp32") == "bf16"
+        return gemm_peak(self.device, torch.bfloat16 if half else torch.float32)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = {"pairs": self.trained_pairs, "tokens": self.trained_tokens}

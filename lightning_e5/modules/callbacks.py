@@ -1,8 +1,10 @@
-"""Callbacks of every training: verified checkpoints, a progress line with an ETA."""
+"""Callbacks of every training: verified checkpoints, an orderly stop on a signal, a progress line with an ETA."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,46 @@ class PeriodicCheckpoint(L.Callback):
             self._last = time.monotonic()
 
 
+class StopOnSignal(L.Callback):
+    """SIGTERM or SIGUSR1 to any rank: all ranks save a checkpoint at the end of the step and stop.
+
+    The handler only sets a flag; the ranks agree on it between two steps, so no collective runs inside it.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.stopped = False
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self._asked = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if any_rank(self._asked, pl_module.device):
+            path = checkpoint_path(self.directory, trainer.global_step)
+            if not path.is_file():
+                trainer.save_checkpoint(path)
+            self.stopped = trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
 class ProgressLine(L.Callback):
     """One line on stderr: steps, ETA, loss, accuracy in batch, pairs and tokens per second."""
 
@@ -71,7 +113,8 @@ class ProgressLine(L.Callback):
         row = getattr(pl_module, "last_metrics", {})
         self._bar.set_postfix_str(
             f"loss {row.get('loss', float('nan')):.3f}, acc {row.get('accuracy', float('nan')):.2f}, "
-            f"{row.get('pairs_per_second', 0):.0f} pairs/s, {row.get('tokens_per_second', 0) / 1000:.0f}k tok/s",
+            f"{row.get('pairs_per_second', 0):.0f} pairs/s, {row.get('tokens_per_second', 0) / 1000:.0f}k tok/s, "
+            f"{row.get('mfu', 0):.0%} of peak",
             refresh=False,
         )
         self._bar.update(trainer.global_step - self._bar.n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -28,13 +27,8 @@ class CrossEncoderModule(TrainingModule):
         self.cross_encoder = cross_encoder
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        started = time.perf_counter()
         pairs = join_pairs(batch.queries, batch.passages)
-        output, report = self.grad_cache.step(
-            pairs, self.cross_encoder, lambda logits_N1: self.batch_loss(batch, logits_N1), seed=self.step_seed()
-        )
-        update = self.optimizer_step_with_guards(batch, output.loss)
-        self.log_step({"loss": output.loss, "accuracy": output.accuracy, **update}, report, len(batch.rows_B), started)
+        self.cached_step(batch, pairs, self.cross_encoder, lambda logits_N1: self.batch_loss(batch, logits_N1))
 
     def batch_loss(self, batch: PairBatch, logits_N1: Tensor) -> LossOutput:
         logits_BG = logits_N1.view(len(batch.rows_B), -1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_e5.losses.distillation import distillation_loss
@@ -40,11 +39,6 @@ class DistilledModule(InBatchModule):
         divergence = distillation_loss(queries_BD, groups_BGD, batch.teacher_BG, temperature=self.info_nce.temperature)
         # The mean is over rows with a teacher; weighting by their share makes it the mean over the whole batch.
         share = (~batch.teacher_BG.isnan().any(1)).float().mean()
-        self.spreads |= {"divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
+        self.measures |= {"divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
         return contrastive._replace(loss=share * divergence + self.alpha * contrastive.loss)
 
-
-def teacher_agreement(queries_BD: Tensor, groups_BGD: Tensor, teacher_BG: Tensor) -> Tensor:
-    """Share of queries whose best passage is the teacher's best."""
-    student_BG = torch.einsum("bd,bgd->bg", queries_BD, groups_BGD)
-    return (student_BG.argmax(1) == teacher_BG.argmax(1)).float().mean()

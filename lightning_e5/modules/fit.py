@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.modules.base import TrainingModule
-from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, VerifiedCheckpointIO
+from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
+from lightning_e5.modules.strategy import RanksStrategy
 from lightning_e5.training.checkpointing import latest_checkpoint
 
 
@@ -30,7 +33,7 @@ def fit(
     accelerator: str = "auto",
     devices: int | str = "auto",
     num_nodes: int = 1,
-    strategy: str = "auto",
+    backend: str | None = None,
 ) -> None:
     """Train ``module`` for its ``max_steps`` with Lightning.
 
@@ -44,11 +47,16 @@ def fit(
         warn: called with messages for the user (a refused checkpoint).
         checkpoint_seconds: save at least this often.
         checkpoint_steps: and after every so many steps.
-        accelerator, devices, num_nodes, strategy: as for ``lightning.Trainer``.
+        accelerator, devices, num_nodes: as for ``lightning.Trainer``; several devices or nodes run as ranks.
+        backend: of the process group.
+
+    Raises:
+        SystemExit: 143, after a checkpoint, where SIGTERM or SIGUSR1 asked a rank to stop.
     """
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     start = latest_checkpoint(checkpoints, warn)
+    stop = StopOnSignal(checkpoints)
     resumed(start.step if start else 0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")
@@ -58,10 +66,11 @@ def fit(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=strategy,
+            strategy=RanksStrategy(backend) if several_ranks(accelerator, devices, num_nodes) else "auto",
             logger=list(loggers) or False,
             callbacks=[
                 PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),
+                stop,
                 ProgressLine(title),
             ],
             plugins=[VerifiedCheckpointIO()],
@@ -72,3 +81,12 @@ def fit(
             num_sanity_val_steps=0,
         )
         trainer.fit(module, datamodule=data, ckpt_path=str(start.path) if start else None, weights_only=True)
+    if stop.stopped:
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+def several_ranks(accelerator: str, devices: int | str, num_nodes: int = 1) -> bool:
+    """Whether a training with these values runs as more than one process."""
+    gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
+    count = gpus if devices in ("auto", "-1", -1) else int(devices)
+    return count > 1 or num_nodes > 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.distributed import gather, gather_with_grad, rank
+from lightning_e5.losses.duplicates import DuplicateMask, Siblings
 from lightning_e5.losses.info_nce import InfoNCE
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import TrainingModule, spread
@@ -26,6 +26,9 @@ class InBatchModule(TrainingModule):
         temperature: of InfoNCE.
         mask_duplicates: passages equal to a query's positive, and positives of equal queries, are no negatives of it.
             The paper does not say that it does so; equal texts as negatives teach nothing, so it is on by default.
+        learn_temperature: make the temperature a parameter (not in E5).
+        symmetric: add the loss from passage to query, half each (not in E5).
+        query_negatives: the other queries are negatives too (not in E5).
         token_dropout: share of a text's inner tokens left out in training (ours: regularises small models).
         **training: see `TrainingModule`.
 
@@ -38,24 +41,21 @@ class InBatchModule(TrainingModule):
         *,
         temperature: float = 0.01,
         mask_duplicates: bool = True,
+        learn_temperature: bool = False,
+        symmetric: bool = False,
+        query_negatives: bool = False,
         token_dropout: float = 0.0,
         **training: Any,
     ) -> None:
         super().__init__(encoder, **training)
         self.encoder = encoder
-        self.info_nce = InfoNCE(temperature)
+        self.info_nce = InfoNCE(temperature, learned=learn_temperature)
         self.mask_duplicates, self.token_dropout = mask_duplicates, token_dropout
-        self.spreads: dict[str, Tensor] = {}
+        self.symmetric, self.query_negatives = symmetric, query_negatives
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        started = time.perf_counter()
-        texts = concatenate([batch.queries, batch.passages])
-        output, report = self.grad_cache.step(
-            self.drop_tokens(texts), self.embed_chunk, lambda e_ND: self.batch_loss(batch, e_ND), seed=self.step_seed()
-        )
-        update = self.optimizer_step_with_guards(batch, output.loss)
-        metrics = {"loss": output.loss, "accuracy": output.accuracy, "masked_fraction": output.masked_fraction}
-        self.log_step({**metrics, **self.spreads, **update}, report, len(batch.rows_B), started)
+        texts = self.drop_tokens(concatenate([batch.queries, batch.passages]))
+        self.cached_step(batch, texts, self.embed_chunk, lambda e_ND: self.batch_loss(batch, e_ND))
 
     def drop_tokens(self, texts: TokenBatch) -> TokenBatch:
         """The texts with some inner tokens left out; the prefix and the special tokens stay."""
@@ -72,16 +72,55 @@ class InBatchModule(TrainingModule):
         return functional.normalize(self.encoder(ids_T, lengths), dim=1)
 
     def batch_loss(self, batch: PairBatch, embeddings_ND: Tensor) -> LossOutput:
-        """InfoNCE of this rank's queries against the passages of all ranks."""
+        """The loss of this rank's queries, from the embeddings of its queries and passages."""
         queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
+        self.measures |= {
+            "temperature": self.info_nce.temperature, "std_query": spread(queries_BD), "std_passage": spread(passages_ND),
+        }  # fmt: skip
         return self.contrastive_loss(batch, queries_BD, passages_ND)
 
     def contrastive_loss(self, batch: PairBatch, queries_BD: Tensor, passages_ND: Tensor) -> LossOutput:
         """InfoNCE over the global batch; positives are every G-th passage."""
-        self.spreads = {"std_query": spread(queries_BD), "std_passage": spread(passages_ND)}
-        group = len(passages_ND) // len(queries_BD)
-        target_B = (torch.arange(len(queries_BD), device=queries_BD.device) + rank() * len(queries_BD)) * group
-        passages_PD = gather_with_grad(passages_ND)
+        count = len(queries_BD)
+        group = len(passages_ND) // count
+        target_B = (torch.arange(count, device=queries_BD.device) + rank() * count) * group
+        candidates_PD, texts_P = gather_with_grad(passages_ND), gather(batch.passage_text_P)
+        queries_all_ND, query_texts_N = None, gather(batch.query_text_B)
+        if self.query_negatives or self.symmetric:
+            queries_all_ND = gather_with_grad(queries_BD)
+        positive_texts_N = texts_P[::group]
+        own_text_B = None
+        if self.query_negatives:
+            assert queries_all_ND is not None
+            candidates_PD, texts_P = torch.cat([candidates_PD, queries_all_ND]), torch.cat([texts_P, query_texts_N])
+            own_text_B = batch.query_text_B
+        queue_KD, queue_text_K = self.queued()
+        texts_C = texts_P if queue_text_K is None else torch.cat([texts_P, queue_text_K])
+        positive_text_B = batch.passage_text_P[::group]
+        siblings = Siblings(batch.query_text_B, query_texts_N, positive_texts_N) if self.mask_duplicates else None
+        # Without masking of duplicates a query among the candidates must still not be its own negative.
+        mask = None
+        if self.mask_duplicates or own_text_B is not None:
+            mask = DuplicateMask(texts_C, positive_text_B, target_B, siblings=siblings, own_text_Q=own_text_B)
+        output = self.info_nce(queries_BD, candidates_PD, target_B, mask, queue_KD)
+        if not self.symmetric:
+            return output
+        assert queries_all_ND is not None
+        back = self._backward_direction(batch, passages_ND[::group], queries_all_ND, query_texts_N, positive_texts_N)
+        return output._replace(loss=(output.loss + back.loss) / 2)
+
+    def queued(self) -> tuple[Tensor | None, Tensor | None]:
+        """Further candidates without gradient and their text ids; none here."""
+        return None, None
+
+    def _backward_direction(
+        self, batch: PairBatch, positives_BD: Tensor, queries_ND: Tensor, query_texts_N: Tensor, positive_texts_N: Tensor
+    ) -> LossOutput:
+        """InfoNCE from each positive to the queries of the global batch."""
+        count = len(positives_BD)
+        target_B = torch.arange(count, device=positives_BD.device) + rank() * count
         if not self.mask_duplicates:
-            return self.info_nce(queries_BD, passages_PD, target_B)
-        return self.info_nce(queries_BD, passages_PD, target_B, gather(batch.passage_text_P), batch.query_text_B)
+            return self.info_nce(positives_BD, queries_ND, target_B)
+        own_positive_B = positive_texts_N[target_B]
+        siblings = Siblings(own_positive_B, positive_texts_N, query_texts_N)
+        return self.info_nce(positives_BD, queries_ND, target_B, DuplicateMask(query_texts_N, batch.query_text_B, target_B, siblings=siblings))

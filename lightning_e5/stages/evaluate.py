@@ -23,7 +23,7 @@ from lightning_e5.storage import read_json, write_json, write_parquet
 #: The metric that intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
 #: Pairs whose cosines are kept for the report.
-COSINE_SAMPLE = 2000
+COSINE_SAMPLE = 500
 
 
 def evaluate(

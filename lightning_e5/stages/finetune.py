@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.rng import derive_seed, seed_torch
-from lightning_e5.stages.runner import StageContext
+from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
 
 
@@ -44,6 +44,8 @@ def finetune(
     model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision)
     batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
     metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
+    if metrics is None:
+        return {}
     model.save_pretrained(out / "encoder")
     for directory in ("checkpoints", "tokens"):
         shutil.rmtree(out / directory, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.rng import derive_seed, seed_torch
-from lightning_e5.stages.runner import StageContext
+from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
 
 
@@ -48,6 +48,8 @@ def pretrain(
     batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"))
     scheme = module(model, max_steps=batches.max_steps, seed=seed)
     metrics = train(out, scheme, batches, context, **(trainer or {}))
+    if metrics is None:
+        return {}
     model.save_pretrained(out / "encoder")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return {"pairs": batches.pairs, **metrics}

@@ -13,41 +13,29 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, config_hash, differing_keys, read_yaml
-from lightning_e5.errors import UserError, suggestion
-from lightning_e5.instantiate import check_node, instantiate, resolve_target
-from lightning_e5.rng import derive_seed
-from lightning_e5.storage import MANIFEST, empty_directory, read_json, write_json, write_manifest, write_text
+from lightning_e5.config import Node, differing_keys, read_yaml
+from lightning_e5.errors import TrainingStopped, UserError, suggestion
+from lightning_e5.instantiate import check_node, resolve_target
+from lightning_e5.launch import is_first_process, wait_for
+from lightning_e5.stages.stage import (
+    SPECIAL,
+    TIMING,
+    PreparedStage,
+    is_finished,
+    output_files,
+    run_directory,
+    stage_fingerprint,
+)
+from lightning_e5.storage import MANIFEST, read_json, write_json, write_manifest, write_text
 
 METRICS = "metrics.json"
-TIMING = "timing.json"
-STARTED = "started.json"
 #: Parameters of a stage function that the runner gives; a stage takes those it names.
 GIVEN = ("out", "seed", "context")
-#: Keys of a stage's node that are not arguments.
-SPECIAL = ("inputs",)
 #: Top-level keys that change nothing a run computes.
 _FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir")
-
-
-@dataclass(frozen=True, slots=True)
-class StageContext:
-    """What a stage may know of its run: names, the logger's settings, its own configuration."""
-
-    run: str
-    stage: str
-    run_dir: Path
-    logger: Node
-    config: Node
-
-
-def run_directory(experiment: Node) -> Path:
-    """``<runs_dir>/<name>``."""
-    return Path(experiment["runs_dir"]) / experiment["name"]
 
 
 def check_experiment(experiment: Node) -> None:
@@ -105,13 +93,19 @@ def run_experiment(
         report: called with the run directory and the flat metrics when all stages are done.
         say: called with messages for the user.
 
+    Started by torchrun or SLURM as several processes, the first does everything and the others take part in the stages
+    that train on several ranks.
+
     Returns:
         The flat metrics of the run, and whether anything was computed.
 
     Raises:
         UserError: a wrong configuration, or a directory of another one.
+        TrainingStopped: training cannot go on.
     """
     directory = run_directory(experiment)
+    if not is_first_process():
+        return _take_part(experiment), False
     finished = _finished_run(experiment, directory)
     if finished is not None:
         return finished, False
@@ -179,41 +173,57 @@ def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
     outputs: dict[str, Path] = {}
     for name, node in experiment["stages"].items():
         out = directory / "stages" / name
-        if not (out / MANIFEST).is_file() or not _is_finished(out, _fingerprint(experiment, name, node, outputs, None)):
+        if not (out / MANIFEST).is_file() or not is_finished(out, stage_fingerprint(experiment, name, node, outputs, None)):
             return None
         outputs[name] = out
     return dict(read_json(directory / METRICS))
 
 
+def _take_part(experiment: Node) -> dict[str, float]:
+    """Another rank's part: train with the first process in stages of several ranks, wait for it in the others."""
+    _use_threads(experiment["threads"])
+    outputs: dict[str, Path] = {}
+    for name, node in experiment["stages"].items():
+        out = outputs[name] = run_directory(experiment) / "stages" / name
+
+        def finished(name: str = name, node: Node = node, out: Path = out) -> bool:
+            before = {k: v for k, v in outputs.items() if k != name}
+            return (out / MANIFEST).is_file() and is_finished(out, stage_fingerprint(experiment, name, node, before, None))
+
+        if _trains_on_several_ranks(node) and not finished():
+            prepared = PreparedStage(experiment, name, out, outputs)
+            if not wait_for(prepared.started):
+                raise TrainingStopped(f"stage {name}: the first process ended")
+            prepared.call()
+        if not wait_for(finished):
+            raise TrainingStopped(f"stage {name}: the first process ended")
+    return {}
+
+
+def _trains_on_several_ranks(node: Node) -> bool:
+    trainer = node.get("trainer") or {}
+    if "devices" not in trainer and "num_nodes" not in trainer and trainer.get("accelerator", "auto") == "cpu":
+        return False
+    from lightning_e5.modules.fit import several_ranks
+
+    return "module" in node and several_ranks(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"), trainer.get("num_nodes", 1))
+
+
 def _run_stage(
     experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], say: Callable[[str], None]
 ) -> dict[str, float]:
-    node = experiment["stages"][name]
-    function = resolve_target(node["_target_"], f"stages.{name}")
-    arguments = {k: instantiate(v, f"stages.{name}.{k}") for k, v in node.items() if k not in ("_target_", *SPECIAL)}
-    fingerprint = _fingerprint(experiment, name, node, outputs, arguments)
-    if _is_finished(out, fingerprint):
+    prepared = PreparedStage(experiment, name, out, outputs)
+    if is_finished(out, prepared.fingerprint):
         say("finished before, skipped")
         return _named(name, read_json(out / METRICS))
-    started = out / STARTED
-    if started.is_file() and read_json(started).get("sha256") == config_hash(fingerprint):
-        (out / MANIFEST).unlink(missing_ok=True)
-        say("continues")
-    else:
-        empty_directory(out)
-        write_json(started, {"sha256": config_hash(fingerprint), "fingerprint": fingerprint})
-        say("starts")
-    inputs = {a: _resolve_reference(r, outputs) for a, r in (node.get("inputs") or {}).items()}
-    context = StageContext(experiment["name"], name, run_directory(experiment), experiment.get("logger") or {}, node)
-    offered = {"out": out, "seed": derive_seed(experiment["seed"], name) % 2**31, "context": context}
-    given = {k: v for k, v in offered.items() if k in inspect.signature(function).parameters and k not in arguments}
+    say("continues" if prepared.begin() else "starts")
     began = time.perf_counter()
-    metrics = {k: float(v) for k, v in function(**arguments, **inputs, **given).items()}
+    metrics = prepared.call()
     seconds = time.perf_counter() - began
     write_json(out / METRICS, metrics)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     write_json(out / TIMING, {"seconds": seconds, "peak_memory_gb": peak})
-    write_manifest(out, kind=node["_target_"], files=_output_files(out), fingerprint=fingerprint)
+    write_manifest(out, kind=prepared.node["_target_"], files=output_files(out), fingerprint=prepared.fingerprint)
     say(f"done in {seconds:.1f} s (peak memory {peak:.1f} GB)")
     return _named(name, metrics)
 
@@ -221,57 +231,6 @@ def _run_stage(
 def _named(stage: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """Metric names of the run: ``<stage>/<name>``, but for names that are full already (``<model>/<set>/<metric>``)."""
     return {name if "/" in name else f"{stage}/{name}": value for name, value in metrics.items()}
-
-
-def _fingerprint(
-    experiment: Node, name: str, node: Node, outputs: Mapping[str, Path], arguments: Mapping[str, Any] | None
-) -> Node:
-    """Everything that decides a stage's result; ``arguments`` None re-makes only what the stored manifest names."""
-    stored = read_json(directory_manifest) if (directory_manifest := run_directory(experiment) / "stages" / name / MANIFEST).is_file() else {}
-    if arguments is None:
-        keys = stored.get("fingerprint", {}).get("sources", {})
-        arguments = {k: instantiate(node[k], f"stages.{name}.{k}") for k in keys if k in node}
-    sources = {k: v.fingerprint() for k, v in arguments.items() if callable(getattr(v, "fingerprint", None))}
-    inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
-    return {"config": node, "seed": experiment["seed"], "inputs": inputs, "sources": sources}
-
-
-def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
-    if isinstance(reference, dict):
-        return {k: _reference_identity(r, outputs) for k, r in reference.items()}
-    if reference.startswith("path:"):
-        path = Path(reference.removeprefix("path:"))
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    manifest = read_json(outputs[reference.split("/")[0]] / MANIFEST)
-    return config_hash(manifest["files"])
-
-
-def _resolve_reference(reference: Any, outputs: Mapping[str, Path]) -> Any:
-    if isinstance(reference, dict):
-        return {k: _resolve_reference(r, outputs) for k, r in reference.items()}
-    if reference.startswith("path:"):
-        return Path(reference.removeprefix("path:"))
-    stage, _, rest = reference.partition("/")
-    path = outputs[stage] / rest if rest else outputs[stage]
-    if not path.exists():
-        raise UserError(f"inputs: {reference!r}: stage {stage!r} has no {rest!r}")
-    return path
-
-
-def _is_finished(out: Path, fingerprint: Node) -> bool:
-    if not (out / MANIFEST).is_file():
-        return False
-    manifest = read_json(out / MANIFEST)
-    same = config_hash(manifest.get("fingerprint")) == config_hash(fingerprint)
-    return same and all((out / name).is_file() for name in manifest["files"])
-
-
-def _output_files(out: Path) -> list[str]:
-    """The files that are a stage's result: all but its records of time, logs and checkpoints."""
-    left_out = {STARTED, TIMING, MANIFEST, "metrics.jsonl", "timing_table.json"}
-    files = [p.relative_to(out) for p in sorted(out.rglob("*")) if p.is_file()]
-    return [f.as_posix() for f in files if f.name not in left_out and f.parts[0] not in ("checkpoints", "wandb")]
 
 
 def _copy_encoder(source: Path, target: Path) -> None:

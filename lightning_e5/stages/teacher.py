@@ -15,7 +15,7 @@ from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.rng import derive_seed, seed_torch
-from lightning_e5.stages.runner import StageContext
+from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
 from lightning_e5.storage import read_parquet, write_parquet
 from lightning_e5.training.chunks import sorted_chunks
@@ -53,6 +53,8 @@ def teacher(
     model = CrossEncoder.from_encoder(TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision))
     batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
     metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
+    if metrics is None:
+        return {}
     metrics |= _held_out(model, batches)
     model.save_pretrained(out / "cross_encoder")
     for directory in ("checkpoints", "tokens"):

@@ -6,14 +6,21 @@ from pathlib import Path
 
 import lightning as L
 
+from lightning_e5.launch import is_first_process
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.fit import fit
-from lightning_e5.stages.runner import StageContext
+from lightning_e5.stages.stage import StageContext
 from lightning_e5.tracking import JsonlLogger, read_metrics_log, wandb_logger, warn
 
 
-def train(out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, **trainer: object) -> dict[str, float]:
-    """Fit, with ``metrics.jsonl``, W&B and checkpoints in ``out``; returns what was seen and the last losses."""
+def train(out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, **trainer: object) -> dict[str, float] | None:
+    """Fit, with ``metrics.jsonl``, W&B and checkpoints in ``out``; returns what was seen and the last losses.
+
+    None in every rank but the first, whose part ends here.
+    """
+    if not is_first_process():
+        fit(module, data, checkpoints=out / "checkpoints", title=context.stage, **trainer)  # type: ignore[arg-type]
+        return None
     jsonl = JsonlLogger(out)
     wandb = wandb_logger(context.logger, directory=out / "wandb", run=context.run, stage=context.stage, config=context.config)
     fit(

@@ -7,34 +7,46 @@
 4. Each kept chunk is differentiated from its part of that gradient; each other chunk is encoded once more with a graph,
    and then differentiated. Dropout draws the same numbers the second time, because every chunk has its own seed.
 
-The sum over chunks is the gradient of the whole batch. Source: Gao et al. 2021, "Scaling Deep Contrastive Learning
+The sum over chunks is the gradient of the whole batch. Where memory runs out, fewer graphs are kept, then chunks are
+smaller, and the step is done again, on all ranks; the batch, and so its negatives, stays as it is. Source: Gao et al. 2021, "Scaling Deep Contrastive Learning
 Batch Size under Memory Limited Setup" (E5 itself used many GPUs instead).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_e5.distributed import any_rank
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, sorted_chunks
+from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory
 from lightning_e5.types import LossOutput, TokenBatch
 
 #: Encodes one chunk: ([T] ids, lengths) -> [B, D].
 EncodeChunk = Callable[[Tensor, list[int]], Tensor]
 #: All embeddings in the order of the texts -> the loss.
 EmbeddingLoss = Callable[[Tensor], LossOutput]
+#: Share of the free memory that the kept graphs may take where their budget is found automatically.
+_GRAPH_SHARE = 0.5
+_logger = logging.getLogger(__name__)
 
 
 class StepReport(NamedTuple):
-    """What one gradient-cached step did: texts and tokens encoded, tokens encoded twice, chunks."""
+    """What one gradient-cached step did.
+
+    texts and tokens encoded, those encoded twice, the tokens that padding every chunk to its longest text would make,
+    chunks.
+    """
 
     texts: int
     tokens: int
     replayed_tokens: int
+    padded_tokens: int
     chunks: int
 
 
@@ -43,16 +55,26 @@ class GradCache:
 
     Args:
         chunk_tokens: tokens encoded at once.
-        graph_tokens: tokens whose graphs may be held at the same time; 0 replays every chunk.
+        graph_tokens: tokens whose graphs may be held at the same time; 0 replays every chunk; None finds the number
+            in the first step, from the free memory and from what the longest chunk's graph takes.
         replay_dropout: draw the same dropout in the replay (False only to show that a test would notice).
     """
 
-    def __init__(self, *, chunk_tokens: int = 8192, graph_tokens: int = 65536, replay_dropout: bool = True) -> None:
-        if chunk_tokens < 1 or graph_tokens < 0:
+    def __init__(self, *, chunk_tokens: int = 8192, graph_tokens: int | None = None, replay_dropout: bool = True) -> None:
+        if chunk_tokens < 1 or (graph_tokens is not None and graph_tokens < 0):
             raise ValueError(f"chunk_tokens: {chunk_tokens} and graph_tokens: {graph_tokens} must be >= 1 and >= 0")
         self.chunk_tokens, self.graph_tokens, self.replay_dropout = chunk_tokens, graph_tokens, replay_dropout
 
-    def step(self, texts: TokenBatch, encode: EncodeChunk, loss: EmbeddingLoss, *, seed: int) -> tuple[LossOutput, StepReport]:
+    def step(
+        self,
+        texts: TokenBatch,
+        encode: EncodeChunk,
+        loss: EmbeddingLoss,
+        *,
+        seed: int,
+        parameters: Sequence[Tensor] = (),
+        loss_parameters: Sequence[Tensor] = (),
+    ) -> tuple[LossOutput, StepReport]:
         """Add the gradient of ``loss(encode(texts))`` to the parameters' ``.grad``.
 
         Args:
@@ -60,33 +82,103 @@ class GradCache:
             encode: the encoder; called once or twice per chunk.
             loss: from the embeddings ``[N, D]`` (float32 or float64), rows as in ``texts``.
             seed: of this step's dropout.
+            parameters: those of the encoder; their gradients are set back where a step is done again for lack of memory
+                (without them, running out of memory is an error).
+            loss_parameters: those of the loss.
 
         Returns:
             The loss (detached) and what was done.
         """
+        before = [p.grad for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        while (done := self._attempt(texts, encode, loss, seed, parameters, loss_parameters)) is None:
+            for parameter in parameters:
+                parameter.grad = None
+            self._shrink()
+        for parameter, gradient in zip(parameters, before, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+        return done
+
+    def _attempt(
+        self,
+        texts: TokenBatch,
+        encode: EncodeChunk,
+        loss: EmbeddingLoss,
+        seed: int,
+        parameters: Sequence[Tensor],
+        loss_parameters: Sequence[Tensor],
+    ) -> tuple[LossOutput, StepReport] | None:
+        """One try; None where memory ran out on some rank, which all ranks learn at the same two places."""
+        device = texts.ids_T.device
         chunks = sorted_chunks(texts, self.chunk_tokens)
         kept, outputs = 0, []
-        graph_tokens = 0
-        for index, chunk in enumerate(chunks):
-            graph_tokens += len(chunk.ids_T)
-            keep = graph_tokens <= self.graph_tokens and kept == index
-            kept += keep
-            with torch.set_grad_enabled(keep):
-                outputs.append(self._encode(chunk, encode, seed, index, replay=False))
+        try:
+            if self.graph_tokens is None:
+                self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
+            graph_tokens = 0
+            for index, chunk in enumerate(chunks):
+                graph_tokens += len(chunk.ids_T)
+                keep = graph_tokens <= self.graph_tokens and kept == index
+                kept += keep
+                with torch.set_grad_enabled(keep):
+                    outputs.append(self._encode(chunk, encode, seed, index, replay=False))
+            failed = False
+        except (RuntimeError, MemoryError) as error:
+            failed = self._ran_out(error, parameters)
+        if any_rank(failed, device):
+            return None
         embeddings_ND = self._assemble(chunks, outputs)
         with torch.enable_grad():
             embeddings_ND.requires_grad_(True)
             output = loss(embeddings_ND)
-            (gradient_ND,) = torch.autograd.grad(output.loss, embeddings_ND)
-        for index, chunk in enumerate(chunks):
-            replayed = index >= kept
-            with torch.enable_grad():
-                embedded = self._encode(chunk, encode, seed, index, replay=True) if replayed else outputs[index]
-            torch.autograd.backward(embedded, gradient_ND[chunk.rows_B].to(embedded.dtype))
-            outputs[index] = embedded.detach()  # frees the graph
+            gradient_ND, *of_loss = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
+        try:
+            for index, chunk in enumerate(chunks):
+                replayed = index >= kept
+                with torch.enable_grad():
+                    embedded = self._encode(chunk, encode, seed, index, replay=True) if replayed else outputs[index]
+                torch.autograd.backward(embedded, gradient_ND[chunk.rows_B].to(embedded.dtype))
+                outputs[index] = embedded.detach()  # frees the graph
+        except (RuntimeError, MemoryError) as error:
+            failed = self._ran_out(error, parameters)
+        if any_rank(failed, device):
+            return None
+        for parameter, gradient in zip(loss_parameters, of_loss, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         replayed_tokens = sum(len(c.ids_T) for c in chunks[kept:])
-        report = StepReport(len(texts.lengths_B), len(texts.ids_T), replayed_tokens, len(chunks))
+        padded_tokens = sum(len(c.lengths) * c.lengths[-1] for c in chunks)
+        report = StepReport(len(texts.lengths_B), len(texts.ids_T), replayed_tokens, padded_tokens, len(chunks))
         return output._replace(loss=output.loss.detach()), report
+
+    @staticmethod
+    def _ran_out(error: BaseException, parameters: Sequence[Tensor]) -> bool:
+        """True where memory ran out and the step can be done again; any other error is raised."""
+        if not (is_out_of_memory(error) and parameters):
+            raise error
+        return True
+
+    def _shrink(self) -> None:
+        """Half the graphs, then none, then half the chunk."""
+        if self.graph_tokens:
+            half = self.graph_tokens // 2
+            self.graph_tokens = half if half >= self.chunk_tokens else 0
+        elif self.chunk_tokens > 1:
+            self.chunk_tokens //= 2
+        else:
+            raise MemoryError("a single text does not fit in memory: choose a smaller model or a smaller max_length")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _logger.warning(
+            "out of memory: the step is done again with graph_tokens %s and chunk_tokens %s; batch and negatives stay",
+            self.graph_tokens, self.chunk_tokens,
+        )  # fmt: skip
+
+    def _find_graph_tokens(self, longest: Chunk, encode: EncodeChunk, parameters: Sequence[Tensor]) -> int:
+        known = {p.untyped_storage().data_ptr() for p in parameters}
+        bytes_per_token = graph_bytes(lambda: encode(longest.ids_T, longest.lengths), known) / len(longest.ids_T)
+        return int(_GRAPH_SHARE * available_bytes(longest.ids_T.device) / max(1.0, bytes_per_token))
 
     def _encode(self, chunk: Chunk, encode: EncodeChunk, seed: int, index: int, *, replay: bool) -> Tensor:
         seed_torch(seed, "chunk", index if self.replay_dropout or not replay else -1 - index)

@@ -8,12 +8,18 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lightning_e5.losses.duplicates import DuplicateMask, Siblings
 from lightning_e5.losses.info_nce import InfoNCE
 
 
 def unit(count: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     rows = torch.randn(count, width, dtype=dtype, generator=torch.Generator().manual_seed(seed))
     return functional.normalize(rows, dim=1).requires_grad_()
+
+
+def mask(texts: torch.Tensor, target: torch.Tensor, query_texts: torch.Tensor | None = None) -> DuplicateMask:
+    siblings = None if query_texts is None else Siblings(query_texts, query_texts, texts[target])
+    return DuplicateMask(texts, texts[target], target, siblings=siblings)
 
 
 def oracle(queries, passages, target, temperature, passage_text=None, query_text=None):  # type: ignore[no-untyped-def]
@@ -48,11 +54,11 @@ def test_duplicates_of_the_positive_are_no_negatives() -> None:
     queries, passages = unit(6, 5, 2), unit(6, 5, 3)
     target = torch.arange(6)
     texts = torch.tensor([10, 11, 10, 12, 13, 13])
-    output = InfoNCE(0.05)(queries, passages, target, texts)
+    output = InfoNCE(0.05)(queries, passages, target, mask(texts, target))
     assert float(output.loss) == pytest.approx(oracle(queries, passages, target, 0.05, texts), rel=1e-12)
     assert float(output.masked_fraction) == pytest.approx(4 / 36)
     query_texts = torch.tensor([1, 2, 3, 1, 4, 5])
-    output = InfoNCE(0.05)(queries, passages, target, texts, query_texts)
+    output = InfoNCE(0.05)(queries, passages, target, mask(texts, target, query_texts))
     assert float(output.loss) == pytest.approx(oracle(queries, passages, target, 0.05, texts, query_texts), rel=1e-12)
     plain = InfoNCE(0.05)(queries, passages, target)
     assert float(plain.loss) != pytest.approx(float(output.loss))
@@ -63,7 +69,7 @@ def test_blocks_change_neither_loss_nor_gradient(block_logits: int) -> None:
     queries, passages = unit(9, 6, 4), unit(12, 6, 5)
     target = torch.tensor([0, 3, 1, 2, 5, 4, 11, 9, 7])
     texts = torch.tensor([0, 1, 2, 3, 0, 5, 6, 7, 8, 9, 10, 1])
-    blocked = InfoNCE(0.02, block_logits=block_logits)(queries, passages, target, texts)
+    blocked = InfoNCE(0.02, block_logits=block_logits)(queries, passages, target, mask(texts, target))
     gradients = torch.autograd.grad(blocked.loss * 3, (queries, passages))
     logits = queries @ passages.T / 0.02
     same = (texts[None] == texts[target][:, None]).scatter(1, target[:, None], False)
@@ -76,7 +82,7 @@ def test_blocks_change_neither_loss_nor_gradient(block_logits: int) -> None:
 
 def test_a_row_whose_negatives_are_all_masked_has_loss_0_and_finite_gradient() -> None:
     queries, passages = unit(2, 4, 6), unit(3, 4, 7)
-    output = InfoNCE(0.01)(queries, passages, torch.tensor([0, 1]), torch.tensor([5, 5, 5]))
+    output = InfoNCE(0.01)(queries, passages, torch.tensor([0, 1]), mask(torch.tensor([5, 5, 5]), torch.tensor([0, 1])))
     assert float(output.loss) == pytest.approx(0.0, abs=1e-12)
     for gradient in torch.autograd.grad(output.loss, (queries, passages)):
         assert torch.isfinite(gradient).all()

@@ -1,0 +1,76 @@
+"""Which candidates are no negatives of which query, by the ids of their texts; never a Q x C matrix."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Siblings(NamedTuple):
+    """The (query, positive) text ids of a global batch, by which positives of equal queries are known.
+
+    query_text_Q: of the rows of the loss; all_query_text_N and all_positive_text_N: of the whole batch, own rows included.
+    """
+
+    query_text_Q: Tensor
+    all_query_text_N: Tensor
+    all_positive_text_N: Tensor
+
+
+class DuplicateMask:
+    """Candidates that are left out of a query's negatives.
+
+    A candidate is left out where its text is that of the query's positive, that of a positive of an equal query
+    (``siblings``), or the query's own (``own_text_Q``, for queries among the candidates); never the positive itself.
+
+    Args:
+        candidate_text_C: int64 text id of every candidate, in the order of the loss's columns.
+        positive_text_Q: int64 text id of each query's positive.
+        target_Q: int64 column of each query's positive.
+        siblings: of the global batch; None leaves equal queries unconsidered.
+        own_text_Q: int64 further text id per query that is left out.
+    """
+
+    def __init__(
+        self,
+        candidate_text_C: Tensor,
+        positive_text_Q: Tensor,
+        target_Q: Tensor,
+        *,
+        siblings: Siblings | None = None,
+        own_text_Q: Tensor | None = None,
+    ) -> None:
+        self._sorted_C, self._column_C = torch.sort(candidate_text_C)
+        self._positive_Q, self._target_Q, self._own_Q = positive_text_Q, target_Q, own_text_Q
+        self._query_Q = siblings.query_text_Q if siblings is not None else None
+        if siblings is not None:
+            pairs = torch.unique(torch.stack([siblings.all_query_text_N, siblings.all_positive_text_N], 1), dim=0)
+            self._pair_query, self._pair_positive = pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
+
+    def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """(row - start, column) of every left-out candidate of the queries ``start .. stop``, each once."""
+        rows_M = torch.arange(stop - start, device=self._positive_Q.device)
+        texts_M = self._positive_Q[start:stop]
+        if self._query_Q is not None:
+            rows_M, pair_M = _join(self._query_Q[start:stop], self._pair_query)
+            texts_M = self._pair_positive[pair_M]
+        if self._own_Q is not None:
+            rows = torch.arange(stop - start, device=rows_M.device)
+            both = torch.unique(torch.stack([torch.cat([rows_M, rows]), torch.cat([texts_M, self._own_Q[start:stop]])], 1), dim=0)
+            rows_M, texts_M = both[:, 0], both[:, 1].contiguous()
+        match_K, position_K = _join(texts_M, self._sorted_C)
+        rows_K, columns_K = rows_M[match_K], self._column_C[position_K]
+        others_K = columns_K != self._target_Q[start:stop][rows_K]
+        return rows_K[others_K], columns_K[others_K]
+
+
+def _join(keys_M: Tensor, sorted_N: Tensor) -> tuple[Tensor, Tensor]:
+    """All pairs (index into ``keys_M``, index into ``sorted_N``) of equal values."""
+    first_M = torch.searchsorted(sorted_N, keys_M)
+    count_M = torch.searchsorted(sorted_N, keys_M, right=True) - first_M
+    index_K = torch.repeat_interleave(torch.arange(len(keys_M), device=keys_M.device), count_M)
+    before_M = torch.cumsum(count_M, 0) - count_M
+    within_K = torch.arange(len(index_K), device=keys_M.device) - before_M[index_K]
+    return index_K, first_M[index_K] + within_K

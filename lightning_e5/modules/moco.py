@@ -1,0 +1,80 @@
+"""The MoCo ablation: keys from a momentum encoder, negatives from a queue of keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_e5.distributed import gather, rank
+from lightning_e5.errors import UserError
+from lightning_e5.losses.duplicates import DuplicateMask
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.modules.base import spread
+from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.training.chunks import sorted_chunks
+from lightning_e5.training.momentum import momentum_copy, momentum_update
+from lightning_e5.training.negative_queue import NegativeQueue
+from lightning_e5.types import LossOutput, PairBatch, TokenBatch
+
+
+class MoCoModule(InBatchModule):
+    """Queries against their keys and a queue of keys; only the query side has a gradient.
+
+    The passages of the global batch are embedded by the momentum encoder and enter the queue; each query's candidates
+    are the queue with them in it. The momentum encoder follows the encoder after every step.
+
+    Args:
+        encoder: the bi-encoder; it is what is saved and judged.
+        queue_size: keys held (paper: 130,000).
+        momentum: of the key encoder; the paper does not give its value, 0.999 is that of He et al. 2020.
+        **training: see `InBatchModule`; ``symmetric`` and ``query_negatives`` have no meaning here.
+
+    Source: paper table 8; He et al. 2020, "Momentum Contrast".
+    """
+
+    def __init__(self, encoder: TextEncoder, *, queue_size: int = 131072, momentum: float = 0.999, **training: Any) -> None:
+        super().__init__(encoder, **training)
+        if not 0.0 <= momentum <= 1.0:
+            raise UserError(f"momentum: {momentum} is not in [0, 1]")
+        if self.symmetric or self.query_negatives:
+            raise UserError("MoCo: keys have no gradient, so symmetric and query_negatives have no meaning; leave them out")
+        self.momentum = momentum
+        self.momentum_encoder = momentum_copy(encoder)
+        self.queue = NegativeQueue(queue_size, encoder.width)
+
+    def train(self, mode: bool = True) -> MoCoModule:
+        super().train(mode)
+        self.momentum_encoder.eval()
+        return self
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+        keys_PD = gather(self.embed_keys(batch.passages))
+        texts_P = gather(batch.passage_text_P)
+        positions_P = self.queue.push(keys_PD, texts_P)
+        queue_KD, queue_text_K = self.queue.entries()
+        group = len(batch.passage_text_P) // len(batch.rows_B)
+        first = rank() * len(batch.passage_text_P)
+        target_B = positions_P[first : first + len(batch.passage_text_P) : group]
+
+        def loss(queries_BD: Tensor) -> LossOutput:
+            mask = DuplicateMask(queue_text_K, batch.passage_text_P[::group], target_B) if self.mask_duplicates else None
+            self.measures |= {
+                "temperature": self.info_nce.temperature, "std_query": spread(queries_BD), "std_passage": spread(keys_PD),
+                "queue": float(len(queue_KD)),
+            }  # fmt: skip
+            return self.info_nce(queries_BD, queue_KD[:0], target_B, mask, queue_KD)
+
+        self.cached_step(batch, self.drop_tokens(batch.queries), self.embed_chunk, loss, without_gradient=batch.passages)
+        momentum_update(self.momentum_encoder, self.encoder, self.momentum)
+
+    @torch.no_grad()
+    def embed_keys(self, passages: TokenBatch) -> Tensor:
+        """Unit embeddings of this rank's passages by the momentum encoder."""
+        chunks = sorted_chunks(passages, self.grad_cache.chunk_tokens)
+        keys_PD = torch.empty(len(passages.lengths_B), self.encoder.width, device=passages.ids_T.device)
+        for chunk in chunks:
+            keys_PD[chunk.rows_B] = functional.normalize(self.momentum_encoder(chunk.ids_T, chunk.lengths), dim=1)
+        return keys_PD

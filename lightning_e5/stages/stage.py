@@ -1,0 +1,125 @@
+"""One stage of a run: its arguments, the fingerprint of all that decides its result, and its folder's state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_e5.config import Node, config_hash
+from lightning_e5.errors import UserError
+from lightning_e5.instantiate import instantiate, resolve_target
+from lightning_e5.rng import derive_seed
+from lightning_e5.storage import MANIFEST, empty_directory, read_json, write_json
+
+TIMING = "timing.json"
+STARTED = "started.json"
+#: Keys of a stage's node that are not arguments.
+SPECIAL = ("inputs",)
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a stage may know of its run: names, the logger's settings, its own configuration."""
+
+    run: str
+    stage: str
+    run_dir: Path
+    logger: Node
+    config: Node
+
+
+def run_directory(experiment: Node) -> Path:
+    """``<runs_dir>/<name>``."""
+    return Path(experiment["runs_dir"]) / experiment["name"]
+
+
+class PreparedStage:
+    """A stage's function with its arguments, and the fingerprint that marks its results."""
+
+    def __init__(self, experiment: Node, name: str, out: Path, outputs: Mapping[str, Path]) -> None:
+        node = experiment["stages"][name]
+        self.out, self.node = out, node
+        self.function = resolve_target(node["_target_"], f"stages.{name}")
+        own = {k: v for k, v in node.items() if k not in ("_target_", *SPECIAL)}
+        self.arguments = {k: instantiate(v, f"stages.{name}.{k}") for k, v in own.items()}
+        self.fingerprint = stage_fingerprint(experiment, name, node, outputs, self.arguments)
+        context = StageContext(experiment["name"], name, run_directory(experiment), experiment.get("logger") or {}, node)
+        offered = {"out": out, "seed": derive_seed(experiment["seed"], name) % 2**31, "context": context}
+        self.given = {
+            k: v for k, v in offered.items() if k in inspect.signature(self.function).parameters and k not in self.arguments
+        }
+        self.outputs = outputs
+
+    def started(self) -> bool:
+        """Whether the stage was begun with this fingerprint (then its folder holds nothing of another one)."""
+        path = self.out / STARTED
+        return path.is_file() and read_json(path).get("sha256") == config_hash(self.fingerprint)
+
+    def begin(self) -> bool:
+        """Make the folder ready; True where an earlier try is continued."""
+        if self.started():
+            (self.out / MANIFEST).unlink(missing_ok=True)
+            return True
+        empty_directory(self.out)
+        write_json(self.out / STARTED, {"sha256": config_hash(self.fingerprint), "fingerprint": self.fingerprint})
+        return False
+
+    def call(self) -> dict[str, float]:
+        """The stage's metrics."""
+        inputs = {a: _resolve_reference(r, self.outputs) for a, r in (self.node.get("inputs") or {}).items()}
+        return {k: float(v) for k, v in self.function(**self.arguments, **inputs, **self.given).items()}
+
+
+def stage_fingerprint(
+    experiment: Node, name: str, node: Node, outputs: Mapping[str, Path], arguments: Mapping[str, Any] | None
+) -> Node:
+    """Everything that decides a stage's result; ``arguments`` None re-makes only what the stored manifest names."""
+    stored = read_json(directory_manifest) if (directory_manifest := run_directory(experiment) / "stages" / name / MANIFEST).is_file() else {}
+    if arguments is None:
+        keys = stored.get("fingerprint", {}).get("sources", {})
+        arguments = {k: instantiate(node[k], f"stages.{name}.{k}") for k in keys if k in node}
+    sources = {k: v.fingerprint() for k, v in arguments.items() if callable(getattr(v, "fingerprint", None))}
+    inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
+    return {"config": node, "seed": experiment["seed"], "inputs": inputs, "sources": sources}
+
+
+def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
+    if isinstance(reference, dict):
+        return {k: _reference_identity(r, outputs) for k, r in reference.items()}
+    if reference.startswith("path:"):
+        path = Path(reference.removeprefix("path:"))
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    manifest = read_json(outputs[reference.split("/")[0]] / MANIFEST)
+    return config_hash(manifest["files"])
+
+
+def _resolve_reference(reference: Any, outputs: Mapping[str, Path]) -> Any:
+    if isinstance(reference, dict):
+        return {k: _resolve_reference(r, outputs) for k, r in reference.items()}
+    if reference.startswith("path:"):
+        return Path(reference.removeprefix("path:"))
+    stage, _, rest = reference.partition("/")
+    path = outputs[stage] / rest if rest else outputs[stage]
+    if not path.exists():
+        raise UserError(f"inputs: {reference!r}: stage {stage!r} has no {rest!r}")
+    return path
+
+
+def is_finished(out: Path, fingerprint: Node) -> bool:
+    """Whether the folder holds this fingerprint's results, all of them."""
+    if not (out / MANIFEST).is_file():
+        return False
+    manifest = read_json(out / MANIFEST)
+    same = config_hash(manifest.get("fingerprint")) == config_hash(fingerprint)
+    return same and all((out / name).is_file() for name in manifest["files"])
+
+
+def output_files(out: Path) -> list[str]:
+    """The files that are a stage's result: all but its records of time, logs and checkpoints."""
+    left_out = {STARTED, TIMING, MANIFEST, "metrics.jsonl", "timing_table.json"}
+    files = [p.relative_to(out) for p in sorted(out.rglob("*")) if p.is_file()]
+    return [f.as_posix() for f in files if f.name not in left_out and f.parts[0] not in ("checkpoints", "wandb")]
