@@ -51,3 +51,11 @@ def gather_tokens(ids_T: Tensor, starts_B: Tensor, lengths_B: Tensor) -> Tensor:
     total = int(lengths_B.sum())
     within_T = torch.arange(total) - torch.repeat_interleave(torch.cumsum(lengths_B, 0) - lengths_B, lengths_B)
     return ids_T[(torch.repeat_interleave(starts_B, lengths_B) + within_T).to(ids_T.device)]
+
+
+def assemble(chunks: list[Chunk], outputs: list[Tensor]) -> Tensor:
+    """The chunks' outputs ``[B, D]`` as one ``[N, D]`` in the order of the batch, in float32 (float64 stays), no graph."""
+    rows_N = torch.cat([c.rows_B for c in chunks])
+    stacked_ND = torch.cat([o.detach() for o in outputs])
+    precise = stacked_ND if stacked_ND.dtype == torch.float64 else stacked_ND.float()
+    return torch.empty_like(precise).index_copy_(0, rows_N, precise)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lightning_e5.distributed import any_rank
 from lightning_e5.rng import seed_torch
-from lightning_e5.training.chunks import Chunk, sorted_chunks
+from lightning_e5.training.chunks import Chunk, assemble, sorted_chunks
 from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory
 from lightning_e5.types import LossOutput, TokenBatch
 
@@ -129,7 +129,7 @@ class GradCache:
             failed = self._ran_out(error, parameters)
         if any_rank(failed, device):
             return None
-        embeddings_ND = self._assemble(chunks, outputs)
+        embeddings_ND = assemble(chunks, outputs)
         with torch.enable_grad():
             embeddings_ND.requires_grad_(True)
             output = loss(embeddings_ND)
@@ -183,10 +183,3 @@ class GradCache:
     def _encode(self, chunk: Chunk, encode: EncodeChunk, seed: int, index: int, *, replay: bool) -> Tensor:
         seed_torch(seed, "chunk", index if self.replay_dropout or not replay else -1 - index)
         return encode(chunk.ids_T, chunk.lengths)
-
-    @staticmethod
-    def _assemble(chunks: list[Chunk], outputs: list[Tensor]) -> Tensor:
-        rows_N = torch.cat([c.rows_B for c in chunks])
-        stacked_ND = torch.cat([o.detach() for o in outputs])
-        precise = stacked_ND if stacked_ND.dtype == torch.float64 else stacked_ND.float()
-        return torch.empty_like(precise).index_copy_(0, rows_N, precise)

@@ -1,0 +1,133 @@
+"""Trains every scheme for a few steps through `fit`, on one or several ranks, and saves what came of it.
+
+Run as ``python scheme_run.py OUT RANKS [CASE ...]``; not a test by itself. Dropout is off, so that ranks may not matter.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel
+
+from data_modules.base import StepDataModule
+from lightning_e5.launch import is_first_process, leave_after_first
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.modules.base import TrainingModule
+from lightning_e5.modules.distilled import DistilledModule
+from lightning_e5.modules.fit import fit
+from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.modules.moco import MoCoModule
+from lightning_e5.modules.pre_batch import PreBatchModule
+from lightning_e5.types import PairBatch, TokenBatch
+
+STEPS, BATCH = 4, 8
+CASES: dict[str, tuple[type[TrainingModule], int, dict[str, Any]]] = {
+    f"{name}-{negatives}": (scheme, negatives, options)
+    for name, scheme, options in (
+        ("in_batch", InBatchModule, {}),
+        ("pre_batch", PreBatchModule, {"queue_size": 40}),
+        ("moco", MoCoModule, {"queue_size": 48, "momentum": 0.9}),
+        ("everything", InBatchModule, {"symmetric": True, "query_negatives": True, "learn_temperature": True}),
+        ("distilled", DistilledModule, {}),
+    )
+    for negatives in (0, 1, 3)
+    if not (name == "distilled" and negatives == 0)
+}
+
+
+class Words:
+    """The tokenizer's part that a module asks for."""
+
+    max_length = 64
+
+    def encode(self, texts: list[str], kind: str) -> tuple[None, list[int]]:
+        return None, [4] * len(texts)
+
+
+class RandomPairs(StepDataModule):
+    """Random tokens; texts get longer with the row, so that ranks differ; some texts occur more than once."""
+
+    def __init__(self, negatives: int) -> None:
+        super().__init__(batch_size=BATCH, max_steps=STEPS, seed=0)
+        self.negatives = negatives
+
+    def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
+        draw = torch.Generator().manual_seed(step)
+        group = 1 + self.negatives
+        text_B = torch.randint(0, 12, (BATCH,), generator=draw)
+        text_P = torch.randint(0, 30, (BATCH * group,), generator=draw)
+        part = self.rank_slice(rank, world_size)
+        group_part = slice(part.start * group, part.stop * group)
+        teacher_BG = torch.randn(BATCH, group, generator=draw)
+        teacher_BG[1] = float("nan")
+        return PairBatch(
+            queries=_texts([5 + 2 * i for i in range(BATCH)], text_B, part),
+            passages=_texts([6 + i for i in range(BATCH * group)], text_P + 100, group_part),
+            query_text_B=text_B[part],
+            passage_text_P=text_P[group_part],
+            rows_B=torch.arange(step * BATCH, (step + 1) * BATCH)[part],
+            teacher_BG=teacher_BG[part] if self.negatives else None,
+        )
+
+
+def _texts(lengths: list[int], texts_N: torch.Tensor, part: slice) -> TokenBatch:
+    pieces = [torch.randint(5, 90, (n,), generator=torch.Generator().manual_seed(int(t))) for n, t in zip(lengths, texts_N, strict=True)]
+    return TokenBatch(torch.cat(pieces[part]), torch.tensor(lengths[part]))
+
+
+class Recorder:
+    """Gradients at the first optimizer step, and the logged rows."""
+
+    def __init__(self, module: TrainingModule) -> None:
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.rows: list[dict[str, float]] = []
+        configure, log = module.configure_optimizers, module._log_step
+
+        def configured() -> torch.optim.Optimizer:
+            optimizer = configure()
+            optimizer.register_step_pre_hook(lambda *_: self.keep(module))
+            return optimizer
+
+        def logged(*args: Any) -> None:
+            log(*args)
+            self.rows.append(dict(module.last_metrics))
+
+        module.configure_optimizers = configured  # type: ignore[method-assign]
+        module._log_step = logged  # type: ignore[method-assign]
+
+    def keep(self, module: TrainingModule) -> None:
+        if not self.gradients:
+            self.gradients = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def encoder() -> TextEncoder:
+    """A small BERT in float64 without dropout, always the same."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=80, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return TextEncoder(BertModel(config, add_pooling_layer=False), Words()).double()  # type: ignore[arg-type]
+
+
+def main(out: Path, ranks: int, cases: list[str]) -> None:
+    torch.set_num_threads(1)
+    results = {}
+    for case in cases or list(CASES):
+        scheme, negatives, options = CASES[case]
+        module = scheme(
+            encoder(), temperature=0.05, learning_rate=1e-3, max_steps=STEPS, chunk_tokens=64, graph_tokens=200, **options
+        ).double()
+        recorder = Recorder(module)
+        fit(module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks, backend="gloo")
+        results[case] = {"gradients": recorder.gradients, "rows": recorder.rows, "state": module.state_dict()}
+    if is_first_process():
+        torch.save(results, out / f"ranks-{ranks}.pt")
+    leave_after_first()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

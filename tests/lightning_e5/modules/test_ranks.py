@@ -1,0 +1,62 @@
+"""Two ranks (gloo) make the step that one rank makes, for every scheme and number of hard negatives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.lightning_e5.modules.scheme_run import CASES, STEPS
+
+ROOT = Path(__file__).resolve().parents[3]
+#: What a rank computes from its own share and the others' together.
+GLOBAL_VALUES = {"loss": 1e-12, "gradient_norm": 1e-12, "temperature": 1e-6, "accuracy": 1e-6, "masked_fraction": 1e-6,
+                 "pairs": 0.0, "tokens": 0.0}  # fmt: skip
+
+
+def run(out: Path, ranks: int, *cases: str) -> dict[str, Any]:
+    script = ROOT / "tests/lightning_e5/modules/scheme_run.py"
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [sys.executable, str(script), str(out), str(ranks), *cases], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(torch.load(out / f"ranks-{ranks}.pt", weights_only=True))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("ranks")
+    return {ranks: run(out, ranks) for ranks in (1, 2)}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_two_ranks_make_the_step_of_one(results: dict[int, dict[str, Any]], case: str) -> None:
+    one, two = results[1][case], results[2][case]
+    assert len(one["rows"]) == len(two["rows"]) == STEPS
+    for ours, theirs in zip(one["rows"], two["rows"], strict=True):
+        for name, bound in GLOBAL_VALUES.items():
+            assert theirs[name] == pytest.approx(ours[name], rel=bound, abs=1e-14), name
+    assert one["gradients"].keys() == two["gradients"].keys()
+    scale = max(float(g.abs().max()) for g in one["gradients"].values())
+    for name, gradient in one["gradients"].items():
+        assert float((gradient - two["gradients"][name]).abs().max()) <= 1e-12 * scale, name
+    for name, value in one["state"].items():
+        assert torch.allclose(value.double(), two["state"][name].double(), rtol=1e-7, atol=1e-10), name
+
+
+def test_the_schemes_differ(results: dict[int, dict[str, Any]]) -> None:
+    """The control: were queue, momentum encoder or options not used, these would be equal."""
+    last = {case: results[1][case]["rows"][-1]["loss"] for case in CASES}
+    for negatives in (0, 1, 3):
+        values = [last[f"{name}-{negatives}"] for name in ("in_batch", "pre_batch", "moco", "everything")]
+        assert len(set(values)) == 4
+    assert results[1]["pre_batch-1"]["rows"][-1]["queue"] == 40
+    assert results[1]["everything-0"]["rows"][-1]["temperature"] != 0.05
+    assert all(row["masked_fraction"] > 0 for row in results[1]["in_batch-3"]["rows"])
