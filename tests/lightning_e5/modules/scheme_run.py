@@ -1,10 +1,13 @@
 """Trains every scheme for a few steps through `fit`, on one or several ranks, and saves what came of it.
 
 Run as ``python scheme_run.py OUT RANKS [CASE ...]``; not a test by itself. Dropout is off, so that ranks may not matter.
+``SCHEME_STEPS`` and ``SCHEME_WORKERS`` in the environment change the steps (4) and data workers (0); ``SCHEME_FAULT`` is
+``oom`` or ``nan``: the last rank's encoder fails once so in its 12th call.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from lightning_e5.modules.moco import MoCoModule
 from lightning_e5.modules.pre_batch import PreBatchModule
 from lightning_e5.types import PairBatch, TokenBatch
 
-STEPS, BATCH = 4, 8
+STEPS, BATCH = int(os.environ.get("SCHEME_STEPS", "4")), 8
+WORKERS, FAULT = int(os.environ.get("SCHEME_WORKERS", "0")), os.environ.get("SCHEME_FAULT", "")
 CASES: dict[str, tuple[type[TrainingModule], int, dict[str, Any]]] = {
     f"{name}-{negatives}": (scheme, negatives, options)
     for name, scheme, options in (
@@ -51,7 +55,7 @@ class RandomPairs(StepDataModule):
     """Random tokens; texts get longer with the row, so that ranks differ; some texts occur more than once."""
 
     def __init__(self, negatives: int) -> None:
-        super().__init__(batch_size=BATCH, max_steps=STEPS, seed=0)
+        super().__init__(batch_size=BATCH, max_steps=STEPS, seed=0, num_workers=WORKERS)
         self.negatives = negatives
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
@@ -113,6 +117,21 @@ def encoder() -> TextEncoder:
     return TextEncoder(BertModel(config, add_pooling_layer=False), Words()).double()  # type: ignore[arg-type]
 
 
+def plant_fault(module: InBatchModule) -> None:
+    """Let the last rank's encoder fail once."""
+    calls, embed = [0], module.embed_chunk
+
+    def failing(ids_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        calls[0] += 1
+        last = module.global_rank == module.trainer.world_size - 1
+        if last and calls[0] == 12 and FAULT == "oom":
+            raise torch.OutOfMemoryError("planted")
+        factor = float("nan") if last and calls[0] == 12 and FAULT == "nan" else 1.0
+        return embed(ids_T, lengths) * factor
+
+    module.embed_chunk = failing  # type: ignore[method-assign]
+
+
 def main(out: Path, ranks: int, cases: list[str]) -> None:
     torch.set_num_threads(1)
     results = {}
@@ -122,12 +141,20 @@ def main(out: Path, ranks: int, cases: list[str]) -> None:
             encoder(), temperature=0.05, learning_rate=1e-3, max_steps=STEPS, chunk_tokens=64, graph_tokens=200, **options
         ).double()
         recorder = Recorder(module)
-        fit(module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks, backend="gloo")
+        if FAULT:
+            assert isinstance(module, InBatchModule)
+            plant_fault(module)
+        fit(
+            module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks,
+            backend="gloo", checkpoint_steps=2,
+        )  # fmt: skip
         results[case] = {"gradients": recorder.gradients, "rows": recorder.rows, "state": module.state_dict()}
     if is_first_process():
         torch.save(results, out / f"ranks-{ranks}.pt")
-    leave_after_first()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    try:
+        main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    finally:
+        leave_after_first()
