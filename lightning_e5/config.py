@@ -116,6 +116,8 @@ def read_yaml(path: Path) -> Node:
     try:
         config = OmegaConf.create(text)
         tree = OmegaConf.to_container(config, resolve=False)
+    except AssertionError:  # OmegaConf's answer to a bare number
+        tree = None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
