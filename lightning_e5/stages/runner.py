@@ -21,7 +21,15 @@ from lightning_e5.config import Node, config_hash, differing_keys, read_yaml
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.instantiate import check_node, instantiate, resolve_target
 from lightning_e5.rng import derive_seed
-from lightning_e5.storage import MANIFEST, empty_directory, read_json, write_json, write_manifest, write_text
+from lightning_e5.storage import (
+    MANIFEST,
+    empty_directory,
+    read_json,
+    sha256_file,
+    write_json,
+    write_manifest,
+    write_text,
+)
 
 METRICS = "metrics.json"
 TIMING = "timing.json"
@@ -241,6 +249,8 @@ def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
         return {k: _reference_identity(r, outputs) for k, r in reference.items()}
     if reference.startswith("path:"):
         path = Path(reference.removeprefix("path:"))
+        if not path.exists():
+            return None
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     manifest = read_json(outputs[reference.split("/")[0]] / MANIFEST)
@@ -264,7 +274,7 @@ def _is_finished(out: Path, fingerprint: Node) -> bool:
         return False
     manifest = read_json(out / MANIFEST)
     same = config_hash(manifest.get("fingerprint")) == config_hash(fingerprint)
-    return same and all((out / name).is_file() for name in manifest["files"])
+    return same and all((out / n).is_file() and sha256_file(out / n) == digest for n, digest in manifest["files"].items())
 
 
 def _output_files(out: Path) -> list[str]:
