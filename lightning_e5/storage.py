@@ -204,6 +204,7 @@ def read_parquet(paths: Path | Sequence[Path], columns: Mapping[str, str], *, al
             found = _plain_type(table.schema.field(name).type)
             if found != type_name:
                 raise UserError(f"{path}: column {name!r} holds {found}, not {type_name}")
+            _check_not_null(path, name, table[name])
             if type_name == "string":
                 _check_utf8(path, name, table[name])
         tables.append(table.cast(pa.schema([(name, _arrow_type(table, name)) for name in columns])))
@@ -220,6 +221,18 @@ def _arrow_type(table: Any, name: str) -> Any:
 
     found = table.schema.field(name).type
     return pa.string() if pa.types.is_large_string(found) else found
+
+
+def _check_not_null(path: Path, name: str, column: Any) -> None:
+    """A value without content is a mistake; a list may be missing as a whole, its items may not."""
+    import pyarrow as pa
+
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        if column.null_count:
+            raise UserError(f"{path}: row {column.is_null().index(True).as_py()}, column {name!r} is null")
+    elif any(chunk.flatten().null_count for chunk in column.chunks):
+        row = next(row for row, items in enumerate(column.to_pylist()) if items is not None and None in items)
+        raise UserError(f"{path}: row {row}, column {name!r} holds a null")
 
 
 def _check_utf8(path: Path, name: str, column: Any) -> None:
