@@ -10,7 +10,7 @@ import torch
 
 from data_modules.base import StepDataModule, resolve_steps
 from data_modules.order import BatchOrder
-from data_modules.token_cache import TokenCache, write_token_cache
+from data_modules.token_cache import TokenCache, texts_digest, write_token_cache
 from lightning_e5.errors import UserError
 from lightning_e5.progress import progress
 from lightning_e5.storage import MANIFEST, empty_directory, read_json, read_parquet
@@ -118,9 +118,9 @@ def _teacher_scores(path: Path, negatives: int, count: int) -> np.ndarray | None
 
 
 def _cached(directory: Path, texts: list[str], kind: str, tokenizer: TextTokenizer) -> TokenCache:
-    """The token cache of ``texts``; one that another tokenizer made, or that is unfinished, is made again."""
+    """The token cache of ``texts``; one of other texts or another tokenizer, or an unfinished one, is made again."""
     manifest = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
-    if manifest.get("tokenizer") != tokenizer.fingerprint() or manifest.get("rows") != len(texts):
+    if manifest.get("tokenizer") != tokenizer.fingerprint() or manifest.get("texts") != {"text": texts_digest(texts)}:
         empty_directory(directory)
         with progress(len(texts), f"tokenise {directory.name}", "text") as bar:
             write_token_cache(directory, {"text": (texts, kind)}, tokenizer, progress=bar)  # type: ignore[dict-item]
