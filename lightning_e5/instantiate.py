@@ -128,10 +128,11 @@ def _accepted(target: Callable[..., Any]) -> tuple[dict[str, tuple[Callable[...,
 
     A class that takes ``**arguments`` hands them to the class before it, so that one's arguments are its own too.
     """
-    functions = [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    classes = target.__mro__[:-1] if inspect.isclass(target) else ()
+    initialisers = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)]
     accepted: dict[str, tuple[Callable[..., Any], Any]] = {}
-    for function in functions or [target]:
-        parameters = list(inspect.signature(function).parameters.values())[1 if inspect.isclass(target) else 0 :]
+    for function in initialisers or [target]:
+        parameters = list(inspect.signature(function).parameters.values())[1 if initialisers else 0 :]
         for p in parameters:
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
                 accepted.setdefault(p.name, (function, p.annotation))

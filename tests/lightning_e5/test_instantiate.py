@@ -90,6 +90,14 @@ def test_unknown_arguments() -> None:
         check_node({"_target_": RULES, "cuont": 3}, "key")
     with pytest.raises(UserError, match=r"key\.count: is given by the runner"):
         check_node({"_target_": RULES, "count": 3}, "key", given=["count"])
+    with pytest.raises(UserError, match="LossOutput has no argument 'los'; did you mean 'loss'"):
+        check_node({"_target_": "lightning_e5.types.LossOutput", "_partial_": True, "los": 3}, "key")
+    scheme = {"_target_": "lightning_e5.modules.distilled.DistilledModule", "_partial_": True}
+    check_node({**scheme, "alpha": 0.2, "temperature": 0.1, "learning_rate": 1e-3}, "key")
+    with pytest.raises(UserError, match="DistilledModule has no argument 'learning_rat'; did you mean 'learning_rate'"):
+        check_node({**scheme, "learning_rat": 1e-3}, "key")
+    with pytest.raises(UserError, match=r"key\.learning_rate: 'high' is not a number"):
+        check_node({**scheme, "learning_rate": "high"}, "key")
     with pytest.raises(UserError, match="has no argument 3"):
         check_node({"_target_": RULES, 3: 3}, "key")
 
