@@ -50,7 +50,7 @@ def environment() -> dict[str, Any]:
 def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", "--no-optional-locks", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
