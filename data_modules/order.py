@@ -6,7 +6,6 @@ So a resumed run needs no history, and any number of ranks and workers sees the 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ class Permutation:
         if not 1 <= size <= 2**62:
             raise ValueError(f"size: {size} is not in 1 .. 2^62")
         self.size = size
-        self._half = np.uint64(max(1, math.ceil(math.log2(max(2, size)) / 2)))
+        self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
         self._mask = np.uint64((1 << int(self._half)) - 1)
         self._keys = [np.uint64(_key(key, r)) for r in range(_ROUNDS)]
 

@@ -6,6 +6,7 @@ Every text column ``name`` is stored as ``name`` (its token ids) and ``name_text
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,17 @@ def write_token_cache(
             writer.write_batch(batch)
     return write_manifest(
         directory, kind=KIND, files=names, rows=total, columns=sorted(columns), tokens=tokens,
-        texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
+        texts={name: texts_digest(texts) for name, (texts, _) in columns.items()}, texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
     )  # fmt: skip
+
+
+def texts_digest(texts: Sequence[str]) -> str:
+    """Sha256 of texts, by which a cache of other texts is told from one of these."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def _tokenise(
@@ -101,6 +111,10 @@ class TokenCache:
                 raise UserError(f"{self.directory / name}: not a token cache ({error})") from None
         self._starts = np.cumsum([0, *(s.num_rows for s in self._shards)])
         self._views: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {}
+
+    def __reduce__(self) -> tuple[type[TokenCache], tuple[Path]]:
+        """Another process opens the files itself: pickled, the mapped tables would be copied whole."""
+        return TokenCache, (self.directory,)
 
     def text_ids(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Normalised-text ids of some rows of a column."""

@@ -33,6 +33,9 @@ TOP_LEVEL = {
     "stages": "stage name -> {_target_, inputs, arguments}, run in order",
 }
 MAX_EXTENDS = 2
+_SECRET_KEY = re.compile(r"(api|access|secret|private|auth)[_-]?(key|token)|password|passwd|secret|credential|token$", re.I)
+_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|[0-9a-f]{40})\b")
+_REDACTED = re.compile(r"<redacted [0-9a-f]{6}>")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -72,6 +75,24 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Node:
 def config_hash(value: Any) -> str:
     """Sha256 of a configuration's canonical JSON."""
     return sha256_text(to_json(value))
+
+
+def redact(value: Any, key: str = "") -> Any:
+    """The value without secrets: under keys that name one, and strings that look like one.
+
+    A few digits of its sha256 stand for each, so that two configurations that differ in one still differ.
+    """
+    if isinstance(value, Mapping):
+        return {k: redact(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(v, key) for v in value]
+    if not isinstance(value, str) or _REDACTED.fullmatch(value):
+        return value
+    return _redacted(value) if _SECRET_KEY.search(key) else _SECRET_VALUE.sub(lambda match: _redacted(match.group()), value)
+
+
+def _redacted(secret: str) -> str:
+    return f"<redacted {sha256_text(secret)[:6]}>"
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -116,6 +137,8 @@ def read_yaml(path: Path) -> Node:
     try:
         config = OmegaConf.create(text)
         tree = OmegaConf.to_container(config, resolve=False)
+    except AssertionError:  # OmegaConf's answer to a bare number
+        tree = None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""

@@ -17,10 +17,10 @@ class TrainingStopped(RuntimeError):
     """Training cannot go on (a value that is not finite). Its message says why; the command line exits with code 1."""
 
 
-def suggestion(word: str, choices: Iterable[str]) -> str:
+def suggestion(word: object, choices: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest choice, or the choices in full when none is near and they are few."""
     choices = sorted(choices)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f" (known: {', '.join(choices)})" if 0 < len(choices) <= 24 else ""

@@ -50,7 +50,7 @@ def resolve_target(target: Any, key: str) -> Callable[..., Any]:
         raise UserError(f"{key}._target_: no module of {target!r} can be imported")
     for depth, name in enumerate(parts[cut:], start=cut):
         if not hasattr(found, name):
-            names = [n for n, o in vars(found).items() if callable(o) and not n.startswith("_")]
+            names = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n, None))]
             if depth == cut and inspect.ismodule(found) and hasattr(found, "__path__"):
                 import pkgutil
 
@@ -99,18 +99,18 @@ def _check_call(node: dict[str, Any], key: str, given: Collection[str], special:
     if not isinstance(partial, bool):
         raise UserError(f"{key}._partial_: {partial!r} is not true or false")
     parameters = inspect.signature(target).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    accepted, open_ended = _accepted(target)
     arguments = {name: value for name, value in node.items() if name not in special}
     name_of = getattr(target, "__qualname__", str(target))
     for name, value in arguments.items():
-        if name not in parameters:
+        if name not in accepted:
             if open_ended:
                 continue
-            choices = [p for p in parameters if p not in given]
+            choices = [p for p in accepted if p not in given]
             raise UserError(f"{key}: {name_of} has no argument {name!r}{suggestion(name, choices)}")
         if name in given:
             raise UserError(f"{key}.{name}: is given by the runner and cannot be set here")
-        hint = _annotation(target, parameters[name].annotation)
+        hint = _annotation(*accepted[name])
         if hint is not None and not (isinstance(value, dict) and "_target_" in value) and not fits(value, hint):
             raise UserError(f"{key}.{name}: {value!r} is not {describe(hint)}")
     required = [
@@ -123,13 +123,30 @@ def _check_call(node: dict[str, Any], key: str, given: Collection[str], special:
         raise UserError(f"{key}: {name_of} needs the argument {missing[0]!r}")
 
 
-def _annotation(target: Callable[..., Any], annotation: Any) -> Any:
+def _accepted(target: Callable[..., Any]) -> tuple[dict[str, tuple[Callable[..., Any], Any]], bool]:
+    """Argument -> (function that has it, its annotation), and whether any other name is accepted too.
+
+    A class that takes ``**arguments`` hands them to the class before it, so that one's arguments are its own too.
+    """
+    classes = target.__mro__[:-1] if inspect.isclass(target) else ()
+    initialisers = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)]
+    accepted: dict[str, tuple[Callable[..., Any], Any]] = {}
+    for function in initialisers or [target]:
+        parameters = list(inspect.signature(function).parameters.values())[1 if initialisers else 0 :]
+        for p in parameters:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                accepted.setdefault(p.name, (function, p.annotation))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return accepted, False
+    return accepted, True
+
+
+def _annotation(function: Callable[..., Any], annotation: Any) -> Any:
     """The annotation as a type, or None where it cannot be checked."""
     if annotation is inspect.Parameter.empty:
         return None
     if not isinstance(annotation, str):
         return annotation
-    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
     try:
         return eval(annotation, {**_NAMESPACE, **getattr(inspect.unwrap(function), "__globals__", {})})
     except Exception:  # a name imported for type checkers only: not a type a YAML value could have

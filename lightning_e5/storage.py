@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,24 @@ def fsync_directory(directory: Path) -> None:
 
 
 @contextmanager
+def naming_the_file(path: Path) -> Iterator[None]:
+    """An OSError of a write inside names ``path``, which a failed write itself does not.
+
+    Libraries written in Rust (safetensors, tokenizers) have exceptions of their own for it; they become OSErrors.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``; at a clean exit it is fsynced and renamed to ``path``, else removed.
 
@@ -40,11 +59,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        fsync_directory(path.parent)
+        with naming_the_file(path):
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -184,6 +204,7 @@ def read_parquet(paths: Path | Sequence[Path], columns: Mapping[str, str], *, al
             found = _plain_type(table.schema.field(name).type)
             if found != type_name:
                 raise UserError(f"{path}: column {name!r} holds {found}, not {type_name}")
+            _check_not_null(path, name, table[name])
             if type_name == "string":
                 _check_utf8(path, name, table[name])
         tables.append(table.cast(pa.schema([(name, _arrow_type(table, name)) for name in columns])))
@@ -192,8 +213,6 @@ def read_parquet(paths: Path | Sequence[Path], columns: Mapping[str, str], *, al
 
 def _plain_type(arrow_type: Any) -> str:
     """Arrow's type name without the large/view variants and list item names, which mean the same to a reader."""
-    import re
-
     return re.sub(r"(item|element): ", "", str(arrow_type)).replace("large_", "").replace("_view", "")
 
 
@@ -202,6 +221,18 @@ def _arrow_type(table: Any, name: str) -> Any:
 
     found = table.schema.field(name).type
     return pa.string() if pa.types.is_large_string(found) else found
+
+
+def _check_not_null(path: Path, name: str, column: Any) -> None:
+    """A value without content is a mistake; a list may be missing as a whole, its items may not."""
+    import pyarrow as pa
+
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        if column.null_count:
+            raise UserError(f"{path}: row {column.is_null().index(True).as_py()}, column {name!r} is null")
+    elif any(chunk.flatten().null_count for chunk in column.chunks):
+        row = next(row for row, items in enumerate(column.to_pylist()) if items is not None and None in items)
+        raise UserError(f"{path}: row {row}, column {name!r} holds a null")
 
 
 def _check_utf8(path: Path, name: str, column: Any) -> None:

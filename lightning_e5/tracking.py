@@ -15,25 +15,12 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 
-from lightning_e5.config import Node
+from lightning_e5.config import Node, redact
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.storage import write_text
 
 METRICS_LOG = "metrics.jsonl"
-_SECRET_KEY = re.compile(r"(api|access|secret|private|auth)[_-]?(key|token)|password|passwd|secret|credential|token$", re.I)
-_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|[0-9a-f]{40})\b")
 _MODES = ("auto", "online", "offline", "disabled")
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """The value without secrets: under keys that name one, and strings that look like one."""
-    if isinstance(value, Mapping):
-        return {k: redact(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(v, key) for v in value]
-    if isinstance(value, str):
-        return "<redacted>" if _SECRET_KEY.search(key) else _SECRET_VALUE.sub("<redacted>", value)
-    return value
 
 
 def environment() -> dict[str, Any]:
@@ -63,7 +50,7 @@ def environment() -> dict[str, Any]:
 def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", "--no-optional-locks", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -171,13 +158,13 @@ def wandb_logger(settings: Node, *, directory: Path, run: str, stage: str, confi
         group=settings.get("group") or run,
         name=f"{settings.get('name') or run}/{stage}",
         job_type=stage,
-        tags=settings.get("tags") or [],
+        tags=redact(settings.get("tags") or []),
         id=identity,
         resume="allow",
         save_dir=str(directory),
         mode=mode,
         config=redact(config),
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, program="lightning_e5", save_code=False),
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, program="lightning_e5", save_code=False),
     )
     return logger
 

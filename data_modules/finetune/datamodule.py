@@ -10,7 +10,7 @@ import torch
 
 from data_modules.base import StepDataModule, resolve_steps
 from data_modules.order import BatchOrder
-from data_modules.token_cache import TokenCache, write_token_cache
+from data_modules.token_cache import TokenCache, texts_digest, write_token_cache
 from lightning_e5.errors import UserError
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
@@ -119,12 +119,12 @@ def _teacher_scores(path: Path, negatives: int, count: int) -> np.ndarray | None
 
 
 def _cached(directory: Path, texts: list[str], kind: str, tokenizer: TextTokenizer) -> TokenCache:
-    """The token cache of ``texts``; one that another tokenizer made, or that is unfinished, is made again."""
-
+    """The token cache of ``texts``; one of other texts or another tokenizer, or an unfinished one, is made again."""
+    wanted = (tokenizer.fingerprint(), {"text": texts_digest(texts)})
 
     def made() -> bool:
         manifest = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
-        return manifest.get("tokenizer") == tokenizer.fingerprint() and manifest.get("rows") == len(texts)
+        return (manifest.get("tokenizer"), manifest.get("texts")) == wanted
 
     if not is_first_process():
         wait_for(made)

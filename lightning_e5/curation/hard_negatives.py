@@ -79,8 +79,9 @@ def mine(
         UserError: the corpus has too few passages.
     """
     report = MiningReport(queries=len(candidates_QK))
-    if len(passage_text_P) <= rules.count + max((len(k) for k in known_positives), default=0):
-        raise UserError(f"negatives: a corpus of {len(passage_text_P)} passages is too small for {rules.count} negatives")
+    different = len(np.unique(passage_text_P))
+    if different <= rules.count + max((len(k) for k in known_positives), default=0):
+        raise UserError(f"negatives: a corpus of {different} different passages is too small for {rules.count} negatives")
     chosen_QN = np.empty((len(candidates_QK), rules.count), dtype=np.int64)
     chosen_scores: list[float] = []
     window = slice(rules.first_rank - 1, rules.last_rank)

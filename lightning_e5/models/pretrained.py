@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_e5.errors import UserError
-from lightning_e5.storage import empty_directory, read_json
+from lightning_e5.storage import empty_directory, naming_the_file, read_json
 from lightning_e5.text import Prefixes, TextTokenizer
 
 
@@ -70,13 +70,15 @@ def save_pretrained(directory: Path, backbone: Any, tokenizer: TextTokenizer) ->
 
     logging.disable_progress_bar()
     empty_directory(directory)
-    backbone.save_pretrained(directory)
+    with naming_the_file(directory):
+        backbone.save_pretrained(directory)
     backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
     backend.no_truncation()
     special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
     known = {role: token for role, token in special.items() if backend.token_to_id(token) is not None}
     fast = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=tokenizer.max_length, **known)
-    fast.save_pretrained(directory)
+    with naming_the_file(directory):
+        fast.save_pretrained(directory)
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},

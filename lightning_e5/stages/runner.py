@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, differing_keys, read_yaml
+from lightning_e5.config import Node, differing_keys, read_yaml, redact
 from lightning_e5.errors import TrainingStopped, UserError, suggestion
 from lightning_e5.instantiate import check_node, resolve_target
 from lightning_e5.launch import is_first_process, wait_for
@@ -142,7 +142,7 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.yaml"
     if path.is_file():
-        keys = [k for k in differing_keys(read_yaml(path), experiment) if k.split(".")[0] not in _FREE_KEYS]
+        keys = [k for k in differing_keys(read_yaml(path), _recorded(experiment)) if k.split(".")[0] not in _FREE_KEYS]
         if keys and not update:
             shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
             raise UserError(
@@ -152,7 +152,12 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
     elif any(directory.iterdir()):
         raise UserError(f"{directory}: exists and is no run directory (has no config.yaml)")
     (directory / METRICS).unlink(missing_ok=True)
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create(experiment)))
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(_recorded(experiment))))
+
+
+def _recorded(experiment: Node) -> Node:
+    """The experiment as the run directory keeps it: without secrets."""
+    return {key: value if key in ("name", "runs_dir") else redact(value, key) for key, value in experiment.items()}
 
 
 def _use_threads(threads: int | None) -> None:
@@ -167,7 +172,7 @@ def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
     """The metrics, where the run is finished and nothing it was made from has changed; imports nothing heavy."""
     if not (directory / METRICS).is_file() or not (directory / "config.yaml").is_file():
         return None
-    keys = differing_keys(read_yaml(directory / "config.yaml"), experiment)
+    keys = differing_keys(read_yaml(directory / "config.yaml"), _recorded(experiment))
     if any(k.split(".")[0] not in _FREE_KEYS for k in keys):
         return None
     outputs: dict[str, Path] = {}

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, config_hash
+from lightning_e5.config import Node, config_hash, redact
 from lightning_e5.errors import UserError
 from lightning_e5.instantiate import instantiate, resolve_target
 from lightning_e5.rng import derive_seed
-from lightning_e5.storage import MANIFEST, empty_directory, read_json, write_json
+from lightning_e5.storage import MANIFEST, empty_directory, read_json, sha256_file, write_json
 
 TIMING = "timing.json"
 STARTED = "started.json"
@@ -83,7 +83,7 @@ def stage_fingerprint(
         arguments = {k: instantiate(node[k], f"stages.{name}.{k}") for k in keys if k in node}
     sources = {k: v.fingerprint() for k, v in arguments.items() if callable(getattr(v, "fingerprint", None))}
     inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
-    return {"config": node, "seed": experiment["seed"], "inputs": inputs, "sources": sources}
+    return {"config": redact(node), "seed": experiment["seed"], "inputs": inputs, "sources": sources}
 
 
 def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
@@ -91,6 +91,8 @@ def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
         return {k: _reference_identity(r, outputs) for k, r in reference.items()}
     if reference.startswith("path:"):
         path = Path(reference.removeprefix("path:"))
+        if not path.exists():
+            return None
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     manifest = read_json(outputs[reference.split("/")[0]] / MANIFEST)
@@ -115,7 +117,7 @@ def is_finished(out: Path, fingerprint: Node) -> bool:
         return False
     manifest = read_json(out / MANIFEST)
     same = config_hash(manifest.get("fingerprint")) == config_hash(fingerprint)
-    return same and all((out / name).is_file() for name in manifest["files"])
+    return same and all((out / n).is_file() and sha256_file(out / n) == digest for n, digest in manifest["files"].items())
 
 
 def output_files(out: Path) -> list[str]:

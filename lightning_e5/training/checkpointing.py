@@ -7,6 +7,7 @@ the one before it is used. They are loaded with ``weights_only=True``, so a chec
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -36,7 +37,10 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep: int | None = None) -> None:
     """Write ``state`` atomically, its sha256 record last; then remove all but the newest ``keep`` checkpoints."""
     with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+        try:
+            torch.save(dict(state), temporary)
+        except RuntimeError as error:  # torch's own writer gives no errno
+            raise OSError(errno.ENOSPC, f"the checkpoint could not be written ({error})", str(path)) from error
         digest, size = sha256_file(temporary), temporary.stat().st_size
     write_json(path.with_suffix(".json"), {"file": path.name, "sha256": digest, "bytes": size})
     if keep is not None:
