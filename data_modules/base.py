@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from abc import abstractmethod
@@ -32,7 +33,10 @@ class StepDataset(Dataset[PairBatch]):
     """Step number -> this rank's part of the step's batch."""
 
     def __init__(self, module: StepDataModule, rank: int, world_size: int) -> None:
-        self.module, self.rank, self.world_size = module, rank, world_size
+        # Without the trainer, whose model would else travel to every data worker.
+        self.module = copy.copy(module)
+        self.module.trainer = None
+        self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, step: int) -> PairBatch:
         return self.module.batch(step, self.rank, self.world_size)

@@ -76,7 +76,7 @@ def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(tmp_path: Path, ranks
 
 
 def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path) -> None:
-    steps = 400
+    steps = 120
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     assert finish(start(tmp_path / "whole", 1, steps=steps))[0] == 0
