@@ -30,6 +30,7 @@ TOP_LEVEL = {
     "final_encoder": "the stage whose encoder becomes <run>/encoder",
     "headline": "metrics shown in the closing table",
     "variables": "free values that stages refer to as ${variables.<name>}",
+    "throughput": "what `check` projects days from: device, peak_tflops, assumed_share, tokens_per_second",
     "stages": "stage name -> {_target_, inputs, arguments}, run in order",
 }
 MAX_EXTENDS = 2

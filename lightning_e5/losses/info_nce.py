@@ -138,12 +138,13 @@ class _BlockedInfoNCE(torch.autograd.Function):
         for gradient in (gradient_q, gradient_p):
             if gradient is not None:
                 gradient.mul_(scale / count)
-        ctx.save_for_backward(gradient_q if wants_q else None, gradient_p, gradient_scale)
+        ctx.gradients = [gradient_q if wants_q else None, gradient_p, gradient_scale]
         outputs = loss / count, correct / count, masked / (count * candidates)
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if g is None else g * gradients[0] for g in ctx.saved_tensors]
+        scaled = [None if g is None else g.mul_(gradients[0]) for g in ctx.gradients]
+        del ctx.gradients  # in place, so for one backward pass only
         return (*scaled, None, None, None, None)

@@ -1,14 +1,15 @@
 """The forward pass of a Hugging Face ``BertModel`` without padding.
 
 Texts lie one behind the other in a run of ``T`` tokens. Every layer but attention works on single tokens, so it runs
-over ``[T, D]`` as it is; attention runs over groups of neighbouring texts of equal length, which need no mask. The
-weights are those of the given ``BertModel``; it loads and saves in its own layout.
+over ``[T, D]`` as it is; attention runs over groups of neighbouring texts of equal length, which need no mask, or on a
+GPU in one kernel for all lengths (`lightning_e5.models.varlen`). The weights are those of the given ``BertModel``; it
+loads and saves in its own layout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_e5.models.pooling import LengthRun, length_runs
+from lightning_e5.models.varlen import cumulative, has_varlen, varlen_attention
 
 if TYPE_CHECKING:
     from transformers import BertModel
@@ -37,6 +39,13 @@ class _ScatteredLookup(torch.autograd.Function):
                 ctx.weight.grad = torch.zeros_like(ctx.weight)
             ctx.weight.grad.index_add_(0, ctx.ids_T, gradient_TD.to(ctx.weight.dtype))
         return None, None
+
+
+class _Layout(NamedTuple):
+    """How the texts lie in the run of tokens; ``starts_B1`` on a GPU only."""
+
+    runs: list[LengthRun]
+    starts_B1: Tensor | None
 
 
 class PackedBert(nn.Module):
@@ -70,13 +79,13 @@ class PackedBert(nn.Module):
         Returns:
             ``[T, D]`` states, in the autocast type where autocast is on.
         """
-        runs = length_runs(lengths)
-        states_TD = self._embed(ids_T, runs, segments_T)
+        layout = _Layout(length_runs(lengths), cumulative(lengths, ids_T.device) if ids_T.is_cuda else None)
+        states_TD = self._embed(ids_T, layout.runs, segments_T)
         for layer in self.bert.encoder.layer:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                states_TD = checkpoint(_layer, layer, states_TD, runs, self.training, use_reentrant=False)
+                states_TD = checkpoint(_layer, layer, states_TD, layout, self.training, use_reentrant=False)
             else:
-                states_TD = _layer(layer, states_TD, runs, self.training)
+                states_TD = _layer(layer, states_TD, layout, self.training)
         return states_TD
 
     def _embed(self, ids_T: Tensor, runs: Sequence[LengthRun], segments_T: Tensor | None) -> Tensor:
@@ -94,9 +103,9 @@ class PackedBert(nn.Module):
         return functional.dropout(states_TD, table.dropout.p, self.training)
 
 
-def _layer(layer: Any, states_TD: Tensor, runs: Sequence[LengthRun], training: bool) -> Tensor:
+def _layer(layer: Any, states_TD: Tensor, layout: _Layout, training: bool) -> Tensor:
     """One post-LayerNorm Transformer layer (attention, feed-forward), as ``BertLayer`` computes it."""
-    attended_TD = _attention(layer.attention.self, states_TD, runs, training)
+    attended_TD = _attention(layer.attention.self, states_TD, layout, training)
     output = layer.attention.output
     states_TD = output.LayerNorm(
         functional.dropout(output.dense(attended_TD), output.dropout.p, training) + states_TD
@@ -122,13 +131,18 @@ def attend(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: fl
     return torch.bmm(probabilities, value).view(texts, heads, length, width)
 
 
-def _attention(attention: Any, states_TD: Tensor, runs: Sequence[LengthRun], training: bool) -> Tensor:
+def _attention(attention: Any, states_TD: Tensor, layout: _Layout, training: bool) -> Tensor:
     """Self-attention within each text: ``[T, D] -> [T, D]``."""
     heads, width = attention.num_attention_heads, attention.attention_head_size
     probability = attention.dropout.p if training else 0.0
     weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
     bias = torch.cat([attention.query.bias, attention.key.bias, attention.value.bias])
     qkv_TE = functional.linear(states_TD, weight, bias)
+    runs = layout.runs
+    if layout.starts_B1 is not None and has_varlen(qkv_TE.device, qkv_TE.dtype, probability):
+        query_THW, key_THW, value_THW = qkv_TE.view(-1, 3, heads, width).unbind(1)
+        longest = max(r.length for r in runs)
+        return varlen_attention(query_THW, key_THW, value_THW, layout.starts_B1, longest, probability).flatten(1)
     outputs = []
     # One split, not a slice per group: the gradient of each slice would be a zero tensor of the whole size.
     for run, block in zip(runs, qkv_TE.split([r.texts * r.length for r in runs]), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lightning_e5.config import Node, load_experiment
@@ -25,7 +26,7 @@ def check_files(paths: Sequence[Path]) -> int:
     for path in paths:
         try:
             experiment = load_experiment(path)
-            check_experiment(experiment)
+            check_experiment(experiment, paths=False)
         except UserError as error:
             wrong += 1
             print(f"error: {error}", file=sys.stderr)
@@ -44,7 +45,9 @@ def plan(experiment: Node) -> list[str]:
     for number, (name, node) in enumerate(experiment["stages"].items(), start=1):
         inputs = ", ".join(_flat(node.get("inputs") or {}))
         lines.append(f"{number:2}. {name}: {node['_target_'].rsplit('.', 1)[-1]}" + (f" <- {inputs}" if inputs else ""))
+        lines += [f"      not here yet: {path}" for path in _absent(node.get("inputs") or {})]
         lines += [f"      {line}" for line in _training_lines(node, sizes, _max_length(experiment))]
+        lines += [f"      {line}" for line in _days(node, sizes, _max_length(experiment), experiment.get("throughput") or [])]
     return lines
 
 
@@ -71,11 +74,11 @@ def parameters(layers: int, width: int, inner: int, vocabulary: int, positions: 
     return tables + layers * layer
 
 
-def step_memory(sizes: tuple[int, int, int, int, int], texts: int, graph_tokens: int) -> float:
+def step_memory(sizes: tuple[int, int, int, int, int], texts: int, graph_tokens: int, value_bytes: float = 4.0) -> float:
     """Bytes of a training step: weights, gradients and AdamW (16 per parameter), embeddings of the batch with their
-    gradients, and the graphs kept (about 34 + 4 I/D values of 4 bytes per token, width and layer, measured)."""
+    gradients, and the graphs kept (about 34 + 4 I/D values per token, width and layer, measured in float32)."""
     layers, width, inner = sizes[:3]
-    graph = graph_tokens * layers * (34 * width + 4 * inner) * 4
+    graph = graph_tokens * layers * (34 * width + 4 * inner) * value_bytes
     return 16 * parameters(*sizes) + texts * width * 4 * 4 + graph
 
 
@@ -91,8 +94,39 @@ def _training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, ma
     pairs = f", {data['max_steps'] * batch:,} pairs" if data.get("max_steps") else ""
     lines = [f"batch {batch:,} x {group} passages, {steps}{pairs}, at most {texts * length:,} tokens per step"]
     if sizes is not None:
-        graph = module.get("graph_tokens", 65536)
-        lines.append(f"estimated memory of a step: {step_memory(sizes, texts, min(graph, texts * length)) / 2**30:.1f} GiB")
+        graph, chunk = module.get("graph_tokens"), module.get("chunk_tokens", 8192)
+        bytes_of = 2.5 if node.get("precision") == "bf16" else 4.0  # under autocast some values stay float32
+        least = step_memory(sizes, texts, min(max(graph or 0, chunk), texts * length), bytes_of) / 2**30
+        more = "" if graph is not None else ", and as many graphs as then fit in half of the free memory"
+        lines.append(f"estimated memory of a step on one device: {least:.1f} GiB{more}")
+    return lines
+
+
+def _absent(inputs: Any) -> list[str]:
+    """Paths among a stage's inputs that are not there (running would end at once)."""
+    paths = [text.removeprefix("path:") for text in _flat(inputs) if text.startswith("path:")]
+    return [path for path in paths if not Path(path).exists()]
+
+
+def _days(node: Node, sizes: tuple[int, int, int, int, int] | None, length: int, devices: Sequence[Node]) -> list[str]:
+    """Days on 1, 8 and 32 devices, texts at their full length, every chunk encoded twice: an upper bound."""
+    data = node.get("data") or {}
+    if sizes is None or not isinstance(data, dict) or not data.get("max_steps"):
+        return []
+    from lightning_e5.training.throughput import encoder_flops
+
+    layers, width, inner = sizes[:3]
+    shape = SimpleNamespace(num_hidden_layers=layers, hidden_size=width, intermediate_size=inner)
+    flops_per_token = 4.0 * encoder_flops(shape, [length]) / length
+    tokens = 2.0 * data["batch_size"] * length * data["max_steps"]
+    lines = []
+    for device in devices:
+        speed, origin = device.get("tokens_per_second"), "measured"
+        if speed is None:
+            speed = device["assumed_share"] * device["peak_tflops"] * 1e12 / flops_per_token
+            origin = f"{device['assumed_share']:.0%} of {device['peak_tflops']} TFLOP/s assumed, not measured"
+        days = ", ".join(f"{count}: {tokens / speed / count / 86400:.2g}" for count in (1, 8, 32))
+        lines.append(f"at most {tokens / 1e9:,.0f} G tokens; days on {days} x {device['device']} ({speed / 1e6:.2f} M tokens/s each, {origin})")
     return lines
 
 

@@ -35,11 +35,14 @@ METRICS = "metrics.json"
 #: Parameters of a stage function that the runner gives; a stage takes those it names.
 GIVEN = ("out", "seed", "context")
 #: Top-level keys that change nothing a run computes.
-_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir")
+_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "throughput")
 
 
-def check_experiment(experiment: Node) -> None:
-    """Check every stage: targets, arguments, types, inputs; UserError names the key. Builds nothing."""
+def check_experiment(experiment: Node, *, paths: bool = True) -> None:
+    """Check every stage: targets, arguments, types, inputs; UserError names the key. Builds nothing.
+
+    ``paths``: whether the files and folders named as ``path:...`` must be there.
+    """
     from lightning_e5.tracking import check_logger
 
     check_logger(experiment.get("logger") or {})
@@ -54,7 +57,7 @@ def check_experiment(experiment: Node) -> None:
         for argument, reference in inputs.items():
             if argument not in parameters:
                 raise UserError(f"{key}.inputs: {function.__name__} has no argument {argument!r}{suggestion(argument, parameters)}")
-            _check_reference(reference, f"{key}.inputs.{argument}", seen)
+            _check_reference(reference, f"{key}.inputs.{argument}", seen, paths)
         check_node(node, key, given=[g for g in (*GIVEN, *inputs) if g in parameters], special=SPECIAL)
         seen.append(name)
     final = experiment.get("final_encoder")
@@ -62,15 +65,15 @@ def check_experiment(experiment: Node) -> None:
         raise UserError(f"final_encoder: no stage {final!r}{suggestion(str(final), seen)}")
 
 
-def _check_reference(reference: Any, key: str, seen: list[str]) -> None:
+def _check_reference(reference: Any, key: str, seen: list[str], paths: bool) -> None:
     if isinstance(reference, dict):
         for name, inner in reference.items():
-            _check_reference(inner, f"{key}.{name}", seen)
+            _check_reference(inner, f"{key}.{name}", seen, paths)
         return
     if not isinstance(reference, str):
         raise UserError(f"{key}: {reference!r} is not a stage or path")
     if reference.startswith("path:"):
-        if not Path(reference.removeprefix("path:")).exists():
+        if paths and not Path(reference.removeprefix("path:")).exists():
             raise UserError(f"{key}: {reference.removeprefix('path:')}: no such file or directory")
         return
     stage = reference.split("/")[0]

@@ -1,0 +1,1 @@
+"""Measurements: ours and the peer, alternating in one process, on real text."""

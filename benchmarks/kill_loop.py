@@ -1,0 +1,212 @@
+"""SIGKILL at random moments, resume, and compare with the uninterrupted run: weights, optimizer and every logged loss.
+
+Trainings of three schemes (in-batch, MoCo, distilled), with 0 and 2 data workers, dropout on, over more than two epochs
+of real text, a checkpoint every few steps. Half the kills fall at random times, half inside the writing of a checkpoint,
+whose temporary file the killer waits for; TMPDIR is on another file system where there is one (/dev/shm).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SCHEMES = ("in_batch", "moco", "distilled")
+PAIRS, BATCH, EPOCHS, CHECKPOINT_STEPS = 240, 16, 2.5, 3
+
+
+def main() -> int:
+    """Command line; returns 0 where every resumed run is bit-equal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="kills in all (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--schemes", nargs="+", default=list(SCHEMES), choices=SCHEMES)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--child", nargs=3, metavar=("OUT", "SCHEME", "WORKERS"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.child:
+        train(Path(chosen.child[0]), chosen.child[1], int(chosen.child[2]))
+        return 0
+    draw = random.Random(chosen.seed)
+    modes = [(scheme, workers) for scheme in chosen.schemes for workers in chosen.workers]
+    shares = [chosen.kills // len(modes) + (i < chosen.kills % len(modes)) for i in range(len(modes))]
+    equal, resumes = True, 0
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder) / "data")
+        for (scheme, workers), kills in zip(modes, shares, strict=True):
+            whole, killed = (Path(folder) / f"{scheme}-{workers}-{kind}" for kind in ("whole", "killed"))
+            seconds = _run(whole, scheme, workers)
+            for number in range(kills):
+                where = _run_and_kill(killed, scheme, workers, seconds, draw, in_save=number % 2 == 1)
+                resumes += 1
+                print(f"resume {resumes:2}: {scheme}, {workers} workers, killed {where}", flush=True)
+            _run(killed, scheme, workers)
+            reason = differences(whole, killed)
+            print(f"{scheme}, {workers} workers: {'bit-equal' if reason is None else 'DIFFERS: ' + reason}", flush=True)
+            equal &= reason is None
+    print(f"{resumes} resumes: {'bit-equal' if equal else 'NOT EQUAL'}")
+    return 0 if equal else 1
+
+
+def prepare(folder: Path) -> None:
+    """A tokenizer, pairs, and groups with made-up teacher scores, from real text."""
+    import numpy as np
+    import pyarrow as pa
+
+    from benchmarks.common import real_pairs
+    from data_modules.token_cache import write_token_cache
+    from lightning_e5.storage import write_parquet
+
+    pairs = real_pairs(32)
+    queries, passages = pairs.query_texts[:PAIRS], pairs.passage_texts[:PAIRS]
+    _encoder(pairs.tokenizer).save_pretrained(folder / "encoder")
+    write_token_cache(folder / "tokens", {"query": (queries, "query"), "passage": (passages, "passage")}, pairs.tokenizer)
+    scores = np.random.default_rng(0).normal(size=(PAIRS, 3)).astype(np.float32)
+    write_parquet(
+        folder / "ranked.parquet",
+        {
+            "query": queries, "positive": passages,
+            "negatives": [[passages[(i + 1) % PAIRS], passages[(i + 7) % PAIRS]] for i in range(PAIRS)],
+            "teacher_scores": pa.array(scores.tolist(), pa.list_(pa.float32())),
+        },
+    )  # fmt: skip
+
+
+def _encoder(tokenizer: Any) -> Any:
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from lightning_e5.models.encoder import TextEncoder
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.backend.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+    )  # fmt: skip
+    return TextEncoder(BertModel(config, add_pooling_layer=False), tokenizer)
+
+
+def train(out: Path, scheme: str, workers: int) -> None:
+    """One training, resumed from what ``out`` holds; its last state lands in ``final.pt``."""
+    import torch
+
+    from data_modules.ccpairs.datamodule import CCPairsDataModule
+    from data_modules.finetune.datamodule import RankedDataModule
+    from lightning_e5.models.encoder import TextEncoder
+    from lightning_e5.modules.distilled import DistilledModule
+    from lightning_e5.modules.fit import fit
+    from lightning_e5.modules.in_batch import InBatchModule
+    from lightning_e5.modules.moco import MoCoModule
+    from lightning_e5.storage import atomic_path
+    from lightning_e5.tracking import JsonlLogger
+
+    torch.set_num_threads(1)
+    data_folder = out.parent / "data"
+    encoder = TextEncoder.from_pretrained(data_folder / "encoder").train()
+    common: dict[str, Any] = {"batch_size": BATCH, "seed": 5, "epochs": EPOCHS, "num_workers": workers}
+    if scheme == "distilled":
+        data: Any = RankedDataModule(
+            ranked=data_folder / "ranked.parquet", tokenizer=encoder.tokenizer, cache_dir=out / "tokens", negatives=2, **common
+        )
+    else:
+        data = CCPairsDataModule(tokens=data_folder / "tokens", **common)
+    classes: dict[str, Any] = {"in_batch": InBatchModule, "moco": MoCoModule, "distilled": DistilledModule}
+    extra: dict[str, Any] = {"queue_size": 64} if scheme == "moco" else {}
+    module = classes[scheme](
+        encoder, temperature=0.05, learning_rate=1e-3, max_steps=data.max_steps, seed=3, chunk_tokens=256, graph_tokens=512, **extra
+    )
+    logger = JsonlLogger(out)
+    fit(
+        module, data, checkpoints=out / "checkpoints", title=f"{scheme}-{workers}", loggers=[logger], resumed=logger.truncate,
+        accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS,
+    )  # fmt: skip
+    logger.finalize("success")
+    with atomic_path(out / "final.pt") as temporary:
+        torch.save({"module": module.state_dict(), "optimizer": module.optimizers().state_dict()}, temporary)
+
+
+def _start(out: Path, scheme: str, workers: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "benchmarks.kill_loop", "--child", str(out), scheme, str(workers)]
+    elsewhere = Path("/dev/shm")
+    environment = {**os.environ, **({"TMPDIR": str(elsewhere)} if elsewhere.is_dir() else {})}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def _run(out: Path, scheme: str, workers: int) -> float:
+    """To the end; returns the seconds that the training itself took."""
+    process = _start(out, scheme, workers)
+    errors = process.communicate()[1]
+    if process.returncode:
+        raise SystemExit(f"the training ended with {process.returncode}:\n{errors.decode()[-3000:]}")
+    stamps = [p.stat().st_mtime for p in [out / "final.pt", *out.glob("checkpoints/*.json"), out / "metrics.jsonl"]]
+    return max(stamps) - min(stamps) + 1.0
+
+
+def _run_and_kill(out: Path, scheme: str, workers: int, seconds: float, draw: random.Random, *, in_save: bool) -> str:
+    """Start, wait for the drawn moment, SIGKILL the whole session; a run that ended first is taken back and run again."""
+    while True:
+        before = _rows(out)
+        process = _start(out, scheme, workers)
+        target = before + draw.randint(0, max(1, round(PAIRS * EPOCHS / BATCH) // 3))
+        delay = draw.uniform(0.0, 0.2)
+        while process.poll() is None:
+            writing = list(out.glob("checkpoints/.*")) if in_save else []
+            if (writing or not in_save) and _rows(out) >= target:
+                time.sleep(0.0 if in_save else delay)
+                break
+            time.sleep(0.0 if in_save and _rows(out) >= target else 0.002)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return f"{'while a checkpoint was written' if writing else 'at a random time'}, after {_rows(out)} logged steps"
+        process.communicate()
+        shutil.rmtree(out)  # it ended before the moment came: from the start again
+
+
+def _rows(out: Path) -> int:
+    try:
+        return (out / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def differences(whole: Path, killed: Path) -> str | None:
+    """What differs between two trainings, None where nothing does: weights, optimizer, every step's loss."""
+    import torch
+
+    ours, theirs = (torch.load(p / "final.pt", weights_only=True) for p in (whole, killed))
+    reason = _unequal(ours, theirs, "final state")
+    if reason:
+        return reason
+    timed = {"seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second"}
+    logs = [[json.loads(line) for line in (p / "metrics.jsonl").read_text().splitlines()] for p in (whole, killed)]
+    rows = [[{k: v for k, v in row.items() if k not in timed} for row in log] for log in logs]
+    if [r["step"] for r in rows[0]] != [r["step"] for r in rows[1]]:
+        return f"logged steps: {len(rows[0])} rows and {len(rows[1])}"
+    return next((f"step {a['step']}: {a} and {b}" for a, b in zip(*rows, strict=True) if a != b), None)
+
+
+def _unequal(a: Any, b: Any, where: str) -> str | None:
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return None if torch.equal(a, b) else where
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return where
+        return next((r for k in a if (r := _unequal(a[k], b[k], f"{where}.{k}"))), None)
+    if isinstance(a, list):
+        return next((r for i, (x, y) in enumerate(zip(a, b, strict=True)) if (r := _unequal(x, y, f"{where}[{i}]"))), None)
+    return None if a == b else where
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Forward and backward of one contrastive step: ours against sentence-transformers' cached and plain losses.
+
+Both get the same tokens of real text, the same weights, dropout 0.1, temperature 0.01; tokenising and the optimizer are
+not timed. The peer runs at the fastest of its mini-batch sizes, found beforehand; ``gemm_share`` is our arithmetic (the
+replay's included) per second over the measured peak of a matrix product.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from benchmarks.common import SHAPES, alternate, arguments, make_encoder, real_pairs, report, sentence_transformer, told
+from lightning_e5.losses.info_nce import InfoNCE
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.training.chunks import concatenate
+from lightning_e5.training.grad_cache import GradCache
+from lightning_e5.training.throughput import encoder_flops, gemm_peak
+from lightning_e5.types import TokenBatch
+
+MINI_BATCHES = (16, 32, 64, 128)
+
+
+class Ours:
+    """Gradient-cached steps of our engine; ``graph_tokens`` 0 replays every chunk, None keeps what fits."""
+
+    def __init__(self, encoder: TextEncoder, queries: TokenBatch, passages: TokenBatch, graph_tokens: int | None, chunk_tokens: int) -> None:
+        self.encoder, self.count = encoder.train(), len(queries.lengths_B)
+        if encoder.packed is not None:
+            encoder.packed.scatter_word_gradient = True
+        self.texts = concatenate([queries, passages])
+        self.cache = GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens)
+        self.loss = InfoNCE(0.01)
+        self.report: Any = None
+
+    def __call__(self) -> None:
+        parameters = [p for p in self.encoder.parameters() if p.requires_grad]
+        target = torch.arange(self.count, device=self.texts.ids_T.device)
+        _, self.report = self.cache.step(
+            self.texts,
+            lambda ids, lengths: functional.normalize(self.encoder(ids, lengths), dim=1),
+            lambda e: self.loss(e[: self.count], e[self.count :], target),
+            seed=0, parameters=parameters,
+        )  # fmt: skip
+        for parameter in parameters:
+            parameter.grad = None
+
+
+class Peer:
+    """sentence-transformers' loss over the same tokens, padded as its collator pads."""
+
+    def __init__(self, model: Any, queries: TokenBatch, passages: TokenBatch, precision: str, mini_batch: int | None) -> None:
+        from sentence_transformers.sentence_transformer import losses
+
+        self.model, self.precision = model.train(), precision
+        self.features = [_padded(queries), _padded(passages)]
+        if mini_batch is None:
+            self.loss: Any = losses.MultipleNegativesRankingLoss(model, scale=100.0)
+        else:
+            self.loss = losses.CachedMultipleNegativesRankingLoss(model, scale=100.0, mini_batch_size=mini_batch)
+
+    def __call__(self) -> None:
+        device = self.features[0]["input_ids"].device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = self.loss([dict(f) for f in self.features], torch.empty(0))
+        loss.backward()
+        self.model.zero_grad(set_to_none=True)
+
+
+def _padded(texts: TokenBatch) -> dict[str, torch.Tensor]:
+    pieces = torch.split(texts.ids_T, texts.lengths_B.tolist())
+    ids = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True)
+    mask = (torch.arange(ids.shape[1], device=ids.device)[None] < texts.lengths_B[:, None].to(ids.device)).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def best_mini_batch(model: Any, precision: str, batch: int = 128) -> int:
+    """The peer's fastest mini-batch size, at a small batch."""
+    queries, passages = real_pairs().batch(batch)
+    seconds = {}
+    for size in MINI_BATCHES:
+        peer = Peer(model, queries, passages, precision, size)
+        peer()
+        started = time.perf_counter()
+        peer()
+        seconds[size] = time.perf_counter() - started
+    told(f"peer, seconds by mini-batch: { {k: round(v, 2) for k, v in seconds.items()} }")
+    return min(seconds, key=lambda size: seconds[size])
+
+
+def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int) -> list[dict[str, Any]]:
+    """Rows of one shape and precision."""
+    pairs = real_pairs()
+    encoder = make_encoder(shape, pairs.tokenizer, precision=precision)
+    peak = gemm_peak(torch.device("cpu"), torch.bfloat16 if precision == "bf16" else torch.float32, seconds=1.0)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = sentence_transformer(encoder, Path(folder) / "model")
+        mini_batch = best_mini_batch(model, precision)
+        for batch in batches:
+            told(f"{shape} {precision} batch {batch}")
+            queries, passages = pairs.batch(batch)
+            replayed, kept = (Ours(encoder, queries, passages, graph, chunk_tokens) for graph in (0, None))
+            peers = {"cached": Peer(model, queries, passages, precision, mini_batch)}
+            if batch <= plain_up_to:
+                peers["plain"] = Peer(model, queries, passages, precision, None)
+            times = alternate({"replayed": replayed, "kept": kept, **peers}, rounds)
+            forward = encoder_flops(encoder.backbone.config, replayed.texts.lengths_B.tolist())
+            for name, ours in (("replayed", replayed), ("kept", kept)):
+                done = forward * (3 + ours.report.replayed_tokens / ours.report.tokens)
+                for against in peers:
+                    peer = f"{against} mb{mini_batch}" if against == "cached" else against
+                    rows.append({
+                        "name": f"{shape} {name} / {peer}", "batch": batch, "precision": precision,
+                        "ours_s": times[name].wall, "peer_s": times[against].wall,
+                        "ratio": times[against].wall / times[name].wall, "gemm_share": done / times[name].wall / peak,
+                        "ours_cpu_s": times[name].cpu, "peer_cpu_s": times[against].cpu,
+                        "ratio_cpu": times[against].cpu / times[name].cpu,
+                    })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    chosen = arguments(
+        __doc__ or "",
+        batch={"type": int, "nargs": "+", "default": [256, 2048]},
+        shape={"nargs": "+", "default": ["4x256", "MiniLM-L6"], "choices": list(SHAPES)},
+        precision={"nargs": "+", "default": ["fp32", "bf16"], "choices": ["fp32", "bf16"]},
+        chunk_tokens={"type": int, "default": 4096},
+        plain_up_to={"type": int, "default": 256, "help": "largest batch at which the plain loss, all in one graph, runs too"},
+    )
+    rows: list[dict[str, Any]] = []
+    for shape in chosen.shape:
+        for precision in chosen.precision:
+            rows += measure(shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to)
+    report(rows, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
