@@ -32,8 +32,7 @@ def run(out: Path, ranks: int, *cases: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("ranks")
-    return {ranks: run(out, ranks) for ranks in (1, 2)}
+    return {ranks: run(tmp_path_factory.mktemp(f"ranks-{ranks}"), ranks) for ranks in (1, 2)}
 
 
 @pytest.mark.parametrize("case", list(CASES))
