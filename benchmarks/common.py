@@ -105,16 +105,16 @@ class Timing(NamedTuple):
     cpu: float
 
 
-def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Run all contestants in turn, ``rounds`` times, after one round that does not count."""
+def alternate(contestants: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, Timing]:
+    """Run all contestants in turn, ``rounds`` times, after ``warm_up`` rounds that do not count."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
+    for number in range(1 - warm_up, rounds + 1):
         for name, run in contestants.items():
             synchronize()
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             synchronize()
-            if number:
+            if number > 0:
                 times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
             told(f"round {number}/{rounds}: {name} {time.perf_counter() - wall:.2f} s")
     return {n: Timing(statistics.median(w for w, _ in t), statistics.median(c for _, c in t)) for n, t in times.items()}
