@@ -95,7 +95,7 @@ class TextEncoder(nn.Module):
         kind: Kind,
         *,
         normalize: bool = True,
-        chunk_tokens: int = 4096,
+        chunk_tokens: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """Embeddings of texts, in evaluation mode.
@@ -104,7 +104,7 @@ class TextEncoder(nn.Module):
             texts: any number of texts.
             kind: ``query`` or ``passage``; decides the prefix.
             normalize: unit rows (cosine similarity is then the dot product).
-            chunk_tokens: tokens encoded at once.
+            chunk_tokens: tokens encoded at once; by default 2,048 in float32 and 4,096 in bfloat16 (fastest on CPUs), 32,768 on a GPU.
             progress: called with the number of texts done, chunk by chunk.
 
         Returns:
@@ -112,6 +112,7 @@ class TextEncoder(nn.Module):
         """
         result_ND = torch.empty(len(texts), self.width)
         device = next(self.parameters()).device
+        chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if self.precision == "bf16" else 2048)
         with self._evaluating():
             for first in range(0, len(texts), _TEXTS_AT_ONCE):
                 part = texts[first : first + _TEXTS_AT_ONCE]
