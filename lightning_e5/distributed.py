@@ -107,3 +107,10 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     tensor = torch.tensor(float(flag), device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor.item() > 0)
+
+
+def close_process_group() -> None:
+    """End the process group, once all ranks are here: what the first process does next, it does alone."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
 
+from lightning_e5.distributed import close_process_group
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
 from lightning_e5.modules.strategy import RanksStrategy
@@ -81,6 +82,7 @@ def fit(
             num_sanity_val_steps=0,
         )
         trainer.fit(module, datamodule=data, ckpt_path=str(start.path) if start else None, weights_only=True)
+    close_process_group()
     if stop.stopped:
         raise SystemExit(128 + signal.SIGTERM)
 
