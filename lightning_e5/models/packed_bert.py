@@ -107,12 +107,21 @@ def _layer(layer: Any, states_TD: Tensor, layout: _Layout, training: bool) -> Te
     """One post-LayerNorm Transformer layer (attention, feed-forward), as ``BertLayer`` computes it."""
     attended_TD = _attention(layer.attention.self, states_TD, layout, training)
     output = layer.attention.output
-    states_TD = output.LayerNorm(
-        functional.dropout(output.dense(attended_TD), output.dropout.p, training) + states_TD
-    )
+    states_TD = output.LayerNorm(_residual(output.dense, output.dropout.p if training else 0.0, attended_TD, states_TD))
     inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states_TD))
-    outer = functional.dropout(layer.output.dense(inner), layer.output.dropout.p, training)
-    return layer.output.LayerNorm(outer + states_TD)
+    outer = layer.output
+    return outer.LayerNorm(_residual(outer.dense, outer.dropout.p if training else 0.0, inner, states_TD))
+
+
+def _residual(dense: nn.Linear, dropout: float, inner_TE: Tensor, states_TD: Tensor) -> Tensor:
+    """``dropout(dense(inner)) + states``.
+
+    Without dropout in full precision the matrix product adds onto the sum of residual and bias; on CPUs that saves one of
+    three passes over ``[T, D]`` (measured: 3% of a forward pass of MiniLM).
+    """
+    if dropout or inner_TE.dtype != states_TD.dtype or torch.is_autocast_enabled(states_TD.device.type):
+        return functional.dropout(dense(inner_TE), dropout, bool(dropout)) + states_TD
+    return (states_TD + dense.bias).addmm_(inner_TE, dense.weight.t())
 
 
 def attend(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: float) -> Tensor:

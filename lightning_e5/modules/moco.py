@@ -14,7 +14,7 @@ from lightning_e5.losses.duplicates import DuplicateMask
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import spread
 from lightning_e5.modules.in_batch import InBatchModule
-from lightning_e5.training.chunks import assemble, sorted_chunks
+from lightning_e5.training.chunks import Embeddings, sorted_chunks
 from lightning_e5.training.momentum import momentum_copy, momentum_update
 from lightning_e5.training.negative_queue import NegativeQueue
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
@@ -74,5 +74,7 @@ class MoCoModule(InBatchModule):
     def embed_keys(self, passages: TokenBatch) -> Tensor:
         """Unit embeddings of this rank's passages by the momentum encoder."""
         chunks = sorted_chunks(passages, self.grad_cache.chunk_tokens)
-        keys = [functional.normalize(self.momentum_encoder(c.ids_T, c.lengths), dim=1) for c in chunks]
-        return assemble(chunks, keys)
+        keys = Embeddings(len(passages.lengths_B))
+        for chunk in chunks:
+            keys.put(chunk, functional.normalize(self.momentum_encoder(chunk.ids_T, chunk.lengths), dim=1))
+        return keys.all()

@@ -53,9 +53,28 @@ def gather_tokens(ids_T: Tensor, starts_B: Tensor, lengths_B: Tensor) -> Tensor:
     return ids_T[(torch.repeat_interleave(starts_B, lengths_B) + within_T).to(ids_T.device)]
 
 
-def assemble(chunks: list[Chunk], outputs: list[Tensor]) -> Tensor:
-    """The chunks' outputs ``[B, D]`` as one ``[N, D]`` in the order of the batch, in float32 (float64 stays), no graph."""
-    rows_N = torch.cat([c.rows_B for c in chunks])
-    stacked_ND = torch.cat([o.detach() for o in outputs])
-    precise = stacked_ND if stacked_ND.dtype == torch.float64 else stacked_ND.float()
-    return torch.empty_like(precise).index_copy_(0, rows_N, precise)
+class Embeddings:
+    """The chunks' outputs as one ``[N, D]`` in the order of the batch, in float32 (float64 stays), without a graph.
+
+    Rows are copied where they belong chunk by chunk, so that no chunk's own output is kept beside them.
+
+    Args:
+        texts: N.
+    """
+
+    def __init__(self, texts: int) -> None:
+        self._texts = texts
+        self._all_ND: Tensor | None = None
+
+    def put(self, chunk: Chunk, output_BD: Tensor) -> None:
+        """Copy one chunk's rows."""
+        output_BD = output_BD.detach()
+        if self._all_ND is None:
+            dtype = torch.float64 if output_BD.dtype == torch.float64 else torch.float32
+            self._all_ND = torch.empty(self._texts, *output_BD.shape[1:], dtype=dtype, device=output_BD.device)
+        self._all_ND.index_copy_(0, chunk.rows_B, output_BD.to(self._all_ND.dtype))
+
+    def all(self) -> Tensor:
+        """``[N, D]``, once every chunk was put."""
+        assert self._all_ND is not None
+        return self._all_ND

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lightning_e5.distributed import any_rank
 from lightning_e5.rng import seed_torch
-from lightning_e5.training.chunks import Chunk, assemble, sorted_chunks
+from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
 from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory
 from lightning_e5.types import LossOutput, TokenBatch
 
@@ -113,41 +113,45 @@ class GradCache:
         """One try; None where memory ran out on some rank, which all ranks learn at the same two places."""
         device = texts.ids_T.device
         chunks = sorted_chunks(texts, self.chunk_tokens)
-        kept, outputs = 0, []
+        kept: list[Tensor] = []
+        embeddings = Embeddings(len(texts.lengths_B))
         try:
             if self.graph_tokens is None:
                 self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
             graph_tokens = 0
             for index, chunk in enumerate(chunks):
                 graph_tokens += len(chunk.ids_T)
-                keep = graph_tokens <= self.graph_tokens and kept == index
-                kept += keep
+                keep = graph_tokens <= self.graph_tokens and len(kept) == index
                 with torch.set_grad_enabled(keep):
-                    outputs.append(self._encode(chunk, encode, seed, index, replay=False))
+                    output_BD = self._encode(chunk, encode, seed, index, replay=False)
+                embeddings.put(chunk, output_BD)
+                if keep:
+                    kept.append(output_BD)
             failed = False
         except (RuntimeError, MemoryError) as error:
             failed = self._ran_out(error, parameters)
         if any_rank(failed, device):
             return None
-        embeddings_ND = assemble(chunks, outputs)
+        del output_BD
+        embeddings_ND = embeddings.all()
         with torch.enable_grad():
             embeddings_ND.requires_grad_(True)
             output = loss(embeddings_ND)
             gradient_ND, *of_loss = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
         try:
             for index, chunk in enumerate(chunks):
-                replayed = index >= kept
                 with torch.enable_grad():
-                    embedded = self._encode(chunk, encode, seed, index, replay=True) if replayed else outputs[index]
+                    embedded = kept[index] if index < len(kept) else self._encode(chunk, encode, seed, index, replay=True)
                 torch.autograd.backward(embedded, gradient_ND[chunk.rows_B].to(embedded.dtype))
-                outputs[index] = embedded.detach()  # frees the graph
+                if index < len(kept):
+                    kept[index] = embedded.detach()  # frees the graph
         except (RuntimeError, MemoryError) as error:
             failed = self._ran_out(error, parameters)
         if any_rank(failed, device):
             return None
         for parameter, gradient in zip(loss_parameters, of_loss, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        replayed_tokens = sum(len(c.ids_T) for c in chunks[kept:])
+        replayed_tokens = sum(len(c.ids_T) for c in chunks[len(kept) :])
         padded_tokens = sum(len(c.lengths) * c.lengths[-1] for c in chunks)
         report = StepReport(len(texts.lengths_B), len(texts.ids_T), replayed_tokens, padded_tokens, len(chunks))
         return output._replace(loss=output.loss.detach()), report
