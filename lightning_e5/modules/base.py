@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from lightning_e5.distributed import any_rank, average_gradients, broadcast_from
 from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.padded import checkpoint_layers
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache
 from lightning_e5.training.parameters import clip_gradients, freeze_position_embeddings, parameter_groups
@@ -78,6 +80,8 @@ class TrainingModule(L.LightningModule):
         self.measures: dict[str, float | Tensor] = {}
         for packed in (m for m in model.modules() if isinstance(m, PackedBert)):
             packed.gradient_checkpointing, packed.scatter_word_gradient = gradient_checkpointing, True
+        if gradient_checkpointing and not self.packs:
+            checkpoint_layers(model)
         self.trained_pairs = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
@@ -109,15 +113,17 @@ class TrainingModule(L.LightningModule):
         loss: EmbeddingLoss,
         *,
         without_gradient: TokenBatch | None = None,
+        started: float | None = None,
     ) -> LossOutput:
         """One gradient-cached optimizer step on this rank's texts, guarded and logged; returns the loss.
 
-        ``without_gradient``: texts that were encoded beside them, for the record.
+        ``without_gradient``: texts that were encoded beside them, and ``started``: when that began, for the record.
         """
-        started = time.perf_counter()
+        started = time.perf_counter() if started is None else started
         self.measures = {}
         of_model = [p for p in self.model.parameters() if p.requires_grad]
-        of_loss = [p for p in self.trained_parameters() if all(p is not q for q in of_model)]
+        known = set(map(id, of_model))
+        of_loss = [p for p in self.trained_parameters() if id(p) not in known]
         output, report = self.grad_cache.step(
             texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=of_loss
         )
@@ -188,14 +194,20 @@ class TrainingModule(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step)
 
-    @property
+    @cached_property
     def packs(self) -> bool:
         """Whether the model runs without padding."""
         return any(isinstance(m, PackedBert) for m in self.model.modules())
 
+    @cached_property
+    def _encoder_config(self) -> Any:
+        """The configuration of the encoder inside the model, by which its arithmetic is counted; None without one."""
+        configs = (m.config for m in self.model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers"))
+        return next(configs, None)
+
     def _forward_flops(self, texts: TokenBatch) -> float:
-        configs = [m.config for m in self.model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers")]
-        return encoder_flops(configs[0], texts.lengths_B.tolist()) if configs else 0.0
+        config = self._encoder_config
+        return 0.0 if config is None else encoder_flops(config, texts.lengths_B.tolist())
 
     def _peak(self) -> float:
         """The measured peak of this device at the model's precision, FLOP/s."""
