@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_e5.distributed import any_rank, average_gradients, broadcast_from_first, rank_means, world_size
+from lightning_e5.distributed import any_rank, average_gradients, broadcast_from_first, gather, rank_means, world_size
 from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
@@ -22,6 +22,9 @@ from lightning_e5.training.parameters import clip_gradients, freeze_position_emb
 from lightning_e5.training.schedules import Schedule, learning_rate_factor
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
+
+#: Row numbers that a message names at most, per rank.
+_ROWS_NAMED = 16
 
 
 class NonFiniteError(TrainingStopped):
@@ -124,10 +127,16 @@ class TrainingModule(L.LightningModule):
         of_model = [p for p in self.model.parameters() if p.requires_grad]
         known = set(map(id, of_model))
         of_loss = [p for p in self.trained_parameters() if id(p) not in known]
+        embedded: list[Tensor] = []
+
+        def watched(embeddings_ND: Tensor) -> LossOutput:
+            embedded[:] = [embeddings_ND.detach()]
+            return loss(embeddings_ND)
+
         output, report = self.grad_cache.step(
-            texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=of_loss
+            texts, encode, watched, seed=self.step_seed(), parameters=of_model, loss_parameters=of_loss
         )
-        update = self._optimizer_step(batch, output.loss)
+        update = self._optimizer_step(batch, output.loss, embedded.pop())
         measures: dict[str, float | Tensor] = {
             "loss": output.loss, "accuracy": output.accuracy, "masked_fraction": output.masked_fraction, **self.measures,
         }  # fmt: skip
@@ -150,7 +159,7 @@ class TrainingModule(L.LightningModule):
         """Everything the optimizer moves: the model's parameters and those of the loss."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def _optimizer_step(self, batch: PairBatch, loss: Tensor) -> dict[str, float]:
+    def _optimizer_step(self, batch: PairBatch, loss: Tensor, embeddings_ND: Tensor) -> dict[str, float]:
         """Average over ranks, refuse non-finite values, clip, set the learning rate, step, clear the gradients."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -159,7 +168,7 @@ class TrainingModule(L.LightningModule):
         norm = clip_gradients(parameters, self.max_grad_norm)
         finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
         if any_rank(not finite, loss.device):
-            self._refuse(batch, loss, norm)
+            self._refuse(batch, loss, norm, embeddings_ND)
         factor = learning_rate_factor(
             self.global_step, warmup_steps=self.warmup_steps, max_steps=self.max_steps, schedule=self.schedule
         )
@@ -169,12 +178,24 @@ class TrainingModule(L.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         return {"learning_rate": self.learning_rate * factor, "gradient_norm": float(norm)}
 
-    def _refuse(self, batch: PairBatch, loss: Tensor, norm: Tensor) -> None:
+    def text_places(self, texts: int, rows: int) -> Tensor:
+        """int64 ``[texts]``: which of this rank's rows each text of a step belongs to; here row after row."""
+        return torch.arange(texts) // (texts // rows)
+
+    def _refuse(self, batch: PairBatch, loss: Tensor, norm: Tensor, embeddings_ND: Tensor) -> None:
+        """Stop on all ranks, each with the rows of every rank whose texts were embedded as values that are not finite."""
+        bad_N = ~torch.isfinite(embeddings_ND).all(1)
+        places = self.text_places(len(bad_N), len(batch.rows_B)).to(bad_N.device)[bad_N].unique()[:_ROWS_NAMED]
+        named = batch.rows_B.new_full((_ROWS_NAMED,), -1)
+        named[: len(places)] = batch.rows_B[places]
+        found = [row for row in gather(named).tolist() if row >= 0]
+        culprits = ", ".join(map(str, found)) or "none, it is the loss or the backward pass"
         rows = batch.rows_B.tolist()
-        shown = ", ".join(map(str, rows[:16])) + (" ..." if len(rows) > 16 else "")
+        shown = ", ".join(map(str, rows[:_ROWS_NAMED])) + (" ..." if len(rows) > _ROWS_NAMED else "")
         raise NonFiniteError(
             f"step {self.global_step}: loss {float(loss)} or gradient norm {float(norm)} is not finite on some rank; "
-            f"no optimizer step was made and the last checkpoint is good; rows of this rank's batch: {shown}"
+            f"no optimizer step was made and the last checkpoint is good; "
+            f"rows whose embeddings are not finite: {culprits}; rows of this rank's batch: {shown}"
         )
 
     def _log_step(self, measures: Mapping[str, float | Tensor], pairs: int, tokens: float) -> None:

@@ -61,6 +61,11 @@ class InBatchModule(TrainingModule):
         """The texts with some inner tokens left out; the prefix and the special tokens stay."""
         return drop_inner_tokens(texts, self.token_dropout, seed=self.step_seed(), keep_first=self.prefix_tokens)
 
+    def text_places(self, texts: int, rows: int) -> Tensor:
+        """The queries, then the passages (none where they have no gradient), row after row."""
+        passages = torch.arange(texts - rows)
+        return torch.cat([torch.arange(rows), passages // max(1, len(passages) // rows)])
+
     @property
     def prefix_tokens(self) -> int:
         """Tokens at the start of every text that are not the text's own: the special token and the prefix."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,11 @@ def test_a_value_that_is_not_finite_stops_all_ranks_before_the_step(tmp_path: Pa
     code, errors = finish(start(tmp_path, ranks, fault="nan", steps=50))
     assert code not in (0, 143)
     assert "is not finite" in errors and "rows of this rank's batch" in errors
+    named = set(re.findall(r"rows whose embeddings are not finite: ([\d, ]+);", errors))
+    rows = {int(row) for row in ", ".join(named).split(", ")}
+    step = int(re.findall(r"step (\d+): loss", errors)[0])
+    last_ranks = range(8 * step + 8 - 8 // ranks, 8 * step + 8)
+    assert len(named) == 1 and 0 < len(rows) < len(last_ranks) and rows <= set(last_ranks), "every rank names the culprits, not all rows"
     good = latest_checkpoint(tmp_path / CASE)
     if good is not None:
         assert all(bool(torch.isfinite(v).all()) for v in load_checkpoint(good.path)["state_dict"].values())
