@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,10 @@ from lightning_e5.errors import UserError
 
 Rows = NDArray[np.int64]
 _ROUNDS = 6
-_CYCLE = 1024
+#: Slots of the stream of sources that are shuffled among themselves.
+_BLOCK = 1024
+#: Shares of `_SourceStream` are multiples of 2^-31, so that its products stay below 2^63.
+_BITS = 31
 
 
 def _key(*parts: int | str) -> int:
@@ -63,6 +65,61 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(32))
 
 
+class _SourceStream:
+    """The source of each slot of an endless stream, and how many slots before it have the same source.
+
+    A binary tree over the sources, each node with the left half's share ``a``: of the first ``t`` slots that reach it
+    ``floor(t * a)`` go left. So a slot finds its source in ``log2(sources)`` steps, and after any number of slots each
+    source has had its share to within that many slots, however small. Nothing grows with the slots or with 1 / share.
+
+    Args:
+        weights: float64, one per source, >= 0, not all 0.
+        seed: of the order within blocks of slots.
+    """
+
+    def __init__(self, weights: NDArray[np.float64], seed: int) -> None:
+        self._seed = seed
+        masses = np.zeros(1 << max(0, len(weights) - 1).bit_length())
+        masses[: len(weights)] = weights
+        self._left: list[Rows] = []  # per level from the root, per node: its left half's share times 2^31
+        while len(masses) > 1:
+            left, both = masses[::2], masses[::2] + masses[1::2]
+            share = np.rint(left / np.where(both > 0, both, 1.0) * 2**_BITS)
+            inside = (left > 0) & (masses[1::2] > 0)
+            self._left.insert(0, np.where(inside, share.clip(1, 2**_BITS - 1), share).astype(np.int64))
+            masses = both
+
+    def __call__(self, slots: Rows) -> tuple[Rows, Rows]:
+        """(source, slots of that source before it) of each of ``slots``, int64."""
+        sources, before = np.empty_like(slots), np.empty_like(slots)
+        for block in np.unique(slots // _BLOCK).tolist():
+            chosen = slots // _BLOCK == block
+            plan, earlier = self._in_turn(block * _BLOCK + np.arange(_BLOCK))
+            shuffled = plan[Permutation(_BLOCK, _key(self._seed, "cycle", block))(np.arange(_BLOCK))]
+            counts = np.empty_like(earlier)
+            # Both sorts are stable: each source's counts, in rising order, go to its slots from left to right.
+            counts[np.argsort(shuffled, kind="stable")] = earlier[np.argsort(plan, kind="stable")]
+            within = slots[chosen] % _BLOCK
+            sources[chosen], before[chosen] = shuffled[within], counts[within]
+        return sources, before
+
+    def _in_turn(self, slots: Rows) -> tuple[Rows, Rows]:
+        """The same, before the shuffle: sources take turns as evenly as their shares let them."""
+        nodes, counts = np.zeros_like(slots), slots.copy()
+        for shares in self._left:
+            share = shares[nodes]
+            left = _times(counts, share)
+            goes_left = _times(counts + 1, share) > left
+            counts = np.where(goes_left, left, counts - left)
+            nodes = 2 * nodes + ~goes_left
+        return nodes, counts
+
+
+def _times(counts: Rows, share: Rows) -> Rows:
+    """``floor(counts * share / 2^31)`` exactly, for counts below 2^62."""
+    return (counts >> _BITS) * share + (((counts & (2**_BITS - 1)) * share) >> _BITS)
+
+
 class BatchOrder:
     """Rows of every step, over one or several sources that lie one behind the other.
 
@@ -90,8 +147,8 @@ class BatchOrder:
     ) -> None:
         if not sizes or min(sizes) < 1:
             raise UserError(f"sources: every source needs rows, there are {list(sizes)}")
-        if weights is not None and (len(weights) != len(sizes) or min(weights) < 0 or not sum(weights) > 0):
-            raise UserError(f"weights: {list(weights)} must be {len(sizes)} numbers >= 0, not all 0")
+        if weights is not None and (len(weights) != len(sizes) or min(weights) < 0 or not 0 < sum(weights) < np.inf):
+            raise UserError(f"weights: {list(weights)} must be {len(sizes)} finite numbers >= 0, not all 0")
         self.batch_size, self.seed = batch_size, seed
         if weights is None and alpha == 1.0 and not one_source_per_batch:
             sizes = [sum(sizes)]  # uniform over rows: one source to the order
@@ -101,38 +158,22 @@ class BatchOrder:
         self.sizes = list(sizes)
         self._starts = np.cumsum([0, *self.sizes[:-1]])
         raw = np.asarray(weights if weights is not None else [s**alpha for s in self.sizes], dtype=np.float64)
-        self._counts = _apportion(raw / raw.sum(), _CYCLE)
+        self._stream = _SourceStream(raw, seed)
         self._one_source = one_source_per_batch
-        self._cycles: dict[int, NDArray[np.int64]] = {}
 
     def rows(self, step: int) -> Rows:
         """The ``batch_size`` row numbers of a step, in order."""
         if len(self.sizes) == 1:
             return self._draw(0, step * self.batch_size + np.arange(self.batch_size))
         if self._one_source:
-            source, before = self._slots(np.array([step]))
+            source, before = self._stream(np.array([step]))
             return self._draw(int(source[0]), before[0] * self.batch_size + np.arange(self.batch_size))
-        sources, before = self._slots(step * self.batch_size + np.arange(self.batch_size))
+        sources, before = self._stream(step * self.batch_size + np.arange(self.batch_size))
         rows = np.empty(self.batch_size, dtype=np.int64)
         for source in np.unique(sources):
             chosen = sources == source
             rows[chosen] = self._draw(int(source), before[chosen])
         return rows
-
-    def _slots(self, slots: Rows) -> tuple[Rows, Rows]:
-        """The source of each slot of the stream, and how many slots before it have the same source."""
-        sources, before = np.empty_like(slots), np.empty_like(slots)
-        for cycle in np.unique(slots // _CYCLE):
-            chosen = slots // _CYCLE == cycle
-            plan = np.repeat(np.arange(len(self.sizes)), self._counts)
-            plan = plan[Permutation(_CYCLE, _key(self.seed, "cycle", int(cycle)))(np.arange(_CYCLE))]
-            earlier = np.empty(_CYCLE, dtype=np.int64)
-            for source, count in enumerate(self._counts):
-                earlier[plan == source] = np.arange(count)
-            within = slots[chosen] % _CYCLE
-            sources[chosen] = plan[within]
-            before[chosen] = cycle * self._counts[plan[within]] + earlier[within]
-        return sources, before
 
     def _draw(self, source: int, positions: Rows) -> Rows:
         size = self.sizes[source]
@@ -142,13 +183,3 @@ class BatchOrder:
             permutation = Permutation(size, _key(self.seed, "epoch", source, int(epoch)))
             rows[chosen] = permutation(positions[chosen] % size)
         return rows + self._starts[source]
-
-
-def _apportion(shares: NDArray[np.float64], total: int) -> Any:
-    """Whole numbers of sum ``total`` nearest to the shares (largest remainders); every positive share gets at least 1."""
-    exact = shares * total
-    counts = np.maximum(np.floor(exact), shares > 0).astype(np.int64)
-    for index in np.argsort(-(exact - np.floor(exact)), kind="stable")[: max(0, total - counts.sum())]:
-        counts[index] += 1
-    counts[np.argmax(counts)] += total - counts.sum()
-    return counts

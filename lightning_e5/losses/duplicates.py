@@ -66,6 +66,22 @@ class DuplicateMask:
         return rows_K[others_K], columns_K[others_K]
 
 
+class OwnColumnMask:
+    """Leaves out one candidate per query, known by its column: the query itself, where queries are among the candidates.
+
+    Args:
+        column_Q: int64 column of each query among the candidates.
+    """
+
+    def __init__(self, column_Q: Tensor) -> None:
+        self._column_Q = column_Q
+
+    def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """(row - start, column) of the candidate left out of each of the queries ``start .. stop``."""
+        columns_K = self._column_Q[start:stop]
+        return torch.arange(len(columns_K), device=columns_K.device), columns_K
+
+
 def _join(keys_M: Tensor, sorted_N: Tensor) -> tuple[Tensor, Tensor]:
     """All pairs (index into ``keys_M``, index into ``sorted_N``) of equal values."""
     first_M = torch.searchsorted(sorted_N, keys_M)

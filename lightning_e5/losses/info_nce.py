@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_e5.losses.duplicates import DuplicateMask
+from lightning_e5.losses.duplicates import DuplicateMask, OwnColumnMask
 from lightning_e5.types import LossOutput
 
 #: Logits of one block where blocks are large enough by it: 2^22 float32 values are 16 MB.
@@ -49,7 +49,7 @@ class InfoNCE(nn.Module):
         queries_QD: Tensor,
         passages_PD: Tensor,
         target_Q: Tensor,
-        mask: DuplicateMask | None = None,
+        mask: DuplicateMask | OwnColumnMask | None = None,
         queue_KD: Tensor | None = None,
     ) -> LossOutput:
         """The loss, and what is logged with it.
@@ -91,7 +91,7 @@ class _BlockedInfoNCE(torch.autograd.Function):
         passages_PD: Tensor,
         scale: Tensor,
         target_Q: Tensor,
-        mask: DuplicateMask | None,
+        mask: DuplicateMask | OwnColumnMask | None,
         queue_KD: Tensor | None,
         rows: int,
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.packed_bert import PackedBert, is_packable
+from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.models.pooling import average_pool, length_runs
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
 from lightning_e5.training.chunks import sorted_chunks
@@ -36,11 +37,10 @@ class TextEncoder(nn.Module):
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.precision = precision
-        packable = type(backbone).__name__ == "BertModel"
-        self.packed: PackedBert | None = PackedBert(backbone) if packable else None
-        limit = getattr(backbone.config, "max_position_embeddings", None)
+        self.packed: PackedBert | None = PackedBert(backbone) if is_packable(backbone) else None
+        limit = usable_positions(backbone)
         if limit is not None and tokenizer.max_length > limit:
-            raise ValueError(f"max_length: {tokenizer.max_length} is above the model's {limit} position embeddings")
+            raise ValueError(f"max_length: {tokenizer.max_length} is above the {limit} positions that the model has for tokens")
 
     @property
     def width(self) -> int:
@@ -70,8 +70,7 @@ class TextEncoder(nn.Module):
         from lightning_e5.models.pretrained import load_pretrained
 
         backbone, backend, stored = load_pretrained(str(directory))
-        positions = int(getattr(backbone.config, "max_position_embeddings", 512))
-        length = max_length or stored.max_length or min(512, positions)
+        length = max_length or stored.max_length or min(512, usable_positions(backbone) or 512)
         tokenizer = TextTokenizer(backend, prefixes or stored.prefixes or E5_PREFIXES, length)
         return cls(backbone, tokenizer, precision=precision).eval()
 
@@ -84,7 +83,7 @@ class TextEncoder(nn.Module):
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Pooled, not normalised embeddings ``[B, D]`` (float32; float64 for a float64 model) of packed tokens."""
         with self._autocast(ids_T.device.type):
-            states_TD = self.packed(ids_T, lengths) if self.packed is not None else self._padded(ids_T, lengths)
+            states_TD = self.packed(ids_T, lengths) if self.packed is not None else padded_states(self.backbone, ids_T, lengths)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
         return average_pool(precise, length_runs(lengths))
 
@@ -126,15 +125,6 @@ class TextEncoder(nn.Module):
                     if progress is not None:
                         progress(len(chunk.lengths))
         return result_ND
-
-    def _padded(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Any other backbone: padded to the longest, and packed again."""
-        pieces = torch.split(ids_T, list(lengths))
-        pad = int(getattr(self.backbone.config, "pad_token_id", 0) or 0)
-        padded_BL = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=pad)
-        longest = torch.arange(padded_BL.shape[1], device=ids_T.device)
-        mask_BL = longest[None, :] < torch.tensor(lengths, device=ids_T.device)[:, None]
-        return self.backbone(input_ids=padded_BL, attention_mask=mask_BL.long()).last_hidden_state[mask_BL]
 
     def _autocast(self, device: str) -> torch.autocast:
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16")

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from transformers import BertModel
 
 
+def is_packable(backbone: Any) -> bool:
+    """Whether `PackedBert` computes what the model computes: a ``BertModel`` that reads in both directions."""
+    config = backbone.config
+    absolute = getattr(config, "position_embedding_type", "absolute") == "absolute"
+    return type(backbone).__name__ == "BertModel" and absolute and not getattr(config, "is_decoder", False)
+
+
 class _ScatteredLookup(torch.autograd.Function):
     """Embedding lookup whose gradient is added to ``weight.grad`` at the rows used, without a dense ``[V, D]`` gradient."""
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_e5.distributed import any_rank, average_gradients, broadcast_from_first, rank_means, world_size
+from lightning_e5.distributed import any_rank, average_gradients, broadcast_from_first, gather, rank_means, world_size
 from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.padded import checkpoint_layers
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache
 from lightning_e5.training.parameters import clip_gradients, freeze_position_embeddings, parameter_groups
 from lightning_e5.training.schedules import Schedule, learning_rate_factor
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
+
+#: Row numbers that a message names at most, per rank.
+_ROWS_NAMED = 16
 
 
 class NonFiniteError(TrainingStopped):
@@ -78,6 +83,8 @@ class TrainingModule(L.LightningModule):
         self.measures: dict[str, float | Tensor] = {}
         for packed in (m for m in model.modules() if isinstance(m, PackedBert)):
             packed.gradient_checkpointing, packed.scatter_word_gradient = gradient_checkpointing, True
+        if gradient_checkpointing and not self.packs:
+            checkpoint_layers(model)
         self.trained_pairs = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
@@ -109,19 +116,27 @@ class TrainingModule(L.LightningModule):
         loss: EmbeddingLoss,
         *,
         without_gradient: TokenBatch | None = None,
+        started: float | None = None,
     ) -> LossOutput:
         """One gradient-cached optimizer step on this rank's texts, guarded and logged; returns the loss.
 
-        ``without_gradient``: texts that were encoded beside them, for the record.
+        ``without_gradient``: texts that were encoded beside them, and ``started``: when that began, for the record.
         """
-        started = time.perf_counter()
+        started = time.perf_counter() if started is None else started
         self.measures = {}
         of_model = [p for p in self.model.parameters() if p.requires_grad]
-        of_loss = [p for p in self.trained_parameters() if all(p is not q for q in of_model)]
+        known = set(map(id, of_model))
+        of_loss = [p for p in self.trained_parameters() if id(p) not in known]
+        embedded: list[Tensor] = []
+
+        def watched(embeddings_ND: Tensor) -> LossOutput:
+            embedded[:] = [embeddings_ND.detach()]
+            return loss(embeddings_ND)
+
         output, report = self.grad_cache.step(
-            texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=of_loss
+            texts, encode, watched, seed=self.step_seed(), parameters=of_model, loss_parameters=of_loss
         )
-        update = self._optimizer_step(batch, output.loss)
+        update = self._optimizer_step(batch, output.loss, embedded.pop())
         measures: dict[str, float | Tensor] = {
             "loss": output.loss, "accuracy": output.accuracy, "masked_fraction": output.masked_fraction, **self.measures,
         }  # fmt: skip
@@ -144,7 +159,7 @@ class TrainingModule(L.LightningModule):
         """Everything the optimizer moves: the model's parameters and those of the loss."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def _optimizer_step(self, batch: PairBatch, loss: Tensor) -> dict[str, float]:
+    def _optimizer_step(self, batch: PairBatch, loss: Tensor, embeddings_ND: Tensor) -> dict[str, float]:
         """Average over ranks, refuse non-finite values, clip, set the learning rate, step, clear the gradients."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -153,7 +168,7 @@ class TrainingModule(L.LightningModule):
         norm = clip_gradients(parameters, self.max_grad_norm)
         finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
         if any_rank(not finite, loss.device):
-            self._refuse(batch, loss, norm)
+            self._refuse(batch, loss, norm, embeddings_ND)
         factor = learning_rate_factor(
             self.global_step, warmup_steps=self.warmup_steps, max_steps=self.max_steps, schedule=self.schedule
         )
@@ -163,12 +178,24 @@ class TrainingModule(L.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         return {"learning_rate": self.learning_rate * factor, "gradient_norm": float(norm)}
 
-    def _refuse(self, batch: PairBatch, loss: Tensor, norm: Tensor) -> None:
+    def text_places(self, texts: int, rows: int) -> Tensor:
+        """int64 ``[texts]``: which of this rank's rows each text of a step belongs to; here row after row."""
+        return torch.arange(texts) // (texts // rows)
+
+    def _refuse(self, batch: PairBatch, loss: Tensor, norm: Tensor, embeddings_ND: Tensor) -> None:
+        """Stop on all ranks, each with the rows of every rank whose texts were embedded as values that are not finite."""
+        bad_N = ~torch.isfinite(embeddings_ND).all(1)
+        places = self.text_places(len(bad_N), len(batch.rows_B)).to(bad_N.device)[bad_N].unique()[:_ROWS_NAMED]
+        named = batch.rows_B.new_full((_ROWS_NAMED,), -1)
+        named[: len(places)] = batch.rows_B[places]
+        found = [row for row in gather(named).tolist() if row >= 0]
+        culprits = ", ".join(map(str, found)) or "none, it is the loss or the backward pass"
         rows = batch.rows_B.tolist()
-        shown = ", ".join(map(str, rows[:16])) + (" ..." if len(rows) > 16 else "")
+        shown = ", ".join(map(str, rows[:_ROWS_NAMED])) + (" ..." if len(rows) > _ROWS_NAMED else "")
         raise NonFiniteError(
             f"step {self.global_step}: loss {float(loss)} or gradient norm {float(norm)} is not finite on some rank; "
-            f"no optimizer step was made and the last checkpoint is good; rows of this rank's batch: {shown}"
+            f"no optimizer step was made and the last checkpoint is good; "
+            f"rows whose embeddings are not finite: {culprits}; rows of this rank's batch: {shown}"
         )
 
     def _log_step(self, measures: Mapping[str, float | Tensor], pairs: int, tokens: float) -> None:
@@ -188,14 +215,20 @@ class TrainingModule(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step)
 
-    @property
+    @cached_property
     def packs(self) -> bool:
         """Whether the model runs without padding."""
         return any(isinstance(m, PackedBert) for m in self.model.modules())
 
+    @cached_property
+    def _encoder_config(self) -> Any:
+        """The configuration of the encoder inside the model, by which its arithmetic is counted; None without one."""
+        configs = (m.config for m in self.model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers"))
+        return next(configs, None)
+
     def _forward_flops(self, texts: TokenBatch) -> float:
-        configs = [m.config for m in self.model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers")]
-        return encoder_flops(configs[0], texts.lengths_B.tolist()) if configs else 0.0
+        config = self._encoder_config
+        return 0.0 if config is None else encoder_flops(config, texts.lengths_B.tolist())
 
     def _peak(self) -> float:
         """The measured peak of this device at the model's precision, FLOP/s."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.distributed import gather, gather_with_grad, rank
-from lightning_e5.losses.duplicates import DuplicateMask, Siblings
+from lightning_e5.losses.duplicates import DuplicateMask, OwnColumnMask, Siblings
 from lightning_e5.losses.info_nce import InfoNCE
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import TrainingModule, spread
@@ -61,6 +61,11 @@ class InBatchModule(TrainingModule):
         """The texts with some inner tokens left out; the prefix and the special tokens stay."""
         return drop_inner_tokens(texts, self.token_dropout, seed=self.step_seed(), keep_first=self.prefix_tokens)
 
+    def text_places(self, texts: int, rows: int) -> Tensor:
+        """The queries, then the passages (none where they have no gradient), row after row."""
+        passages = torch.arange(texts - rows)
+        return torch.cat([torch.arange(rows), passages // max(1, len(passages) // rows)])
+
     @property
     def prefix_tokens(self) -> int:
         """Tokens at the start of every text that are not the text's own: the special token and the prefix."""
@@ -89,19 +94,21 @@ class InBatchModule(TrainingModule):
         if self.query_negatives or self.symmetric:
             queries_all_ND = gather_with_grad(queries_BD)
         positive_texts_N = texts_P[::group]
-        own_text_B = None
+        own_text_B = own_column_B = None
         if self.query_negatives:
             assert queries_all_ND is not None
+            own_column_B = len(candidates_PD) + rank() * count + torch.arange(count, device=queries_BD.device)
             candidates_PD, texts_P = torch.cat([candidates_PD, queries_all_ND]), torch.cat([texts_P, query_texts_N])
             own_text_B = batch.query_text_B
         queue_KD, queue_text_K = self.queued()
         texts_C = texts_P if queue_text_K is None else torch.cat([texts_P, queue_text_K])
         positive_text_B = batch.passage_text_P[::group]
-        siblings = Siblings(batch.query_text_B, query_texts_N, positive_texts_N) if self.mask_duplicates else None
-        # Without masking of duplicates a query among the candidates must still not be its own negative.
-        mask = None
-        if self.mask_duplicates or own_text_B is not None:
+        mask: DuplicateMask | OwnColumnMask | None = None
+        if self.mask_duplicates:
+            siblings = Siblings(batch.query_text_B, query_texts_N, positive_texts_N)
             mask = DuplicateMask(texts_C, positive_text_B, target_B, siblings=siblings, own_text_Q=own_text_B)
+        elif own_column_B is not None:  # a query among the candidates must still not be its own negative
+            mask = OwnColumnMask(own_column_B)
         output = self.info_nce(queries_BD, candidates_PD, target_B, mask, queue_KD)
         if not self.symmetric:
             return output

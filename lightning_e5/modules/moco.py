@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from lightning_e5.distributed import gather, rank
 from lightning_e5.errors import UserError
-from lightning_e5.losses.duplicates import DuplicateMask
+from lightning_e5.losses.duplicates import DuplicateMask, Siblings
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import spread
 from lightning_e5.modules.in_batch import InBatchModule
@@ -51,6 +52,7 @@ class MoCoModule(InBatchModule):
         return self
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+        started = time.perf_counter()
         keys_PD = gather(self.embed_keys(batch.passages))
         texts_P = gather(batch.passage_text_P)
         positions_P = self.queue.push(keys_PD, texts_P)
@@ -59,15 +61,19 @@ class MoCoModule(InBatchModule):
         first = rank() * len(batch.passage_text_P)
         target_B = positions_P[first : first + len(batch.passage_text_P) : group]
 
+        siblings = Siblings(batch.query_text_B, gather(batch.query_text_B), texts_P[::group])
+
         def loss(queries_BD: Tensor) -> LossOutput:
-            mask = DuplicateMask(queue_text_K, batch.passage_text_P[::group], target_B) if self.mask_duplicates else None
+            positive_text_B = batch.passage_text_P[::group]
+            mask = DuplicateMask(queue_text_K, positive_text_B, target_B, siblings=siblings) if self.mask_duplicates else None
             self.measures |= {
                 "temperature": self.info_nce.temperature, "std_query": spread(queries_BD), "std_passage": spread(keys_PD),
                 "queue": float(len(queue_KD)),
             }  # fmt: skip
             return self.info_nce(queries_BD, queue_KD[:0], target_B, mask, queue_KD)
 
-        self.cached_step(batch, self.drop_tokens(batch.queries), self.embed_chunk, loss, without_gradient=batch.passages)
+        texts = self.drop_tokens(batch.queries)
+        self.cached_step(batch, texts, self.embed_chunk, loss, without_gradient=batch.passages, started=started)
         momentum_update(self.momentum_encoder, self.encoder, self.momentum)
 
     @torch.no_grad()

@@ -64,6 +64,67 @@ def test_the_order_of_1_3_billion_rows() -> None:
     assert np.array_equal(BatchOrder([1_300_000_000], 32_768, seed=3).rows(19_999), batches[2])
 
 
+@pytest.mark.parametrize(
+    ("sizes", "settings"),
+    [
+        ([1_300_000_000], {}),
+        ([400_000_000, 899_000_000, 1_000_000], {"alpha": 0.5}),
+        ([400_000_000, 899_000_000, 1_000_000], {"one_source_per_batch": True}),
+        ([1_000_000] * 1300, {"weights": [1.0] * 1299 + [700.0]}),
+    ],
+)
+def test_step_1_000_000_of_1_3_billion_rows_needs_no_table(sizes: list[int], settings: dict) -> None:  # type: ignore[type-arg]
+    tracemalloc.start()
+    order = BatchOrder(sizes, 1024, seed=3, **settings)
+    rows = order.rows(1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6, f"{peak / 1e6} MB: a table of the rows would be 10,400 MB, one of the steps so far 8 MB"
+    assert rows.min() >= 0 and rows.max() < 1_300_000_000 and len(np.unique(rows)) == 1024
+    again = BatchOrder(sizes, 1024, seed=3, **settings)
+    again.rows(17)  # what was asked before changes nothing
+    assert np.array_equal(again.rows(1_000_000), rows)
+    for other in (order.rows(999_999), BatchOrder(sizes, 1024, seed=4, **settings).rows(1_000_000)):
+        assert len(np.intersect1d(rows, other)) < 10
+
+
+@pytest.mark.parametrize("one_source", [False, True])
+@pytest.mark.parametrize("sources", [3, 1000, 1024, 1025, 3000])
+def test_shares_are_as_asked_for_any_number_of_sources(sources: int, one_source: bool) -> None:
+    """Most of the weight on one source, and others far below a slot in a thousand."""
+    sizes = [64 + i % 7 for i in range(sources)]
+    weights = np.ones(sources)
+    weights[0], weights[sources // 2] = 0.0, 4.0 * sources
+    expected = weights / weights.sum()
+    slots = 1024 if one_source else 20_480
+    order = BatchOrder(sizes, 64, seed=5, weights=weights.tolist(), one_source_per_batch=one_source)
+    steps = range(slots if one_source else slots // 64)
+    drawn = np.concatenate([order.rows(step)[: 1 if one_source else 64] for step in steps])
+    found = np.bincount(np.searchsorted(np.cumsum(sizes), drawn, side="right"), minlength=sources)
+    assert found[0] == 0 and np.abs(found - slots * expected).max() <= np.log2(sources) + 2
+
+
+def test_with_more_sources_than_a_block_has_slots_every_row_still_comes_once_per_epoch() -> None:
+    sizes = [1 + i % 3 for i in range(2500)]
+    order = BatchOrder(sizes, 100, seed=6, alpha=0.0)
+    stream = np.concatenate([order.rows(step) for step in range(200)])
+    starts = np.cumsum([0, *sizes[:-1]])
+    source = np.searchsorted(np.cumsum(sizes), stream, side="right")
+    for index in (0, 1, 2, 1023, 1024, 2499):
+        own = stream[source == index] - starts[index]
+        assert len(own) >= 7
+        for first in range(0, len(own) - sizes[index] + 1, sizes[index]):
+            assert sorted(own[first : first + sizes[index]].tolist()) == list(range(sizes[index]))
+
+
+def test_the_order_of_the_sources_is_no_fixed_turn() -> None:
+    order = BatchOrder([100] * 4, 4, seed=7, alpha=0.0, one_source_per_batch=True)
+    sources = np.array([order.rows(step)[0] // 100 for step in range(2048)])
+    assert np.bincount(sources[:1024]).tolist() == [256] * 4
+    for lag in (1, 2, 4, 8, 1024):
+        assert 0.15 < (sources[lag:] == sources[:-lag]).mean() < 0.35
+
+
 def test_a_batch_may_straddle_two_epochs() -> None:
     order = BatchOrder([10], 4, seed=1)
     stream = np.concatenate([order.rows(step) for step in range(10)])
@@ -117,8 +178,10 @@ def test_within_a_source_no_row_comes_twice_before_all_have_come(one_source: boo
         ([10], 11, {}, "batch_size: 11 is not in 1 .. 10"),
         ([10], 0, {}, "batch_size: 0"),
         ([10, 20], 11, {"one_source_per_batch": True}, "batch_size: 11 is not in 1 .. 10"),
-        ([10, 20], 4, {"weights": [1]}, "must be 2 numbers"),
-        ([10, 20], 4, {"weights": [1, -1]}, "must be 2 numbers"),
+        ([10, 20], 4, {"weights": [1]}, "must be 2 finite numbers"),
+        ([10, 20], 4, {"weights": [1, -1]}, "must be 2 finite numbers"),
+        ([10, 20], 4, {"weights": [1, float("inf")]}, "must be 2 finite numbers"),
+        ([10, 20], 4, {"weights": [1, float("nan")]}, "must be 2 finite numbers"),
         ([10, 20], 4, {"weights": [0, 0]}, "not all 0"),
     ],
 )

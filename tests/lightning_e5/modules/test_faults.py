@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,12 +61,17 @@ def state(out: Path, ranks: int, case: str = CASE) -> dict[str, torch.Tensor]:
     return dict(result(out, ranks, case)["state"])
 
 
-@pytest.mark.parametrize(("ranks", "told", "number"), [(1, 0, signal.SIGTERM), (2, 0, signal.SIGUSR1), (2, 1, signal.SIGTERM)])
-def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(tmp_path: Path, ranks: int, told: int, number: int) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "told", "number"),
+    [(1, [0], signal.SIGTERM), (2, [0], signal.SIGUSR1), (2, [1], signal.SIGTERM), (2, [0, 1], signal.SIGTERM), (2, [1, 0], signal.SIGUSR1)],
+)
+def test_a_signal_to_one_or_all_ranks_stops_all_after_a_checkpoint(tmp_path: Path, ranks: int, told: list[int], number: int) -> None:
     process = start(tmp_path, ranks, steps=100_000)
     wait_for_checkpoint(tmp_path)
     pids = [process.pid, *children(process.pid)]
-    os.kill(pids[told], number)
+    assert len(pids) == ranks
+    for rank in told:
+        os.kill(pids[rank], number)
     sent = time.monotonic()
     code, errors = finish(process)
     assert code == 143, errors[-2000:]
@@ -75,7 +81,7 @@ def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(tmp_path: Path, ranks
     assert reached is not None and load_checkpoint(reached.path)["global_step"] == reached.step
 
 
-def test_stopped_and_continued_equals_uninterrupted(tmp_path: Path) -> None:
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     steps = 120
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
@@ -109,6 +115,11 @@ def test_a_value_that_is_not_finite_stops_all_ranks_before_the_step(tmp_path: Pa
     code, errors = finish(start(tmp_path, ranks, fault="nan", steps=50))
     assert code not in (0, 143)
     assert "is not finite" in errors and "rows of this rank's batch" in errors
+    named = set(re.findall(r"rows whose embeddings are not finite: ([\d, ]+);", errors))
+    rows = {int(row) for row in ", ".join(named).split(", ")}
+    step = int(re.findall(r"step (\d+): loss", errors)[0])
+    last_ranks = range(8 * step + 8 - 8 // ranks, 8 * step + 8)
+    assert len(named) == 1 and 0 < len(rows) < len(last_ranks) and rows <= set(last_ranks), "every rank names the culprits, not all rows"
     good = latest_checkpoint(tmp_path / CASE)
     if good is not None:
         assert all(bool(torch.isfinite(v).all()) for v in load_checkpoint(good.path)["state_dict"].values())

@@ -34,8 +34,10 @@ def make(scheme: type[InBatchModule], small_bert: Any, **options: Any) -> InBatc
     return scheme(encoder, temperature=T, learning_rate=1e-3, max_steps=10, **options)
 
 
-def loss_of(module: InBatchModule, queries: torch.Tensor, passages: torch.Tensor, group: int = 1) -> LossOutput:
-    texts = PASSAGE_TEXTS if group == 1 else torch.arange(BATCH * group) + 100
+def loss_of(
+    module: InBatchModule, queries: torch.Tensor, passages: torch.Tensor, group: int = 1, texts: torch.Tensor | None = None
+) -> LossOutput:
+    texts = texts if texts is not None else PASSAGE_TEXTS if group == 1 else torch.arange(BATCH * group) + 100
     batch = PairBatch(EMPTY, EMPTY, QUERY_TEXTS, texts, torch.arange(BATCH))
     return module.contrastive_loss(batch, queries, passages)
 
@@ -84,6 +86,57 @@ def test_options_equal_whole_matrices(small_bert, symmetric: bool, query_negativ
     assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
     for ours, theirs in zip(torch.autograd.grad(output.loss, (queries, passages)), torch.autograd.grad(expected, (queries, passages)), strict=True):
         assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("query_negatives", [False, True])
+def test_without_masking_a_query_alone_is_left_out_of_its_own_negatives(small_bert, query_negatives: bool) -> None:  # type: ignore[no-untyped-def]
+    """Copies of the positive (rows 1 and 4) and of the query (rows 0 and 3) stay."""
+    queries, passages = unit(BATCH, 0), unit(BATCH, 1)
+    output = loss_of(make(InBatchModule, small_bert, mask_duplicates=False, query_negatives=query_negatives), queries, passages)
+    logits, same = queries @ passages.T / T, torch.zeros(BATCH, BATCH, dtype=torch.bool)
+    if query_negatives:
+        logits, same = torch.cat([logits, queries @ queries.T / T], 1), torch.cat([same, torch.eye(BATCH, dtype=torch.bool)], 1)
+    assert float(output.loss) == pytest.approx(float(masked(logits, same)), rel=1e-12)
+    assert float(output.masked_fraction) == pytest.approx(float(same.float().mean()))
+    duplicates_out = loss_of(make(InBatchModule, small_bert, query_negatives=query_negatives), queries, passages)
+    assert float(duplicates_out.loss) < float(output.loss)
+
+
+@pytest.mark.parametrize("scheme", [InBatchModule, PreBatchModule])
+def test_a_batch_of_one_text_has_loss_0_and_a_finite_gradient(small_bert, scheme: type[InBatchModule]) -> None:  # type: ignore[no-untyped-def]
+    """Every negative is a copy of the positive; the positive itself is never left out."""
+    module = make(scheme, small_bert, **({"queue_size": 9} if scheme is PreBatchModule else {})).double()
+    if scheme is PreBatchModule:
+        module.queue.push(unit(9, 8), torch.full((9,), 10))  # type: ignore[operator, union-attr]
+    queries, passages = unit(BATCH, 0).requires_grad_(), unit(BATCH, 1).requires_grad_()
+    output = loss_of(module, queries, passages, texts=torch.full((BATCH,), 10))
+    assert float(output.loss.detach()) == pytest.approx(0.0, abs=1e-12) and float(output.accuracy) == 1.0
+    assert float(output.masked_fraction) == pytest.approx(1 - 1 / (BATCH + (9 if scheme is PreBatchModule else 0)))
+    for gradient in torch.autograd.grad(output.loss, (queries, passages)):
+        assert torch.isfinite(gradient).all() and float(gradient.abs().max()) < 1e-12
+
+
+def test_options_are_off_by_default(small_bert) -> None:  # type: ignore[no-untyped-def]
+    module = make(InBatchModule, small_bert)
+    assert not (module.symmetric or module.query_negatives or module.token_dropout or module.info_nce.log_scale is not None)
+    assert module.mask_duplicates and InfoNCE().temperature == 0.01
+
+
+def test_moco_leaves_out_positives_of_equal_queries(small_bert) -> None:  # type: ignore[no-untyped-def]
+    module: Any = make(MoCoModule, small_bert, queue_size=12)
+    keys, old, queries = unit(BATCH, 1).float(), unit(5, 2).float(), unit(BATCH, 0).float()
+    old_texts = torch.tensor([13, 40, 41, 10, 42])
+    module.queue.push(old, old_texts)
+    module.embed_keys, module.drop_tokens = lambda passages: keys, lambda texts: texts
+    outputs: list[LossOutput] = []
+    module.cached_step = lambda batch, texts, encode, loss, **rest: outputs.append(loss(queries))
+    module.training_step(PairBatch(EMPTY, EMPTY, QUERY_TEXTS, PASSAGE_TEXTS, torch.arange(BATCH)), 0)
+    positives = [{int(t) for t, p in zip(PASSAGE_TEXTS, equal_rows(QUERY_TEXTS)[i], strict=True) if p} for i in range(BATCH)]
+    queued = torch.tensor([[int(t) in positives[i] for t in old_texts] for i in range(BATCH)])
+    expected = masked(torch.cat([queries @ keys.T, queries @ old.T], 1) / T, torch.cat([no_negatives(), queued], 1))
+    assert float(outputs[0].loss) == pytest.approx(float(expected), rel=1e-5)
+    plain = masked(torch.cat([queries @ keys.T, queries @ old.T], 1) / T, torch.zeros(BATCH, BATCH + 5, dtype=torch.bool))
+    assert abs(float(plain) - float(expected)) > 1e-3
 
 
 def test_a_learned_temperature_has_the_gradient_of_autograd() -> None:

@@ -50,6 +50,24 @@ def test_two_ranks_make_the_step_of_one(results: dict[int, dict[str, Any]], case
         assert torch.allclose(value.double(), two["state"][name].double(), rtol=1e-7, atol=1e-10), name
 
 
+#: Logged at every step: name -> (lowest, highest).
+LOGGED = {
+    "loss": (0.0, 100.0), "accuracy": (0.0, 1.0), "temperature": (0.001, 1.0), "masked_fraction": (0.0, 1.0),
+    "std_query": (0.001, 1.1), "std_passage": (0.001, 1.1), "learning_rate": (0.0, 1e-3), "gradient_norm": (1e-9, 1e6),
+    "pairs_per_second": (1e-3, 1e9), "tokens_per_second": (1e-3, 1e9), "padding_share": (0.0, 0.0), "mfu": (1e-12, 1.0),
+    "memory_gb": (1e-3, 1e4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("case", list(CASES))
+def test_every_step_of_all_ranks_logs_what_is_promised(results: dict[int, dict[str, Any]], case: str, ranks: int) -> None:
+    for row in results[ranks][case]["rows"]:
+        assert LOGGED.keys() <= row.keys()
+        for name, (lowest, highest) in LOGGED.items():
+            assert lowest <= row[name] <= highest, name
+
+
 def test_the_schemes_differ(results: dict[int, dict[str, Any]]) -> None:
     """The control: were queue, momentum encoder or options not used, these would be equal."""
     last = {case: results[1][case]["rows"][-1]["loss"] for case in CASES}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,58 @@ def test_without_its_record_it_is_refused(tmp_path: Path) -> None:
     assert latest is not None and latest.path == old and "did not end" in messages[0]
     old.with_suffix(".json").write_text("{}")
     assert latest_checkpoint(tmp_path) is None
+
+
+def test_a_damaged_record_never_lets_other_bytes_in(tmp_path: Path) -> None:
+    old, new = two_checkpoints(tmp_path)
+    record = new.with_suffix(".json")
+    data = record.read_bytes()
+    draw = random.Random(1)
+    flips = []
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        flips.append(bytes(damaged))
+    refused = 0
+    for content in [b"", data[:1], data[: len(data) // 2], b"[]", b"null", b"{}", *flips]:
+        record.write_bytes(content)
+        latest = latest_checkpoint(tmp_path)
+        assert latest is not None and latest.path in (old, new)  # a flip in the file's name or a blank changes nothing
+        refused += latest.path == old
+        if latest.path == new:
+            assert load_checkpoint(new)["step"] == 2
+    assert refused > 100
+    for content in [b"", data[:1], data[: len(data) // 2], data[:-2]]:
+        record.write_bytes(content)
+        latest = latest_checkpoint(tmp_path)
+        assert latest is not None and latest.path == old
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from lightning_e5.training.checkpointing import checkpoint_path, save_checkpoint
+directory = Path(sys.argv[1])
+save_checkpoint(checkpoint_path(directory, 1), {"w": torch.zeros(1000)}, keep=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    save_checkpoint(checkpoint_path(directory, 2), {"w": torch.zeros(1000, 1000)}, keep=1)
+except OSError as error:
+    print(error.filename)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 1, 100_000, 3_999_999, 10**8])
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, limit: int) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path), str(limit)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    latest = latest_checkpoint(tmp_path)
+    enough = limit == 10**8
+    assert latest is not None and latest.step == (2 if enough else 1)
+    assert load_checkpoint(latest.path)["w"].shape == ((1000, 1000) if enough else (1000,))
+    assert ("step-00000002" in done.stdout) == (not enough)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".ckpt", ".json"]
 
 
 def test_temporaries_of_killed_writers_are_removed(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_without_the_replay_of_dropout_the_gradient_is_wrong(small_bert, small_t
     assert relative_difference(found, expected) > 1e-3
 
 
-def test_steps_accumulate(small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
+def test_gradients_accumulate_over_steps(small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
     encoder = TextEncoder(small_bert, small_tokenizer).double().eval()
     halves = [
         concatenate([batch(small_tokenizer, texts[a : a + 5], "query"), batch(small_tokenizer, texts[a + 5 : a + 10], "passage")])
@@ -114,3 +114,87 @@ def test_chunks_hold_every_text_once(small_tokenizer, texts) -> None:  # type: i
                 assert torch.equal(piece, pieces[row])
         lengths = [n for c in chunks for n in c.lengths]
         assert lengths == sorted(lengths)
+
+
+def test_gradient_cached_equals_hugging_faces_padded_big_batch(small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
+    """Evaluation mode, hard negatives: one padded forward and backward of all texts, with none of this project's code."""
+    encoder = TextEncoder(small_bert, small_tokenizer).double().eval()
+    tokens = concatenate([batch(small_tokenizer, texts[:8], "query"), batch(small_tokenizer, texts[8:32], "passage")])
+    pieces = list(torch.split(tokens.ids_T, tokens.lengths_B.tolist()))
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in pieces], batch_first=True)
+    states = small_bert(input_ids=torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True), attention_mask=mask).last_hidden_state
+    embeddings = functional.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=1)
+    loss = functional.cross_entropy(embeddings[:8] @ embeddings[8:].T / 0.05, torch.arange(8) * 3)
+    loss.backward()
+    expected = gradients(encoder)
+    output, _ = step(encoder, tokens, 8, 3, GradCache(chunk_tokens=70, graph_tokens=150))
+    assert float(output.loss) == pytest.approx(float(loss.detach()), rel=1e-12)
+    assert relative_difference(gradients(encoder), expected) <= 1e-12
+
+
+@pytest.mark.parametrize("graph_tokens", [0, 150])
+def test_gradient_of_a_learned_temperature(small_bert, small_tokenizer, texts, graph_tokens: int) -> None:  # type: ignore[no-untyped-def]
+    encoder = TextEncoder(small_bert, small_tokenizer).double().train()
+    tokens = concatenate([batch(small_tokenizer, texts[:9], "query"), batch(small_tokenizer, texts[9:18], "passage")])
+    learned, target = InfoNCE(0.05, learned=True).double(), torch.arange(9)
+
+    def run(chunk_tokens: int, graphs: int):  # type: ignore[no-untyped-def]
+        GradCache(chunk_tokens=chunk_tokens, graph_tokens=graphs).step(
+            tokens, lambda ids, lengths: functional.normalize(encoder(ids, lengths), dim=1),
+            lambda e: learned(e[:9], e[9:], target), seed=3, loss_parameters=[learned.log_scale],
+        )  # fmt: skip
+        found, learned.log_scale.grad = learned.log_scale.grad, None
+        return gradients(encoder), found
+
+    embeddings = torch.empty(18, encoder.width, dtype=torch.float64)
+    for index, chunk in enumerate(sorted_chunks(tokens, 64)):
+        seed_torch(3, "chunk", index)
+        embeddings = embeddings.index_copy(0, chunk.rows_B, functional.normalize(encoder(chunk.ids_T, chunk.lengths), dim=1))
+    functional.cross_entropy(embeddings[:9] @ embeddings[9:].T * learned.log_scale.exp(), target).backward()
+    expected, of_scale = gradients(encoder), learned.log_scale.grad
+    learned.log_scale.grad = None
+    found, scale = run(64, graph_tokens)
+    assert relative_difference(found, expected) <= 1e-12
+    assert of_scale is not None and float(of_scale) != 0.0
+    assert float(scale) == pytest.approx(float(of_scale), rel=1e-12)
+
+
+@pytest.mark.parametrize("graph_tokens", [400, 0])
+def test_out_of_memory_halves_the_budget_and_keeps_the_gradient(small_bert, small_tokenizer, texts, caplog, graph_tokens: int) -> None:  # type: ignore[no-untyped-def]
+    encoder = TextEncoder(small_bert, small_tokenizer).double().eval()
+    tokens = concatenate([batch(small_tokenizer, texts[:12], "query"), batch(small_tokenizer, texts[12:24], "passage")])
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    held, sizes = [0], []
+
+    def run(cache: GradCache, limit: float):  # type: ignore[no-untyped-def]
+        def encode(ids, lengths):  # type: ignore[no-untyped-def]
+            held[0] += len(ids) if torch.is_grad_enabled() else 0
+            if len(ids) > 60 or held[0] > limit:
+                held[0] = 0
+                raise torch.OutOfMemoryError("planted")
+            return functional.normalize(encoder(ids, lengths), dim=1)
+
+        def loss(embeddings):  # type: ignore[no-untyped-def]
+            held[0] = -(10**6)  # the second half of the step frees graphs as it goes
+            sizes.append(len(embeddings))
+            return InfoNCE(0.05)(embeddings[:12], embeddings[12:], torch.arange(12))
+
+        before = torch.ones_like(parameters[0])
+        parameters[0].grad = before.clone()  # of an earlier step that is accumulated on
+        held[0] = 0
+        output, _ = cache.step(tokens, encode, loss, seed=1, parameters=parameters)
+        parameters[0].grad -= before
+        return output.loss, gradients(encoder)
+
+    expected_loss, expected = run(GradCache(chunk_tokens=50, graph_tokens=0), 10**9)
+    cache = GradCache(chunk_tokens=100, graph_tokens=graph_tokens)
+    loss, found = run(cache, 150)
+    assert (cache.chunk_tokens, cache.graph_tokens) == (50, 0) and "out of memory" in caplog.text
+    assert set(sizes) == {24}, "every try sees all texts, so all negatives"
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-12)
+    assert relative_difference(found, expected) <= 1e-12
+    with pytest.raises(torch.OutOfMemoryError, match="planted"):  # nothing to set back: an error
+        GradCache(chunk_tokens=100, graph_tokens=0).step(
+            tokens, lambda ids, lengths: (_ for _ in ()).throw(torch.OutOfMemoryError("planted")),
+            lambda e: InfoNCE()(e, e, torch.arange(24)), seed=1,
+        )  # fmt: skip

@@ -1,0 +1,47 @@
+"""Hugging Face encoders other than BERT: texts padded to the longest of their chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_e5.errors import UserError
+
+
+def padded_states(backbone: Any, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Last hidden states ``[T, D]`` of packed tokens, computed with padding; little of it where lengths are alike."""
+    pieces = torch.split(ids_T, list(lengths))
+    pad = int(getattr(backbone.config, "pad_token_id", 0) or 0)
+    padded_BL = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=pad)
+    positions_L = torch.arange(padded_BL.shape[1], device=ids_T.device)
+    mask_BL = positions_L[None, :] < torch.tensor(lengths, device=ids_T.device)[:, None]
+    states_BLD: Tensor = backbone(input_ids=padded_BL, attention_mask=mask_BL.long()).last_hidden_state
+    return states_BLD[mask_BL]
+
+
+def usable_positions(backbone: Any) -> int | None:
+    """Tokens for which the model has positions; None where it sets no limit.
+
+    RoBERTa and its kin count positions from ``padding_idx + 1`` on, so a table of 514 is for 512 tokens.
+    """
+    limit = getattr(backbone.config, "max_position_embeddings", None)
+    if limit is None or limit < 1:
+        return None
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return int(limit) if padding is None else int(limit) - padding - 1
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Let the backbone in ``model`` recompute its layers in the backward pass, with the same dropout.
+
+    Raises:
+        UserError: it cannot.
+    """
+    backbone: Any = getattr(model, "backbone", model)
+    if not getattr(backbone, "supports_gradient_checkpointing", False):
+        raise UserError(f"gradient_checkpointing: {type(backbone).__name__} cannot recompute its layers")
+    backbone.gradient_checkpointing_enable({"use_reentrant": False})

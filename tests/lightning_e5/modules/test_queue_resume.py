@@ -1,0 +1,62 @@
+"""Queue, momentum encoder and counters are part of the checkpoint: a resumed training ends where an uninterrupted one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_e5.modules.base import TrainingModule
+from lightning_e5.modules.fit import fit
+from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
+from tests.lightning_e5.modules.scheme_run import CASES, STEPS, RandomPairs, Recorder, encoder
+
+
+def train(directory: Path, case: str) -> tuple[TrainingModule, list[dict[str, float]], list[int]]:
+    scheme, negatives, options = CASES[case]
+    module = scheme(encoder(), temperature=0.05, learning_rate=1e-2, max_steps=STEPS, chunk_tokens=64, graph_tokens=200, **options).double()
+    recorder, resumed = Recorder(module), []
+    fit(module, RandomPairs(negatives), checkpoints=directory, title=case, accelerator="cpu", devices=1, checkpoint_steps=2, resumed=resumed.append)
+    return module, recorder.rows, resumed
+
+
+def unequal(one: TrainingModule, other: TrainingModule) -> list[str]:
+    theirs: dict[str, Any] = other.state_dict()
+    return [name for name, value in one.state_dict().items() if not torch.equal(value, theirs[name])]
+
+
+@pytest.mark.parametrize("case", ["in_batch-1", "pre_batch-1", "moco-1", "everything-0"])
+def test_a_resume_restores_queue_momentum_encoder_and_counters(tmp_path: Path, case: str) -> None:
+    whole, rows, first = train(tmp_path, case)
+    again, rest, second = train(tmp_path, case)
+    assert (first, second, len(rest)) == ([0], [2], 2)
+    assert unequal(whole, again) == []
+    timed = ("seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
+    assert [{k: v for k, v in r.items() if k not in timed} for r in rest] == [
+        {k: v for k, v in r.items() if k not in timed} for r in rows[2:]
+    ]
+
+
+def test_the_queue_after_a_resume_matters(tmp_path: Path) -> None:
+    """The control: with an empty queue in the checkpoint the same training ends elsewhere."""
+    whole, _, _ = train(tmp_path, "pre_batch-1")
+    path = checkpoint_path(tmp_path, 2)
+    checkpoint = load_checkpoint(path)
+    assert int(checkpoint["state_dict"]["queue.pushed"]) > 0
+    checkpoint["state_dict"]["queue.pushed"].zero_()
+    save_checkpoint(path, checkpoint)
+    again, _, _ = train(tmp_path, "pre_batch-1")
+    assert any(name.startswith("encoder") for name in unequal(whole, again))
+
+
+def test_a_resume_from_the_last_step_trains_nothing_more(tmp_path: Path) -> None:
+    """A signal in the last step leaves a checkpoint of a finished training."""
+    whole, _, _ = train(tmp_path, "in_batch-1")
+    checkpoint = load_checkpoint(checkpoint_path(tmp_path, 2))
+    module, _, _ = train(tmp_path, "in_batch-1")
+    module.trainer.save_checkpoint(checkpoint_path(tmp_path, STEPS))
+    again, rows, resumed = train(tmp_path, "in_batch-1")
+    assert checkpoint["global_step"] == 2 and resumed == [STEPS] and rows == []
+    assert unequal(whole, again) == []
