@@ -68,7 +68,8 @@ class MoCoModule(InBatchModule):
             return self.info_nce(queries_BD, queue_KD[:0], target_B, mask, queue_KD)
 
         self.cached_step(batch, self.drop_tokens(batch.queries), self.embed_chunk, loss, without_gradient=batch.passages)
-        momentum_update(self.momentum_encoder, self.encoder, self.momentum)
+        with self.whole_parameters():  # the momentum encoder is whole on every rank
+            momentum_update(self.momentum_encoder, self.encoder, self.momentum)
 
     @torch.no_grad()
     def embed_keys(self, passages: TokenBatch) -> Tensor:
