@@ -8,7 +8,8 @@ Between two steps a rank holds a flat shard of the parameters and of AdamW's two
 4. moves its shard by AdamW, which works value by value, so that a flat shard moves as the parameters would.
 
 For each float32 value a rank holds 12 / R bytes between steps (replicas: 12) and 8 + 12 / R at a step's peak (replicas:
-16), for the weights are gathered as a whole, not layer by layer, and their gradients add up over all chunks.
+16), and some buckets of `ParameterShards`: the weights are gathered as a whole, not layer by layer, and their gradients
+add up over all chunks. Measured with two ranks of gloo and 67 M values in buckets of 4 M: 7.3 and 15.6 bytes.
 
 Why not ``torch.distributed.fsdp.fully_shard``: ranks encode different numbers of chunks, and PackedBert reads the
 weights of its layers without calling them, so neither collectives per layer nor per backward pass can be had. Around
