@@ -54,7 +54,7 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
 
 
 #: Gradients are averaged in flat buffers of about this many values.
-_BUCKET_VALUES = 2**26
+BUCKET_VALUES = 2**26
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         bucket = buckets.setdefault((parameter.grad.dtype, parameter.grad.device), [])
-        if bucket and sum(g.numel() for g in bucket) + parameter.grad.numel() > _BUCKET_VALUES:
+        if bucket and sum(g.numel() for g in bucket) + parameter.grad.numel() > BUCKET_VALUES:
             _average(bucket)
             bucket.clear()
         bucket.append(parameter.grad)
@@ -84,11 +84,36 @@ def _average(gradients: list[Tensor]) -> None:
 
 
 @torch.no_grad()
+def gather_flat(shard_S: Tensor) -> Tensor:
+    """The ranks' shards ``[S]`` one behind the other, ``[ranks * S]``; a collective call."""
+    whole = shard_S.new_empty(world_size() * len(shard_S))
+    # torch 2.13 renamed the collectives on flat tensors, and warns of the names that torch 2.11 has.
+    collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    collective(whole, shard_S)
+    return whole
+
+
+@torch.no_grad()
+def mean_of_own_shard(whole: Tensor) -> Tensor:
+    """This rank's shard ``[S]`` of the mean of the ranks' ``[ranks * S]``; a collective call."""
+    shard_S = whole.new_empty(len(whole) // world_size())
+    collective = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    collective(shard_S, whole)
+    return shard_S.div_(world_size())
+
+
+@torch.no_grad()
 def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
     """Copy rank 0's values to all ranks, in place."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+
+
+def sum_over_ranks(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over the ranks, in place; a collective call."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
 
 
 def rank_means(values: list[float], device: torch.device | str = "cpu") -> list[float]:

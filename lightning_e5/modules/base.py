@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache
 from lightning_e5.training.parameters import clip_gradients, freeze_position_embeddings, parameter_groups
 from lightning_e5.training.schedules import Schedule, learning_rate_factor
+from lightning_e5.training.sharding import ParameterShards
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
@@ -85,6 +87,9 @@ class TrainingModule(L.LightningModule):
             packed.gradient_checkpointing, packed.scatter_word_gradient = gradient_checkpointing, True
         if gradient_checkpointing and not self.packs:
             checkpoint_layers(model)
+        #: Whether `configure_optimizers` cuts the model into shards, one per rank (set by the strategy).
+        self.sharded = False
+        self.shards: ParameterShards | None = None
         self.trained_pairs = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
@@ -99,6 +104,9 @@ class TrainingModule(L.LightningModule):
             weight_decay=self.weight_decay,
             factors=self.learning_rate_factors,
         )
+        if self.sharded:
+            self.shards = ParameterShards(groups, self.model)
+            groups = self.shards.optimizer_groups
         return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps)  # type: ignore[arg-type]
 
     def step_seed(self) -> int:
@@ -106,7 +114,13 @@ class TrainingModule(L.LightningModule):
         return derive_seed(self.seed, "step", self.global_step, self.global_rank)
 
     def on_train_start(self) -> None:
-        broadcast_from_first([*self.parameters(), *self.buffers()])
+        # Sharded parameters are empty now; they were broadcast before they were cut into shards.
+        broadcast_from_first([t for t in (*self.parameters(), *self.buffers()) if t.numel()])
+
+    def on_train_end(self) -> None:
+        if self.shards is not None:
+            self.shards.restore()
+            self.shards = None
 
     def cached_step(
         self,
@@ -125,17 +139,18 @@ class TrainingModule(L.LightningModule):
         started = time.perf_counter() if started is None else started
         self.measures = {}
         of_model = [p for p in self.model.parameters() if p.requires_grad]
-        known = set(map(id, of_model))
-        of_loss = [p for p in self.trained_parameters() if id(p) not in known]
         embedded: list[Tensor] = []
 
         def watched(embeddings_ND: Tensor) -> LossOutput:
             embedded[:] = [embeddings_ND.detach()]
             return loss(embeddings_ND)
 
-        output, report = self.grad_cache.step(
-            texts, encode, watched, seed=self.step_seed(), parameters=of_model, loss_parameters=of_loss
-        )
+        with self.whole_parameters():
+            output, report = self.grad_cache.step(
+                texts, encode, watched, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters()
+            )
+            if self.shards is not None:
+                self.shards.reduce_gradients()
         update = self._optimizer_step(batch, output.loss, embedded.pop())
         measures: dict[str, float | Tensor] = {
             "loss": output.loss, "accuracy": output.accuracy, "masked_fraction": output.masked_fraction, **self.measures,
@@ -156,16 +171,26 @@ class TrainingModule(L.LightningModule):
         return output
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Everything the optimizer moves: the model's parameters and those of the loss."""
+        """Everything that is trained: the model's parameters and those of the loss."""
         return [p for p in self.parameters() if p.requires_grad]
+
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Those of the loss alone; never sharded."""
+        of_model = {id(p) for p in self.model.parameters()}
+        return [p for p in self.trained_parameters() if id(p) not in of_model]
+
+    def whole_parameters(self) -> AbstractContextManager[None]:
+        """The model's parameters are whole inside; with sharding a collective call."""
+        return self.shards.gathered() if self.shards is not None else nullcontext()
 
     def _optimizer_step(self, batch: PairBatch, loss: Tensor, embeddings_ND: Tensor) -> dict[str, float]:
         """Average over ranks, refuse non-finite values, clip, set the learning rate, step, clear the gradients."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        parameters = self.trained_parameters()
-        average_gradients(parameters)
-        norm = clip_gradients(parameters, self.max_grad_norm)
+        # With shards the model's gradients are averaged already.
+        whole = self.trained_parameters() if self.shards is None else self.loss_parameters()
+        average_gradients(whole)
+        norm = clip_gradients(whole, self.max_grad_norm, shards=[] if self.shards is None else self.shards.local)
         finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
         if any_rank(not finite, loss.device):
             self._refuse(batch, loss, norm, embeddings_ND)

@@ -14,10 +14,14 @@ import torch
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.distributed import close_process_group
+from lightning_e5.errors import UserError
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
-from lightning_e5.modules.strategy import RanksStrategy
+from lightning_e5.modules.strategy import RanksStrategy, ShardedStrategy
 from lightning_e5.training.checkpointing import latest_checkpoint
+
+#: How several ranks share the work, by the name that a YAML gives.
+STRATEGIES: dict[str, type[RanksStrategy]] = {"ranks": RanksStrategy, "fsdp": ShardedStrategy}
 
 
 def fit(
@@ -35,6 +39,7 @@ def fit(
     devices: int | str = "auto",
     num_nodes: int = 1,
     backend: str | None = None,
+    strategy: str = "ranks",
 ) -> None:
     """Train ``module`` for its ``max_steps`` with Lightning.
 
@@ -50,10 +55,15 @@ def fit(
         checkpoint_steps: and after every so many steps.
         accelerator, devices, num_nodes: as for ``lightning.Trainer``; several devices or nodes run as ranks.
         backend: of the process group.
+        strategy: of several ranks: ``ranks`` (each holds the whole model) or ``fsdp`` (parameters, gradients and AdamW's
+            state sharded over the ranks); on one device the same. Checkpoints are of one form, so it may change on resume.
 
     Raises:
+        UserError: another ``strategy``.
         SystemExit: 143, after a checkpoint, where SIGTERM or SIGUSR1 asked a rank to stop.
     """
+    if strategy not in STRATEGIES:
+        raise UserError(f"strategy: {strategy!r} is not one of {', '.join(STRATEGIES)}")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     start = latest_checkpoint(checkpoints, warn)
@@ -67,7 +77,7 @@ def fit(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=RanksStrategy(backend) if several_ranks(accelerator, devices, num_nodes) else "auto",
+            strategy=STRATEGIES[strategy](backend) if several_ranks(accelerator, devices, num_nodes) else "auto",
             logger=list(loggers) or False,
             callbacks=[
                 PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),

@@ -74,7 +74,8 @@ class MoCoModule(InBatchModule):
 
         texts = self.drop_tokens(batch.queries)
         self.cached_step(batch, texts, self.embed_chunk, loss, without_gradient=batch.passages, started=started)
-        momentum_update(self.momentum_encoder, self.encoder, self.momentum)
+        with self.whole_parameters():  # the momentum encoder is whole on every rank
+            momentum_update(self.momentum_encoder, self.encoder, self.momentum)
 
     @torch.no_grad()
     def embed_keys(self, passages: TokenBatch) -> Tensor:

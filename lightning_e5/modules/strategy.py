@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+
+from lightning_e5.modules.base import TrainingModule
 
 
 class RanksStrategy(DDPStrategy):
@@ -31,3 +35,40 @@ class RanksStrategy(DDPStrategy):
 
     def configure_ddp(self) -> None:
         pass
+
+
+class ShardedStrategy(RanksStrategy):
+    """Fully sharded data parallel: each rank keeps its part of parameters, gradients and AdamW's state.
+
+    What is sharded when, and why not with torch's own FSDP: `lightning_e5.training.sharding`. A checkpoint holds the
+    whole tensors, gathered by all ranks and written by the first; it is the checkpoint that `RanksStrategy` or one
+    device would write, so a training may continue from it with another strategy or another number of ranks.
+
+    Args: those of `RanksStrategy`; the module must be a `TrainingModule`.
+    """
+
+    @property
+    def _training(self) -> TrainingModule:
+        assert isinstance(self.lightning_module, TrainingModule)
+        return self.lightning_module
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        # After the weights of a checkpoint were loaded, before its optimizer state is.
+        self._training.sharded = True
+        super().setup_optimizers(trainer)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        # The tensors of the state dict outlive the gathering: they hold on to the memory that was gathered into.
+        with self._training.whole_parameters():
+            return super().lightning_module_state_dict() if self.is_global_zero else {}
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        shards = self._training.shards
+        assert shards is not None
+        return shards.whole_optimizer_state(optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        shards = self._training.shards
+        assert shards is not None
+        own = [shards.own_optimizer_state(state) for state in checkpoint["optimizer_states"]]
+        super().load_optimizer_state_dict({"optimizer_states": own})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from lightning_e5.distributed import sum_over_ranks
 from lightning_e5.errors import UserError
 
 
@@ -56,10 +57,28 @@ def freeze_position_embeddings(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float | None) -> torch.Tensor:
-    """The global gradient norm (float32 scalar, before clipping); gradients are scaled in place where it exceeds ``max_norm``."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], max_norm: float | None, *, shards: Sequence[nn.Parameter] = ()
+) -> torch.Tensor:
+    """Measure the global gradient norm, and scale the gradients in place where it exceeds ``max_norm``.
+
+    Args:
+        parameters: those whose gradients are equal on all ranks.
+        max_norm: None for no clipping.
+        shards: those of which every rank holds another part; with them this is a collective call.
+
+    Returns:
+        The norm before clipping, a scalar of the gradients' dtype, equal on all ranks.
+    """
+    norm = _norm(parameters)
+    if shards:
+        square = _norm(shards).square()
+        sum_over_ranks(square)
+        norm = (square + norm.to(square).square()).sqrt()
     if max_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_([*parameters, *shards], max_norm, norm)
     return norm
+
+
+def _norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

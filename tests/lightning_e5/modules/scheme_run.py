@@ -2,13 +2,15 @@
 
 Run as ``python scheme_run.py OUT RANKS [CASE ...]``; not a test by itself. Dropout is off, so that ranks may not matter.
 ``SCHEME_STEPS`` and ``SCHEME_WORKERS`` in the environment change the steps (4) and data workers (0); ``SCHEME_FAULT`` is
-``oom`` or ``nan``: the last rank's encoder fails once so in its 12th call.
+``oom`` or ``nan``: the last rank's encoder fails once so in its 12th call; ``SCHEME_STRATEGY`` is that of `fit`, with many
+small buckets where it is ``fsdp``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import torch
 from transformers import BertConfig, BertModel
 
 from data_modules.base import StepDataModule
+from lightning_e5.distributed import rank_means
 from lightning_e5.launch import is_first_process, leave_after_first
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.modules import base
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.distilled import DistilledModule
 from lightning_e5.modules.fit import fit
@@ -28,6 +32,7 @@ from lightning_e5.types import PairBatch, TokenBatch
 
 STEPS, BATCH = int(os.environ.get("SCHEME_STEPS", "4")), 8
 WORKERS, FAULT = int(os.environ.get("SCHEME_WORKERS", "0")), os.environ.get("SCHEME_FAULT", "")
+STRATEGY = os.environ.get("SCHEME_STRATEGY", "ranks")
 CASES: dict[str, tuple[type[TrainingModule], int, dict[str, Any]]] = {
     f"{name}-{negatives}": (scheme, negatives, options)
     for name, scheme, options in (
@@ -83,9 +88,10 @@ def _texts(lengths: list[int], texts_N: torch.Tensor, part: slice) -> TokenBatch
 
 
 class Recorder:
-    """Gradients at the first optimizer step, and the logged rows."""
+    """Gradients at the first optimizer step, and the logged rows with the values held between steps per rank."""
 
     def __init__(self, module: TrainingModule) -> None:
+        self.kept = False
         self.gradients: dict[str, torch.Tensor] = {}
         self.rows: list[dict[str, float]] = []
         configure, log = module.configure_optimizers, module._log_step
@@ -97,14 +103,31 @@ class Recorder:
 
         def logged(*args: Any) -> None:
             log(*args)
-            self.rows.append(dict(module.last_metrics))
+            self.rows.append({**module.last_metrics, **held(module)})
 
         module.configure_optimizers = configured  # type: ignore[method-assign]
         module._log_step = logged  # type: ignore[method-assign]
 
     def keep(self, module: TrainingModule) -> None:
-        if not self.gradients:
-            self.gradients = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+        if self.kept:
+            return
+        self.kept = True
+        found = {p: p.grad.clone() for p in module.parameters() if p.grad is not None}
+        if module.shards is not None:
+            found |= module.shards.whole([s.grad for s in module.shards.local])  # type: ignore[misc]
+        self.gradients = {n: found[p] for n, p in module.named_parameters() if p in found}
+
+
+def held(module: TrainingModule) -> dict[str, float]:
+    """Values of the trained parameters, of gradients and of AdamW's moments that a rank has in memory, mean over ranks."""
+    shards = module.shards.local if module.shards is not None else []
+    parameters = [*module.trained_parameters(), *shards]
+    storages = {s.data_ptr(): s.nbytes() // 8 for p in parameters if (s := p.untyped_storage()).nbytes()}
+    gradients = sum(p.grad.numel() for p in parameters if p.grad is not None)
+    state = module.optimizers().optimizer.state  # type: ignore[union-attr]
+    moments = sum(v.numel() for values in state.values() for k, v in values.items() if k != "step")
+    names = ("held_parameters", "held_gradients", "held_moments")
+    return dict(zip(names, rank_means([float(sum(storages.values())), float(gradients), float(moments)]), strict=True))
 
 
 def encoder() -> TextEncoder:
@@ -134,6 +157,7 @@ def plant_fault(module: InBatchModule) -> None:
 
 def main(out: Path, ranks: int, cases: list[str]) -> None:
     torch.set_num_threads(1)
+    base.ParameterShards = partial(base.ParameterShards, bucket_values=1000)  # type: ignore[misc,assignment]
     results = {}
     for case in cases or list(CASES):
         scheme, negatives, options = CASES[case]
@@ -146,8 +170,10 @@ def main(out: Path, ranks: int, cases: list[str]) -> None:
             plant_fault(module)
         fit(
             module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks,
-            backend="gloo", checkpoint_steps=2,
+            backend="gloo", checkpoint_steps=2, strategy=STRATEGY,
         )  # fmt: skip
+        if STRATEGY == "fsdp" and is_first_process():
+            module.model.backbone.save_pretrained(out / case / "weights")  # type: ignore[operator,union-attr]
         results[case] = {"gradients": recorder.gradients, "rows": recorder.rows, "state": module.state_dict()}
     if is_first_process():
         torch.save(results, out / f"ranks-{ranks}.pt")

@@ -19,12 +19,12 @@ GLOBAL_VALUES = {"loss": 1e-12, "gradient_norm": 1e-12, "temperature": 1e-6, "ac
                  "pairs": 0.0, "tokens": 0.0}  # fmt: skip
 
 
-def run(out: Path, ranks: int, *cases: str) -> dict[str, Any]:
+def run(out: Path, ranks: int, *cases: str, strategy: str = "ranks") -> dict[str, Any]:
     script = ROOT / "tests/lightning_e5/modules/scheme_run.py"
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     done = subprocess.run(
         [sys.executable, str(script), str(out), str(ranks), *cases], cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(ROOT), "SCHEME_STRATEGY": strategy},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(torch.load(out / f"ranks-{ranks}.pt", weights_only=True))
@@ -37,7 +37,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_two_ranks_make_the_step_of_one(results: dict[int, dict[str, Any]], case: str) -> None:
-    one, two = results[1][case], results[2][case]
+    assert_same_training(results[1][case], results[2][case])
+
+
+def assert_same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert len(one["rows"]) == len(two["rows"]) == STEPS
     for ours, theirs in zip(one["rows"], two["rows"], strict=True):
         for name, bound in GLOBAL_VALUES.items():
