@@ -9,8 +9,10 @@ query (1 positive + hard negatives), ``T`` tokens, ``D`` embedding width, ``K`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +37,42 @@ class TextPair:
     passage: str
     source: str
     passage_kind: Kind = "passage"
+
+
+@dataclass(frozen=True, slots=True)
+class PairCandidate:
+    """A pair as a source extracts it, before any heuristic has seen it.
+
+    id: where it comes from (a post's id, a page's address), for reports. facts: what the source knows beside the texts
+    and heuristics may ask for: ``score`` (votes), ``over_18`` (bool), ``language`` (ISO 639-1), ``perplexity``, ``url``.
+    """
+
+    query: str
+    passage: str
+    source: str
+    id: str = ""
+    passage_kind: Kind = "passage"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ReadReport:
+    """What reading files gave: counts by name (``records``, ``pairs``, ``bad: <reason>``, ``skipped: <reason>``), and the
+    first bad records as (place such as ``file:line``, reason)."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def reject(self, place: str, reason: str) -> None:
+        """Count a bad record; the first 20 places are kept."""
+        self.counts[f"bad: {reason}"] += 1
+        if len(self.bad) < 20:
+            self.bad.append((place, reason))
+
+    def add(self, other: ReadReport) -> None:
+        """Add another report's counts and places."""
+        self.counts.update(other.counts)
+        self.bad.extend(other.bad[: 20 - len(self.bad)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +137,38 @@ class PairScorer(Protocol):
 
     def score(self, queries: Sequence[str], passages: Sequence[str]) -> Tensor:
         """Return float32 ``[N]`` logits; ``queries`` and ``passages`` have equal length."""
+        ...
+
+
+class PairFiles(Protocol):
+    """Files of one kind of source, read part by part, each part by any process, in bounded memory."""
+
+    name: str
+
+    def parts(self) -> Sequence[str]:
+        """Independent pieces of work (usually the files), in a fixed order."""
+        ...
+
+    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+        """The pairs of one part, always the same ones in the same order; what cannot be read is in ``report``."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What decides the pairs: the files' names, sizes and times, and the settings."""
+        ...
+
+
+class PairHeuristic(Protocol):
+    """A named rule on single pairs."""
+
+    name: str
+
+    def __call__(self, pair: PairCandidate) -> bool:
+        """Whether the pair stays."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What decides the rule's answers."""
         ...
 
 
