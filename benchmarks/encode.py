@@ -47,11 +47,11 @@ def measure(shape: str, precision: str, texts: list[str], lengths: list[int], ch
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
                 return model.encode(some, prompt_name="passage", batch_size=batch_size, normalize_embeddings=True)
 
-        seconds = {}
-        for size in BATCH_SIZES:
+        seconds = {size: float("inf") for size in BATCH_SIZES}
+        for size in (*BATCH_SIZES, *BATCH_SIZES):  # twice, the faster counts: a disturbed probe would choose a slow peer
             started = time.perf_counter()
             peer(size, texts[: max(200, len(texts) // 8)])
-            seconds[size] = time.perf_counter() - started
+            seconds[size] = min(seconds[size], time.perf_counter() - started)
         best = min(seconds, key=lambda size: seconds[size])
         told(f"{shape} {precision}: peer, seconds by batch size: { {k: round(v, 2) for k, v in seconds.items()} }")
         times = alternate(

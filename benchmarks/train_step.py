@@ -82,13 +82,13 @@ def _padded(texts: TokenBatch) -> dict[str, torch.Tensor]:
 def best_mini_batch(model: Any, precision: str, batch: int = 128) -> int:
     """The peer's fastest mini-batch size, at a small batch."""
     queries, passages = real_pairs().batch(batch)
-    seconds = {}
+    seconds = {size: float("inf") for size in MINI_BATCHES}
     Peer(model, *real_pairs().batch(32), precision, 32)()  # the first step of all is slower
-    for size in MINI_BATCHES:
+    for size in (*MINI_BATCHES, *MINI_BATCHES):  # twice, the faster counts: a disturbed probe would choose a slow peer
         peer = Peer(model, queries, passages, precision, size)
         started = time.perf_counter()
         peer()
-        seconds[size] = time.perf_counter() - started
+        seconds[size] = min(seconds[size], time.perf_counter() - started)
     told(f"peer, seconds by mini-batch: { {k: round(v, 2) for k, v in seconds.items()} }")
     return min(seconds, key=lambda size: seconds[size])
 
