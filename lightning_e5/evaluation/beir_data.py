@@ -76,7 +76,7 @@ def _either(folder: Path, name: str) -> Path:
     raise UserError(f"{folder / name}: no such file (nor {name}.gz)")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) of a UTF-8 file, split on a line feed only: a text may hold U+2028 and its like."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -95,7 +95,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         row = _json_object(line, f"{path}:{number}")
         key = row.get("_id")
         where = f"{path}:{number}"
@@ -124,7 +124,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 
 def _read_qrels(path: Path, queries: dict[str, str]) -> Qrels:
     qrels: Qrels = {}
-    lines = _lines(path)
+    lines = read_lines(path)
     _, header = next(lines, (0, ""))
     if header.split("\t") != _HEADER:
         raise UserError(f"{path}:1: lacks the header {' '.join(_HEADER)} (separated by tabs)")

@@ -1,4 +1,4 @@
-"""Stage: judge encoders and baselines on retrieval collections, with intervals over queries."""
+"""Stage: judge encoders and baselines on retrieval collections and STS sets, with intervals over queries and pairs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir_data import RetrievalData, load_beir
 from lightning_e5.evaluation.retrieval import RetrievalResult, RetrievalTask
 from lightning_e5.evaluation.significance import bootstrap_interval, paired_difference
+from lightning_e5.evaluation.sts import evaluate_sts, load_sts
 from lightning_e5.models.encoder import Precision, TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
@@ -22,6 +23,8 @@ from lightning_e5.storage import read_json, write_json, write_parquet
 
 #: The metric that intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
+#: The STS rows of an evaluation.
+STS_TABLE = "sts.json"
 #: Pairs whose cosines are kept for the report.
 COSINE_SAMPLE = 500
 
@@ -29,7 +32,8 @@ COSINE_SAMPLE = 500
 def evaluate(
     out: Path,
     *,
-    collections: Mapping[str, Path],
+    collections: Mapping[str, Path] | None = None,
+    sts: Mapping[str, Path] | None = None,
     encoders: Mapping[str, Path] | None = None,
     word_vectors: Path | None = None,
     baselines: Mapping[str, Any] | None = None,
@@ -39,10 +43,11 @@ def evaluate(
     precision: Precision = "fp32",
     seed: int,
 ) -> dict[str, float]:
-    """Write ``<model>/<collection>/`` (TREC run, per-query values) and ``table.json``; return flat metrics.
+    """Write ``<model>/<collection>/`` (TREC run, per-query values), ``table.json`` and ``sts.json``; return flat metrics.
 
     Args:
         collections: name -> folder in BEIR layout.
+        sts: name -> file of sentence pairs with scores (see `load_sts`); for the models that embed.
         encoders: model name -> stage folder or encoder folder.
         word_vectors: folder of the averaged word vectors; judged as ``word-vectors``.
         baselines: model name -> an object with ``retrieve`` (BM25).
@@ -52,14 +57,17 @@ def evaluate(
         precision: of the encoders' backbones; search and scores are always float32.
 
     Returns:
-        ``<model>/<collection>/<metric>``, and ``<model>/<collection>/ndcg@10_low`` and ``_high`` (95% interval).
+        ``<model>/<collection>/<metric>``, and ``<model>/<collection>/ndcg@10_low`` and ``_high`` (95% interval); for an
+        STS set ``spearman``, ``spearman_low`` and ``spearman_high``.
     """
     metrics: dict[str, float] = {}
     table: list[dict[str, Any]] = []
     searchers = _searchers(encoders or {}, word_vectors, baselines or {}, precision)
+    if not collections and not sts:
+        raise UserError("evaluate: nothing to judge on (give collections or sts)")
     if reference is not None and reference not in searchers:
         raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(searchers)})")
-    for collection, folder in collections.items():
+    for collection, folder in (collections or {}).items():
         data = load_beir(folder, split, name=collection)
         results: dict[str, RetrievalResult] = {}
         with progress(len(searchers), f"evaluate on {collection}", "model") as bar:
@@ -73,8 +81,26 @@ def evaluate(
                     _save_cosines(out / name / collection / "cosines.parquet", searcher, data, seed)
                 bar(1)
         metrics |= _intervals(collection, results, reference, table, seed)
+    metrics |= _judge_sts(out, sts or {}, searchers, seed)
     write_json(out / "timing_table.json", table)
     write_json(out / "table.json", [{k: v for k, v in row.items() if k != "seconds"} for row in table])
+    return metrics
+
+
+def _judge_sts(out: Path, sets: Mapping[str, Path], searchers: Mapping[str, tuple[Any, Any]], seed: int) -> dict[str, float]:
+    """STS of every model that embeds; ``<model>/<set>/pairs.parquet`` and ``sts.json``."""
+    metrics: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    embedders = {name: model for name, (model, _) in searchers.items() if hasattr(model, "embed")}
+    for name, path in sets.items():
+        data = load_sts(path, name)
+        for model, embedder in embedders.items():
+            result = evaluate_sts(data, embedder, seed=seed)
+            metrics |= {f"{model}/{name}/{m}": v for m, v in result.metrics.items()}
+            write_parquet(out / model / name / "pairs.parquet", {"score": data.scores, "cosine": result.cosines})
+            rows.append({"model": model, "set": name, "pairs": len(data.scores), "tied": result.tied, **result.metrics})
+    if rows:
+        write_json(out / STS_TABLE, rows)
     return metrics
 
 

@@ -1,0 +1,146 @@
+"""Semantic textual similarity: Spearman's correlation of cosines with people's judgements."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir_data import read_lines
+from lightning_e5.types import Embedder, Kind, Metrics
+
+_COLUMNS = ("score", "sentence1", "sentence2")
+
+
+@dataclass(frozen=True, slots=True)
+class STSData:
+    """Pairs of sentences and how similar people found them.
+
+    ``scores`` float64 ``[N]``, higher is more similar (STS-B: 0 to 5); ``first`` and ``second``: the sentences.
+    """
+
+    name: str
+    first: list[str]
+    second: list[str]
+    scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class STSResult:
+    """``metrics``: ``spearman``, ``pearson`` and the 95% interval ``spearman_low``, ``spearman_high`` of a bootstrap over
+    pairs; ``cosines`` float32 ``[N]``; ``tied``: share of the pairs whose cosine another pair has too."""
+
+    metrics: Metrics
+    cosines: NDArray[np.float32]
+    tied: float
+
+
+def load_sts(path: Path | str, name: str | None = None) -> STSData:
+    """Read a TSV with the header ``score sentence1 sentence2`` (no quoting), JSONL rows with these keys, or Parquet.
+
+    Raises:
+        UserError: with file and line, for anything missing or malformed.
+    """
+    path = Path(path)
+    rows = list(_rows(path))
+    if len(rows) < 3:
+        raise UserError(f"{path}: has {len(rows)} pairs; a correlation needs at least 3")
+    scores = np.array([score for score, _, _ in rows])
+    if (scores == scores[0]).all():
+        raise UserError(f"{path}: all pairs have the score {scores[0]:g}, so there is nothing to correlate with")
+    return STSData(name or path.stem, [a for _, a, _ in rows], [b for _, _, b in rows], scores)
+
+
+def evaluate_sts(data: STSData, embedder: Embedder, *, kind: Kind = "query", samples: int = 1000, seed: int = 0) -> STSResult:
+    """Correlate the cosine of each pair with its score.
+
+    Args:
+        data: the pairs.
+        embedder: embeds both sides.
+        kind: whose prefix both sides get; E5 gives symmetric tasks "query: ".
+        samples, seed: of the bootstrap over pairs.
+
+    Raises:
+        UserError: a cosine is not finite.
+
+    Source: paper section 4.2 and its MTEB evaluation (STS: Spearman, prefix of queries on both sides).
+    """
+    embedded = embedder.embed([*data.first, *data.second], kind)
+    first_ND, second_ND = embedded.tensor_split(2)
+    cosines_N = (first_ND * second_ND).sum(1).numpy()
+    if not np.isfinite(cosines_N).all():
+        row = int(np.argmin(np.isfinite(cosines_N)))
+        raise UserError(f"{data.name}: the cosine of pair {row} is {cosines_N[row]}; embeddings must be finite")
+    spearman = correlation(cosines_N, data.scores)
+    draw = np.random.default_rng(seed)
+    drawn = draw.integers(len(cosines_N), size=(samples, len(cosines_N)))
+    bootstrap = [correlation(cosines_N[rows], data.scores[rows]) for rows in drawn]
+    low, high = np.quantile(bootstrap, [0.025, 0.975])
+    metrics = {
+        "spearman": spearman, "pearson": float(np.corrcoef(cosines_N, data.scores)[0, 1]) if np.ptp(cosines_N) else 0.0,
+        "spearman_low": float(low), "spearman_high": float(high),
+    }  # fmt: skip
+    _, counts = np.unique(cosines_N, return_counts=True)
+    return STSResult(metrics, cosines_N, float(counts[counts > 1].sum() / len(cosines_N)))
+
+
+def correlation(cosines_N: NDArray[Any], scores_N: NDArray[np.float64]) -> float:
+    """Spearman's rank correlation with mean ranks for ties; 0 where one side has a single value."""
+    if not np.ptp(cosines_N) or not np.ptp(scores_N):
+        return 0.0
+    return float(stats.spearmanr(cosines_N, scores_N).statistic)
+
+
+def _rows(path: Path) -> Iterator[tuple[float, str, str]]:
+    if path.suffix == ".parquet":
+        from lightning_e5.storage import read_parquet
+
+        table = read_parquet(path, {"score": "double", "sentence1": "string", "sentence2": "string"})
+        for number, row in enumerate(table.to_pylist()):
+            yield _checked(row, f"{path}: row {number}")
+        return
+    lines = read_lines(path)
+    if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
+        for number, line in lines:
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UserError(f"{where}: not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: not a JSON object")
+            yield _checked(row, where)
+        return
+    _, header = next(lines, (0, ""))
+    names = header.split("\t")
+    if not set(_COLUMNS) <= set(names):
+        raise UserError(f"{path}:1: lacks the header {' '.join(_COLUMNS)} (separated by tabs)")
+    for number, line in lines:
+        cells = line.split("\t")
+        if len(cells) != len(names):
+            raise UserError(f"{path}:{number}: has {len(cells)} columns separated by tabs, not {len(names)}")
+        yield _checked(dict(zip(names, cells, strict=True)), f"{path}:{number}")
+
+
+def _checked(row: Mapping[str, Any], where: str) -> tuple[float, str, str]:
+    for key in _COLUMNS:
+        if key not in row:
+            raise UserError(f"{where}: lacks the key {key!r}")
+    for key in _COLUMNS[1:]:
+        if not isinstance(row[key], str) or not row[key].strip():
+            raise UserError(f"{where}: the key {key!r} is not a text")
+    try:
+        score = float(row["score"])
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: the score {row['score']!r} is not a number") from None
+    if not math.isfinite(score):
+        raise UserError(f"{where}: the score {row['score']!r} is not finite")
+    return score, row["sentence1"], row["sentence2"]
