@@ -19,6 +19,13 @@ def closing_table(directory: Path, headline: Sequence[str]) -> str:
         header = ["model", "collection", names[0], "95% interval", *names[1:], "against reference", "pairs seen", "time"]
         lines += _aligned([header, *(_row(r, names) for r in results)])
         lines += ["(pairs and time: of all the training that a model's weights went through)"]
+    if similarity := run.similarity():
+        header = ["model", "STS set", "Spearman", "95% interval", "pairs"]
+        rows = [
+            [r["model"], r["set"], f"{r['spearman']:.3f}", f"[{r['spearman_low']:.3f}, {r['spearman_high']:.3f}]", f"{r['pairs']:,}"]
+            for r in similarity
+        ]
+        lines += ["", *_aligned([header, *rows])]
     if "filter/removed_mismatches" in run.metrics:
         lines += ["", (
             f"filter: removed {run.metrics['filter/removed_mismatches']:.1%} of the planted mismatches, kept "

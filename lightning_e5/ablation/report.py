@@ -40,6 +40,13 @@ def report_page(run: RunData) -> str:
     if results:
         body += [heading("Results"), results_table(run, results), paragraph(_results_note(run, results), "note")]
         body += _pictures(figures.ndcg_intervals(run), "nDCG@10 of each model with its 95% interval")
+    if similarity := run.similarity():
+        rows = [
+            [r["model"], r["set"], f"{r['spearman']:.3f}", f"[{r['spearman_low']:.3f}, {r['spearman_high']:.3f}]", f"{r['pairs']:,}"]
+            for r in similarity
+        ]
+        body += [heading("Textual similarity"), table(["model", "set", "Spearman", "95% interval", "pairs"], rows, numbers=[2, 3, 4])]
+        body += [paragraph("Spearman's correlation of cosines with people's scores; intervals by bootstrap over pairs.", "note")]
     for stage in run.filters():
         body += _filter_section(run, stage)
     if curves := _pictures(figures.loss_curves(run), "The loss of each training stage"):

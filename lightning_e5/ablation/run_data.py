@@ -22,6 +22,7 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.storage import MANIFEST, read_json, read_parquet, sha256_file
 
 METRICS, TIMING, LOG, RANKS, TABLE = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet", "table.json"
+STS_TABLE = "sts.json"
 #: The metric that a run's intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
 
@@ -179,6 +180,10 @@ class RunData:
             for row in read_json(self.stage(stage) / TABLE):
                 rows[row["model"], row["collection"]] = self._result(stage, row, metrics)
         return list(rows.values())
+
+    def similarity(self) -> list[Node]:
+        """Every model on every STS set: ``model``, ``set``, ``spearman`` with its interval, ``pairs``."""
+        return [row for stage in self.stages_with(STS_TABLE) for row in read_json(self.stage(stage) / STS_TABLE)]
 
     def reference(self, collection: str) -> str | None:
         """The model that the others of a collection were compared with, if any was."""
