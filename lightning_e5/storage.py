@@ -103,6 +103,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not a JSON file ({error})") from None
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL log, none where there is no file; a torn last line, a killed writer's, is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
 def sha256_text(text: str) -> str:
     """Hex sha256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

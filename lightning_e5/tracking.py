@@ -17,7 +17,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 
 from lightning_e5.config import Node, redact
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.storage import write_text
+from lightning_e5.storage import read_log, write_text
 
 METRICS_LOG = "metrics.jsonl"
 _MODES = ("auto", "online", "offline", "disabled")
@@ -111,16 +111,7 @@ class JsonlLogger(Logger):
 
 def read_metrics_log(directory: Path) -> list[dict[str, float]]:
     """The rows of ``metrics.jsonl``; a torn last line (a killed writer's) is left out."""
-    path = directory / METRICS_LOG
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    return read_log(directory / METRICS_LOG)
 
 
 def check_logger(settings: Node) -> None:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from lightning_e5.config import Node, load_experiment
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.storage import MANIFEST, read_json, read_parquet, sha256_file
+from lightning_e5.storage import MANIFEST, read_json, read_log, read_parquet, sha256_file
 
-METRICS, TIMING, LOG, RANKS, TABLE = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet", "table.json"
-STS_TABLE = "sts.json"
+METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
+TABLE, STS_TABLE = "table.json", "sts.json"
 #: The metric that a run's intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
 
@@ -135,7 +135,7 @@ class RunData:
 
     def learning_curves(self) -> dict[str, list[dict[str, float]]]:
         """Training stage -> its rows of ``metrics.jsonl``, one per step."""
-        curves = {name: _log(self.stage(name) / LOG) for name in self.stages_with(LOG)}
+        curves = {name: read_log(self.stage(name) / LOG) for name in self.stages_with(LOG)}
         return {name: rows for name, rows in curves.items() if rows}
 
     def filters(self) -> list[str]:
@@ -275,17 +275,6 @@ def _metrics(stage: Path) -> dict[str, float]:
 def _total(rows: list[dict[str, float]], key: str) -> float | None:
     values = [row[key] for row in rows if key in row]
     return math.fsum(values) if values else None
-
-
-def _log(path: Path) -> list[dict[str, float]]:
-    """Rows of a log; a torn last line, a killed writer's, is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def _column_names(path: Path) -> list[str]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_e5.errors import UserError
-from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.precision import Precision, runs_in_bf16
 from lightning_e5.storage import atomic_path
 from lightning_e5.text import TextTokenizer
 from lightning_e5.training.chunks import gather_tokens, sorted_chunks
@@ -103,7 +104,7 @@ class CrossEncoder(nn.Module):
 
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""
-        with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, ids_T.device)):
             segments_T = self._segments(ids_T, lengths)
             states_TD = self.packed(ids_T, lengths, segments_T)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()

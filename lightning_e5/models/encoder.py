@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,10 @@ from torch.nn import functional
 from lightning_e5.models.packed_bert import PackedBert, is_packable
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.models.pooling import average_pool, length_runs
+from lightning_e5.models.precision import Precision, runs_in_bf16
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
 from lightning_e5.training.chunks import sorted_chunks
 from lightning_e5.types import Kind, TokenBatch
-
-Precision = Literal["fp32", "bf16"]
 
 
 class TextEncoder(nn.Module):
@@ -27,7 +26,7 @@ class TextEncoder(nn.Module):
     Args:
         backbone: a Hugging Face encoder; a ``BertModel`` runs without padding, any other padded and sorted by length.
         tokenizer: with the prefixes and the length limit that belong to the weights.
-        precision: ``bf16`` runs the backbone under autocast; pooling, normalisation and all scores stay float32.
+        precision: ``bf16`` runs the backbone under autocast, ``auto`` where that is faster; pooling, normalisation and all scores stay float32.
 
     Source: paper section 3.2.
     """
@@ -111,7 +110,7 @@ class TextEncoder(nn.Module):
         """
         result_ND = torch.empty(len(texts), self.width)
         device = next(self.parameters()).device
-        chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if self.precision == "bf16" else 2048)
+        chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if runs_in_bf16(self.precision, device) else 2048)
         with self._evaluating():
             for first in range(0, len(texts), _TEXTS_AT_ONCE):
                 part = texts[first : first + _TEXTS_AT_ONCE]
@@ -127,7 +126,7 @@ class TextEncoder(nn.Module):
         return result_ND
 
     def _autocast(self, device: str) -> torch.autocast:
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

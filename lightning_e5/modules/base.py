@@ -17,6 +17,7 @@ from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.models.padded import checkpoint_layers
+from lightning_e5.models.precision import runs_in_bf16
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache
 from lightning_e5.training.parameters import clip_gradients, freeze_position_embeddings, parameter_groups
@@ -257,7 +258,7 @@ class TrainingModule(L.LightningModule):
 
     def _peak(self) -> float:
         """The measured peak of this device at the model's precision, FLOP/s."""
-        half = getattr(self.model, "precision", "fp32") == "bf16"
+        half = runs_in_bf16(getattr(self.model, "precision", "fp32"), self.device)
         return gemm_peak(self.device, torch.bfloat16 if half else torch.float32)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

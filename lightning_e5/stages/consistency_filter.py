@@ -9,7 +9,8 @@ import torch
 
 from lightning_e5.curation.consistency_filter import consistency_ranks, judge
 from lightning_e5.errors import UserError
-from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
 from lightning_e5.storage import read_parquet, write_parquet

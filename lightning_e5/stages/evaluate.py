@@ -16,7 +16,8 @@ from lightning_e5.evaluation.beir_data import RetrievalData, load_beir
 from lightning_e5.evaluation.retrieval import RetrievalResult, RetrievalTask
 from lightning_e5.evaluation.significance import bootstrap_interval, paired_difference
 from lightning_e5.evaluation.sts import evaluate_sts, load_sts
-from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
 from lightning_e5.storage import read_json, write_json, write_parquet

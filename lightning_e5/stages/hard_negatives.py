@@ -10,7 +10,8 @@ import torch
 
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
 from lightning_e5.errors import UserError
-from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.rng import generator

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.precision import Precision
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train

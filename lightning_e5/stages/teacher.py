@@ -12,7 +12,8 @@ import torch
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
-from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext

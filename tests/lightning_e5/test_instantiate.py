@@ -133,7 +133,7 @@ def test_wrong_types(argument: str, value: Any, rule: str) -> None:
 @pytest.mark.parametrize("choice", ["fp16", "FP32", 1, None])
 def test_choices_are_named(choice: Any) -> None:
     node = {"_target_": "lightning_e5.models.encoder.TextEncoder", "_partial_": True, "precision": choice}
-    with pytest.raises(UserError, match=rf"key\.precision: {choice!r} is not one of 'fp32', 'bf16'"):
+    with pytest.raises(UserError, match=rf"key\.precision: {choice!r} is not one of 'fp32', 'bf16', 'auto'"):
         check_node(node, "key")
     check_node({**node, "precision": "bf16"}, "key")
 

@@ -1,0 +1,38 @@
+"""``precision: auto`` takes bfloat16 where the measured matrix product is faster in it, and float32 elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lightning_e5.models import precision
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.precision import runs_in_bf16
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    precision._bf16_is_faster.cache_clear()
+    yield
+    precision._bf16_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(("half", "expected"), [(0.5, False), (1.1, False), (2.0, True)])
+def test_auto_follows_the_measurement(monkeypatch: pytest.MonkeyPatch, half: float, expected: bool) -> None:
+    monkeypatch.setattr(precision, "gemm_peak", lambda device, dtype: 1e11 * (half if dtype == torch.bfloat16 else 1.0))
+    assert runs_in_bf16("auto", "cpu") is expected
+    assert runs_in_bf16("bf16", "cpu") and not runs_in_bf16("fp32", torch.device("cpu"))
+
+
+def test_an_encoder_with_auto_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch, small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
+    def embedded(name: str) -> torch.Tensor:
+        return TextEncoder(small_bert, small_tokenizer, precision=name).embed(texts[:5], "query")  # type: ignore[arg-type]
+
+    single, half = embedded("fp32"), embedded("bf16")
+    assert not torch.equal(single, half)
+    for faster, expected in ((False, single), (True, half)):
+        monkeypatch.setattr(precision, "_bf16_is_faster", lambda kind, faster=faster: faster)
+        assert torch.equal(embedded("auto"), expected)
+    monkeypatch.undo()
