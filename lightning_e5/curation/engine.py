@@ -6,35 +6,21 @@ made from them depends on how many workers there were or which of them was faste
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
-import pickle
-import signal
 import sys
-import threading
-import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from lightning_e5.curation.processes import Processes, Result, Task, WorkerDied, answer, task_name, value_of
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.progress import progress
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 #: Packages that tasks are made of, which the nodes of a cluster need.
 CODE = ("lightning_e5", "data_modules")
-
-
-class WorkerDied(RuntimeError):
-    """A worker process ended while it had a task (killed, out of memory), on every try."""
-
-
-class TaskFailed(RuntimeError):
-    """A task raised something that is no mistake of the user's; the message has the worker's traceback."""
 
 
 class Engine(ABC):
@@ -80,7 +66,7 @@ class LocalEngine(Engine):
             groups = _gpu_groups(gpus_per_task)[: self.workers]
             environments = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
         with progress(len(tasks), title, "task") as bar:
-            pool = _Processes(function, environments[: len(tasks)], title)
+            pool = Processes(function, environments[: len(tasks)], title)
             try:
                 yield from _ordered(pool.results(tasks), bar)
             finally:
@@ -114,7 +100,7 @@ class RayEngine(Engine):
         try:
             if gpus > ray.cluster_resources().get("GPU", 0):
                 raise UserError(f"engine: {title} needs {gpus} GPUs per task; the Ray cluster has {ray.cluster_resources().get('GPU', 0):g}")
-            remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=self.retries)(_answer)
+            remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=self.retries)(answer)
             with progress(len(tasks), title, "task") as bar:
                 yield from _ordered(self._results(ray, remote, function, tasks, title), bar)
         finally:
@@ -131,7 +117,7 @@ class RayEngine(Engine):
             return ray, False
         here: dict[str, Any] = {} if self.address else {"num_cpus": self.workers, "include_dashboard": False}
         try:
-            ray.init(address=self.address or "local", runtime_env=_runtime_environment(), log_to_driver=False, logging_level="warning", **here)
+            ray.init(address=self.address or "local", runtime_env=_runtime_environment(), log_to_driver=False, logging_level=logging.WARNING, **here)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"engine.address: {self.address!r} is no Ray cluster that can be joined ({str(error).splitlines()[0]})") from None
         return ray, True
@@ -151,11 +137,11 @@ class RayEngine(Engine):
                 for done in ray.wait(list(running), timeout=1.0)[0]:
                     number = running.pop(done)
                     try:
-                        answer = ray.get(done)
+                        reply = ray.get(done)
                     except ray.exceptions.RayError as error:
                         tries = f"{self.retries + 1} tries" if self.retries else "its only try"
-                        raise WorkerDied(f"{title}: the worker of {_name(tasks[number])} died on {tries} ({str(error).splitlines()[0]})") from None
-                    yield number, _value(answer, title, tasks[number])
+                        raise WorkerDied(f"{title}: the worker of {task_name(tasks[number])} died on {tries} ({str(error).splitlines()[0]})") from None
+                    yield number, value_of(reply, title, tasks[number])
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
@@ -174,10 +160,6 @@ def make_engine(spec: Engine | str | None) -> Engine:
     return ENGINES[name]()
 
 
-def _name(task: object) -> str:
-    return f"task {getattr(task, 'name', task)!s:.200}"
-
-
 def _ordered(numbered: Iterator[tuple[int, Result]], bar: Callable[[int], object]) -> Iterator[Result]:
     early: dict[int, Result] = {}
     wanted = 0
@@ -187,25 +169,6 @@ def _ordered(numbered: Iterator[tuple[int, Result]], bar: Callable[[int], object
         while wanted in early:
             yield early.pop(wanted)
             wanted += 1
-
-
-def _answer(function: Callable[[Task], Result], task: Task) -> tuple[bool, Any]:
-    """(True, result), or (False, what was raised): an exception whose message alone says enough, or a traceback."""
-    try:
-        return True, function(task)
-    except (UserError, OSError) as error:
-        return False, error
-    except Exception:
-        return False, traceback.format_exc()
-
-
-def _value(answer: tuple[bool, Any], title: str, task: object) -> Any:
-    good, value = answer
-    if good:
-        return value
-    if isinstance(value, BaseException):
-        raise value
-    raise TaskFailed(f"{title}: {_name(task)} failed:\n{value}")
 
 
 def _gpu_groups(size: int) -> list[list[str]]:
@@ -228,89 +191,3 @@ def _runtime_environment() -> dict[str, Any]:
     paths = [os.path.abspath(p) for p in sys.path if not os.path.abspath(p).startswith(sys.prefix)]
     modules = [str(root / name) for name in CODE if (root / name).is_dir()]
     return {"py_modules": modules, "env_vars": {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*paths, str(root)]))}}
-
-
-class _Processes:
-    """Worker processes that each take one task after the other."""
-
-    def __init__(self, function: Callable[..., Any], environments: Sequence[dict[str, str]], title: str) -> None:
-        self.function = pickle.dumps(function)
-        self.title = title
-        self.workers: dict[connection.Connection, tuple[Any, dict[str, str]]] = {}
-        self.task_of: dict[connection.Connection, int] = {}
-        for environment in environments:
-            self._start(environment)
-
-    def _start(self, environment: dict[str, str]) -> connection.Connection:
-        context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.function, environment), daemon=True)
-        process.start()
-        theirs.close()
-        self.workers[ours] = (process, environment)
-        return ours
-
-    def results(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        waiting = deque(range(len(tasks)))
-        died: set[int] = set()
-        idle = list(self.workers)
-        while waiting or self.task_of:
-            while waiting and idle:
-                pipe = idle.pop()
-                self.task_of[pipe] = waiting.popleft()
-                self._send(pipe, tasks[self.task_of[pipe]])
-            ends = {self.workers[pipe][0].sentinel: pipe for pipe in self.task_of}
-            seen: list[Any] = connection.wait([*self.task_of, *ends])
-            ready: set[connection.Connection] = {ends.get(thing, thing) for thing in seen}
-            for pipe in ready:
-                number = self.task_of.pop(pipe)
-                try:
-                    answer = pipe.recv()
-                except (EOFError, ConnectionError):
-                    process, environment = self.workers.pop(pipe)
-                    process.join()
-                    if number in died:
-                        raise WorkerDied(f"{self.title}: the worker of {_name(tasks[number])} died twice (exit code {process.exitcode})") from None
-                    died.add(number)
-                    waiting.appendleft(number)
-                    idle.append(self._start(environment))
-                else:
-                    idle.append(pipe)
-                    yield number, _value(answer, self.title, tasks[number])
-
-    def _send(self, pipe: connection.Connection, task: Any) -> None:
-        with contextlib.suppress(ConnectionError):  # it died; the wait for its answer says so
-            pipe.send(task)
-
-    def end(self) -> None:
-        for pipe, (process, _) in self.workers.items():
-            if pipe in self.task_of:
-                process.terminate()
-            pipe.close()  # an idle one sees it and returns
-        for process, _ in self.workers.values():
-            process.join(5)
-            if process.exitcode is None:
-                process.kill()
-                process.join()
-        self.workers.clear()
-
-
-def _work(pipe: connection.Connection, function: bytes, environment: dict[str, str]) -> None:
-    """A worker's life: answer tasks until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(environment)  # before the function's libraries are imported
-    call = pickle.loads(function)
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, ConnectionError):
-            return
-        pipe.send(_answer(call, task))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.curation.engine import LocalEngine, RayEngine, TaskFailed, WorkerDied, make_engine
+from lightning_e5.curation.engine import LocalEngine, RayEngine, make_engine
+from lightning_e5.curation.processes import TaskFailed, WorkerDied
 from lightning_e5.errors import UserError
 from tests.lightning_e5.curation import engine_tasks
 from tests.lightning_e5.curation.engine_tasks import Job
