@@ -74,10 +74,10 @@ def test_each_source_is_visited_evenly(tokens: Path) -> None:
 
 def test_one_source_per_batch(tokens: Path) -> None:
     data = module(tokens, batch_size=4, one_source_per_batch=True, weights={"large": 2, "small": 1, "middle": 1})
-    batches = drawn(data, 128)
+    batches = drawn(data, 1024)
     found = Counter(SOURCE_OF[batch[0]] for batch in batches)
     assert all(len({SOURCE_OF[row] for row in batch}) == 1 for batch in batches)
-    assert all(abs(found[name] - share) <= 1 for name, share in (("large", 64), ("small", 32), ("middle", 32)))
+    assert all(abs(found[name] - share) <= 1 for name, share in (("large", 512), ("small", 256), ("middle", 256)))
 
 
 def test_sizes_are_those_of_the_kept_pairs(tokens: Path, tmp_path: Path) -> None:
