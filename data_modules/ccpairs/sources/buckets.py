@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from lightning_e5.types import ReadReport
 KIND = "bucketed-rows"
 #: Rows wait in memory up to this many bytes before they are written, bucket by bucket.
 FLUSH_BYTES = 64 * 2**20
+#: Less than this is done before a bar can be read.
+_QUIET_BYTES = 2**24
 #: A row is a piece of a bounded input line, with some escapes more.
 _MAX_ROW_BYTES = 256 * 2**20
 
@@ -61,7 +63,9 @@ class Buckets:
         if not missing:
             return
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        with progress(len(missing), "dividing files into buckets", "file") as advance:
+        total = sum(file.path.stat().st_size for file in missing)
+        bar = progress(total, "dividing files into buckets", "B") if total > _QUIET_BYTES else nullcontext(lambda _: None)
+        with bar as advance:
             for wait in (False, True):
                 for file in list(missing):
                     with _lock(self.directory(file).with_suffix(".lock"), wait) as ours:
@@ -70,7 +74,7 @@ class Buckets:
                         if not (self.directory(file) / MANIFEST).is_file():
                             _divide(file, self.directory(file))
                     missing.remove(file)
-                    advance(1)
+                    advance(file.path.stat().st_size)
 
     def directory(self, file: BucketedFile) -> Path:
         """Where the file's buckets lie; the name holds a digest of all that decides them."""

@@ -18,9 +18,11 @@ _SPACES = re.compile(r"[^\S\n]+")
 _ANY_SPACE = re.compile(r"\s+")
 
 _BLOCKS = frozenset(
-    ("address", "article", "aside", "blockquote", "center", "dd", "details", "div", "dl", "dt", "fieldset", "figcaption")
-    + ("figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre")
-    + ("section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul")
+    re.findall(
+        r"\w+",
+        "address article aside blockquote center dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 "
+        "h5 h6 header hr li main nav ol p pre section summary table tbody tfoot thead tr ul",
+    )
 )
 _SKIPPED = frozenset(("head", "img", "noscript", "object", "script", "style", "svg", "template", "title"))
 
@@ -51,7 +53,9 @@ def html_text(fragment: str) -> str:
     import lxml.etree
     import lxml.html
 
-    parser = lxml.html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=False, remove_comments=True, remove_pis=True)
+    parser = lxml.html.HTMLParser(
+        encoding="utf-8", no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
+    )
     try:
         root = lxml.html.document_fromstring(f"<div>{fragment}</div>".encode("utf-8", "replace"), parser=parser)
     except (lxml.etree.ParserError, lxml.etree.XMLSyntaxError):  # nothing in it

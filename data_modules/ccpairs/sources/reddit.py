@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning_e5.types import PairCandidate, ReadReport
 #: Raise this when what is extracted changes.
 VERSION = 1
 _GONE = frozenset(("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]", "[removed by reddit]"))
+_POST_FACTS: tuple[str, ...] = ("post_score", "over_18", "subreddit")
 #: Longest cell of a CSV file in characters; a post has at most 40,000.
 _MAX_CELL_CHARS = 2**17
 _SUBREDDIT_IN_PATH = re.compile(r"/r/([A-Za-z0-9_]+)/")
@@ -58,19 +60,12 @@ class RedditComments:
             raise UserError(f"buckets={buckets} must be at least 1")
         self.name, self.count, self.with_selftext = name, buckets, with_selftext
         self.settings = {"version": VERSION, "top_level_only": top_level_only, "max_line_bytes": max_line_bytes}
+        post_rows = partial(_post_rows, max_line_bytes=max_line_bytes)
+        comment_rows = partial(_comment_rows, max_line_bytes=max_line_bytes, top_level_only=top_level_only)
         posts = {"rows": "posts", "version": VERSION, "max_line_bytes": max_line_bytes}
-        self._posts = [
-            BucketedFile(path, buckets, posts, lambda p, r: _post_rows(p, r, max_line_bytes)) for path in expand(submissions)
-        ]
-        self._comments = [
-            BucketedFile(
-                path,
-                buckets,
-                {"rows": "comments", **self.settings},
-                lambda p, r: _comment_rows(p, r, max_line_bytes, top_level_only),
-            )
-            for path in expand(comments)
-        ]
+        comments_by = {"rows": "comments", **self.settings}
+        self._posts = [BucketedFile(path, buckets, posts, post_rows) for path in expand(submissions)]
+        self._comments = [BucketedFile(path, buckets, comments_by, comment_rows) for path in expand(comments)]
         self._buckets = Buckets(work_dir, [*self._posts, *self._comments])
 
     def parts(self) -> Sequence[str]:
@@ -97,8 +92,9 @@ class RedditComments:
                 if not passage or not query:
                     report.counts["skipped: empty text"] += 1
                     continue
-                known = {key: post[key] for key in ("over_18", "subreddit", "post_score") if key in post}
-                facts: dict[str, Any] = {**known, "score": row["score"]} if "score" in row else {**known}
+                facts: dict[str, Any] = {key: post[key] for key in _POST_FACTS if key in post}
+                if "score" in row:
+                    facts["score"] = row["score"]
                 report.counts["pairs"] += 1
                 yield PairCandidate(query, passage, self.name, f"t1_{row['id']}", facts=facts)
 
@@ -151,7 +147,9 @@ class RedditCsv:
         UserError: while reading, when a file lacks a column.
     """
 
-    def __init__(self, paths: str | Sequence[str], *, max_line_bytes: int = MAX_LINE_BYTES, name: str = "reddit-csv") -> None:
+    def __init__(
+        self, paths: str | Sequence[str], *, max_line_bytes: int = MAX_LINE_BYTES, name: str = "reddit-csv"
+    ) -> None:
         self.name, self.paths, self.max_line_bytes = name, expand(paths), max_line_bytes
 
     def parts(self) -> Sequence[str]:
@@ -203,7 +201,12 @@ def _comment_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, row in json_rows(path, report, max_line_bytes):
         link, body, key = row.get("link_id"), row.get("body"), row.get("id")
-        if not isinstance(link, str) or not link.startswith("t3_") or not isinstance(body, str) or not isinstance(key, str):
+        if (
+            not isinstance(link, str)
+            or not link.startswith("t3_")
+            or not isinstance(body, str)
+            or not isinstance(key, str)
+        ):
             report.reject(place, "comment without id, link_id or body")
         elif _gone(body):
             report.counts["skipped: deleted or removed"] += 1

@@ -74,7 +74,9 @@ class StackExchangePosts:
             BucketedFile(path, _bucket_count(path, bucket_bytes), self.settings, rows) for path in expand(paths)
         ]
         self._buckets = Buckets(work_dir, self._files)
-        self._parts = {f"{file.path} {n} of {file.buckets}": (file, n) for file in self._files for n in range(file.buckets)}
+        self._parts = {
+            f"{file.path} {n} of {file.buckets}": (file, n) for file in self._files for n in range(file.buckets)
+        }
 
     def parts(self) -> Sequence[str]:
         return list(self._parts)
@@ -144,7 +146,9 @@ def _site(path: Path) -> str:
     return stem.removesuffix("-Posts").removesuffix(".com").removesuffix(".stackexchange")
 
 
-def _post_rows(path: Path, report: ReadReport, *, work_dir: Path, min_score: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _post_rows(
+    path: Path, report: ReadReport, *, work_dir: Path, min_score: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     with _plain(path, report, work_dir) as plain:
         name = str(path) if plain == path else f"{path}/{POSTS}"
         for place, post in xml_records(name, blocks(plain), report, root="posts", tag="row", end="/>"):

@@ -86,7 +86,9 @@ def _cut(
                 if not inside:
                     found = begin.search(buffer, searched)
                     if in_prolog:
-                        in_prolog = not _is_dump(name, bytes(buffer[: found.start()] if found else buffer), root, bool(found))
+                        in_prolog = not _is_dump(
+                            name, bytes(buffer[: found.start()] if found else buffer), root, bool(found)
+                        )
                     if not found:
                         if in_prolog:
                             searched = max(0, len(buffer) - overlap)
@@ -125,7 +127,8 @@ def _cut(
     if in_prolog:
         _is_dump(name, bytes(buffer), root, True)
     if inside or not re.search(rb"</" + root.encode() + rb"\s*>|<" + root.encode() + rb"(?:\s[^<>]*)?/>", buffer):
-        report.reject(f"{name}:{line + buffer.count(b'\n')}", "file breaks off")
+        last = line + buffer.count(b"\n")
+        report.reject(f"{name}:{last}", "file breaks off")
 
 
 def _is_dump(name: str, prolog: bytes, root: str, complete: bool) -> bool:
