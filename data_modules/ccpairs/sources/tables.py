@@ -262,7 +262,9 @@ class HfDatasetPairs(_Table):
                 data_files=self.data_files, streaming=self.streaming,
             )  # fmt: skip
         except Exception as error:  # the hub's client raises errors of many libraries
-            raise UserError(f"{self.path}: the data set cannot be had ({_in_short(error)})") from None
+            raise UserError(
+                f"{self.path}: the data set cannot be had ({_in_short(error)}); a folder of save_to_disk needs no hub"
+            ) from None
 
 
 def _in_short(error: BaseException) -> str:
