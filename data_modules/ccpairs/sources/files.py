@@ -170,13 +170,22 @@ def lines(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES)
 def json_rows(
     path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place ``file:line``, object) of every line of a JSONL file that holds a JSON object; empty lines are passed over.
+    """(place ``file:line``, object) of every line of a JSONL file that holds a JSON object; see `json_values`."""
+    for place, row in json_values(path, report, max_bytes):
+        if isinstance(row, dict):
+            yield place, row
+        else:
+            report.reject(place, "not a JSON object")
 
-    Counts ``records`` and, for objects in which lone surrogates became U+FFFD, ``cleaned: lone surrogates``.
+
+def json_values(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[str, Any]]:
+    """(place ``file:line``, value) of every line of a JSONL file; empty lines are passed over.
+
+    Counts ``records`` and, for values in which lone surrogates became U+FFFD, ``cleaned: lone surrogates``.
 
     Args:
         path: a file that `open_stream` opens.
-        report: gets every line that is not UTF-8, no JSON (NaN and Infinity are none), nested too deep or no object.
+        report: gets every line that is not UTF-8, no JSON (NaN and Infinity are none) or nested too deep.
         max_bytes: longest line.
     """
     for number, line in lines(path, report, max_bytes):
@@ -200,10 +209,7 @@ def json_rows(
         except ValueError:
             report.reject(place, "not JSON")
         else:
-            if isinstance(row, dict):
-                yield place, row
-            else:
-                report.reject(place, "not a JSON object")
+            yield place, row
 
 
 def _not_a_number(name: str) -> NoReturn:
