@@ -24,10 +24,9 @@ from lightning_e5.curation.pair_merge import (
     merge_key,
     pieces_by_source,
     save_decisions,
-    shard_bounds,
 )
 from lightning_e5.curation.pair_parts import NGRAMS, OVERLAP, PartTask, part_key, read_part, write_evaluation
-from lightning_e5.curation.pair_shards import ShardTask, write_shard
+from lightning_e5.curation.pair_shards import ShardTask, shard_bounds, write_shard
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import SHARD_FOLDER, SHARDS, shard_name
 from lightning_e5.rng import derive_seed
@@ -158,7 +157,7 @@ def _write_shards(
     """Write the final shards; source -> their records. Files of an earlier, other build are removed."""
     keep = out / WORK / "keep.npy"
     save_decisions(keep, decisions.keep_N)
-    tasks = []
+    tasks: list[ShardTask] = []
     for name, of_source in pieces.items():
         span = slice(of_source[0].first, of_source[-1].first + of_source[-1].rows) if of_source else slice(0, 0)
         for number, (first, stop) in enumerate(shard_bounds(decisions.keep_N, span, settings["shard_rows"])):
