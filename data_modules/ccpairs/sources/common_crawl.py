@@ -14,8 +14,10 @@ from lightning_e5.types import PairCandidate, ReadReport
 
 #: A page's language is told from its first characters; more change nothing but the time.
 LANGUAGE_CHARS = 2000
-#: Longer pages are skipped: extraction takes more than linear time on some.
+#: Longer pages are skipped; Common Crawl itself cuts pages at 1 MiB.
 MAX_PAGE_BYTES = 2 * 2**20
+#: Pages with more ``<`` are skipped: extraction takes time with the square of the elements on some.
+MAX_TAGS = 40_000
 
 
 @cache
@@ -72,8 +74,8 @@ class _Pages:
 class WarcPages(_Pages):
     """Pairs (title, passage) of the HTML pages of WARC files: main text and title as trafilatura finds them.
 
-    Facts: ``url``, ``language``. Pages that were not answered with 200, are no HTML or are longer than
-    ``max_page_bytes`` are counted and skipped.
+    Facts: ``url``, ``language``. Pages that were not answered with 200, are no HTML, are longer than
+    ``max_page_bytes`` or have more than 40,000 tags are counted and skipped.
 
     Args:
         paths: .warc or .warc.gz files or patterns.
@@ -115,6 +117,9 @@ class WarcPages(_Pages):
                 yield from self._pairs(report, document.title or "", document.text or "", page.url, facts)
 
     def _extract(self, page: Page, report: ReadReport) -> Any:
+        if page.content.count(b"<") > MAX_TAGS:
+            report.counts["skipped: too many tags"] += 1
+            return None
         try:
             from trafilatura import bare_extraction
         except ImportError as error:
