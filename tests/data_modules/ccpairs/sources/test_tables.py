@@ -178,7 +178,7 @@ def test_hugging_face_without_a_hub_is_one_sentence(tmp_path: Path, monkeypatch:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="^nobody/nothing: the data set cannot be had") as caught:
+    with pytest.raises(UserError, match=r"^nobody/nothing: the data set cannot be had") as caught:
         read(HfDatasetPairs("nobody/nothing"))
     assert "\n" not in str(caught.value)
     (tmp_path / "a.jsonl").write_text("{}")
