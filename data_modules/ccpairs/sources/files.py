@@ -62,7 +62,9 @@ def expand(paths: str | Path | Sequence[str | Path]) -> list[Path]:
             found[path] = None
             continue
         if not glob.has_magic(str(path)):
-            raise UserError(f"{path}: is a directory; give files or a pattern" if path.is_dir() else f"{path}: no such file")
+            raise UserError(
+                f"{path}: is a directory; give files or a pattern" if path.is_dir() else f"{path}: no such file"
+            )
         matches = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
         if not matches:
             raise UserError(f"paths: the pattern {str(item)!r} matches no file")
