@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
-from data_modules.ccpairs.sources.pair_text import PassageRule, candidate, one_line, some_of, string_of
+from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.web_archive import Page, pages
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, ReadReport
@@ -36,7 +36,12 @@ class _Pages:
     """What the three readers share: files as parts, passages cut by one rule, languages told."""
 
     def __init__(
-        self, paths: Sequence[str], passage_words: int | None, passage_chars: int | None, passages_per_page: int, name: str
+        self,
+        paths: str | Sequence[str],
+        passage_words: int | None,
+        passage_chars: int | None,
+        passages_per_page: int,
+        name: str,
     ) -> None:
         self.name = name
         self.rule = PassageRule(passage_words, passage_chars, passages_per_page)
@@ -49,7 +54,8 @@ class _Pages:
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""
         rule = [self.rule.words, self.rule.chars, self.rule.most]
-        return {"files": file_fingerprint(self._paths), "name": self.name, "passages": rule}
+        kind = [type(self).__name__, VERSION]
+        return {"kind": kind, "files": file_fingerprint(self._paths), "name": self.name, "passages": rule}
 
     def _pairs(
         self, report: ReadReport, title: str, text: str, id: str, facts: dict[str, Any]
@@ -89,7 +95,7 @@ class WarcPages(_Pages):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         passage_words: int | None = 200,
         passage_chars: int | None = None,
@@ -158,7 +164,7 @@ class WetPages(_Pages):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         first_line_is_title: bool = False,
         passage_words: int | None = 200,
@@ -209,7 +215,7 @@ class CcNetPages(_Pages):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         buckets: Sequence[str] | None = None,
         passage_words: int | None = 200,

@@ -32,16 +32,22 @@ def html(title: str = "The river", body: str = "", head: str = "") -> bytes:
     ).encode()
 
 
-def warc(path: Path, records: list[tuple[str, bytes]], *, status: str = "200 OK", mime: str = "text/html", **headers: str) -> Path:
+def warc(
+    path: Path, records: list[tuple[str, bytes]], *, status: str = "200 OK", mime: str = "text/html", **headers: str
+) -> Path:
     """A response record per (url, payload), between the request and metadata records that Common Crawl writes."""
     with path.open("wb") as handle:
         writer = WARCWriter(handle, gzip=path.suffix == ".gz")
-        writer.write_record(writer.create_warcinfo_record(path.name, {"software": "Apache Nutch", "isPartOf": "CC-MAIN-2022-33"}))
+        writer.write_record(
+            writer.create_warcinfo_record(path.name, {"software": "Apache Nutch", "isPartOf": "CC-MAIN-2022-33"})
+        )
         for url, payload in records:
             request = StatusAndHeaders("GET / HTTP/1.1", [("Host", "x")], is_http_request=True)
             writer.write_record(writer.create_warc_record(url, "request", http_headers=request))
             answer = StatusAndHeaders(status, [("Content-Type", mime), *headers.items()], protocol="HTTP/1.1")
-            writer.write_record(writer.create_warc_record(url, "response", payload=io.BytesIO(payload), http_headers=answer))
+            writer.write_record(
+                writer.create_warc_record(url, "response", payload=io.BytesIO(payload), http_headers=answer)
+            )
             writer.write_record(writer.create_warc_record(url, "metadata", payload=io.BytesIO(b"fetchTimeMs: 1\r\n")))
     return path
 
@@ -200,7 +206,12 @@ def test_memory_is_bounded_by_the_longest_page(tmp_path: Path) -> None:
 
 def test_wet_first_line_is_the_title_only_when_asked(tmp_path: Path) -> None:
     text = ("\n\nThe river | A town\n" + "\n".join(SENTENCES) + "\n").encode()
-    records = [("https://a.example/1", text), ("https://a.example/2", b"caf\xe9"), ("https://a.example/3", b"one line"), ("https://a.example/4", b"")]
+    records = [
+        ("https://a.example/1", text),
+        ("https://a.example/2", b"caf\xe9"),
+        ("https://a.example/3", b"one line"),
+        ("https://a.example/4", b""),
+    ]
     path = wet(tmp_path / "a.warc.wet.gz", records)
     with pytest.raises(UserError, match="first_line_is_title: WET files hold no titles"):
         WetPages([str(path)])

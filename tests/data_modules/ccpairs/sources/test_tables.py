@@ -38,7 +38,9 @@ def test_parquet_columns(tmp_path: Path) -> None:
         "score": [3, 1, 1, None], "from": ["y", "y", "y", "z"], "id": [7, 8, 9, 10],
     })  # fmt: skip
     pairs, report = read(
-        ParquetPairs([path], query=["title", "body"], passage="answer", source_column="from", id_column="id", facts=["score"])
+        ParquetPairs(
+            [path], query=["title", "body"], passage="answer", source_column="from", id_column="id", facts=["score"]
+        )
     )
     assert pairs == [
         PairCandidate("Why?\nBecause?", "So.", "y", "7", "passage", {"score": 3}),
@@ -71,7 +73,9 @@ def test_parquet_bad_files_and_values(tmp_path: Path) -> None:
             read(ParquetPairs([str(tmp_path / "b.parquet")]))
     offsets, data = pa.array([0, 1, 2, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xffc")
     bad_text = pa.StringArray.from_buffers(3, offsets, data)
-    pairs, report = read(ParquetPairs([parquet(tmp_path / "c.parquet", {"query": bad_text, "passage": [1, None, None]})]))
+    pairs, report = read(
+        ParquetPairs([parquet(tmp_path / "c.parquet", {"query": bad_text, "passage": [1, None, None]})])
+    )
     assert pairs == [] and report.bad == [
         (f"{tmp_path / 'c.parquet'}:row 0", "column 'passage' holds no text"),
         (f"{tmp_path / 'c.parquet'}:row 1", "column 'query' is not UTF-8"),
@@ -81,7 +85,13 @@ def test_parquet_bad_files_and_values(tmp_path: Path) -> None:
 
 def test_parquet_damaged_in_a_later_row_group(tmp_path: Path) -> None:
     rows = 8192
-    path = Path(parquet(tmp_path / "a.parquet", {"query": [f"q{i}" for i in range(rows)], "passage": [f"p{i * i}" for i in range(rows)]}, row_group_size=1024))
+    path = Path(
+        parquet(
+            tmp_path / "a.parquet",
+            {"query": [f"q{i}" for i in range(rows)], "passage": [f"p{i * i}" for i in range(rows)]},
+            row_group_size=1024,
+        )
+    )
     start = pq.ParquetFile(path).metadata.row_group(5).column(0).data_page_offset
     data = bytearray(path.read_bytes())
     data[start : start + 64] = b"\xff" * 64
@@ -114,7 +124,9 @@ def test_jsonl_objects(tmp_path: Path) -> None:
         {"question": "half \ud83d", "answer": "pair"},
     ]
     path = jsonl(tmp_path / "gooaq.jsonl.gz", rows)
-    pairs, report = read(JsonlPairs([path], query="question", passage="answer", name="gooaq", facts={"language": "lang"}))
+    pairs, report = read(
+        JsonlPairs([path], query="question", passage="answer", name="gooaq", facts={"language": "lang"})
+    )
     assert [(p.query, p.passage, p.source, dict(p.facts)) for p in pairs] == [
         ("how tall?", "Very.", "gooaq", {"language": "en"}),
         ("half \ufffd", "pair", "gooaq", {}),
@@ -136,7 +148,9 @@ def test_jsonl_arrays_by_position(tmp_path: Path) -> None:
     assert [(p.query, p.passage) for p in pairs] == [("q", "p"), ("q2", "p2")]
     assert report.bad == [(f"{path}:3", "lacks the column 1"), (f"{path}:4", "not a JSON array")]
     assert report.counts["skipped: no query"] == 1
-    path = jsonl(tmp_path / "lists.jsonl", [{"query": "q", "pos": ["a", "b"], "neg": ["c"]}, {"query": "q", "pos": [1]}])
+    path = jsonl(
+        tmp_path / "lists.jsonl", [{"query": "q", "pos": ["a", "b"], "neg": ["c"]}, {"query": "q", "pos": [1]}]
+    )
     pairs, report = read(JsonlPairs([path], passage="pos"))
     assert [p.passage for p in pairs] == ["a", "b"] and len(report.bad) == 1
 
