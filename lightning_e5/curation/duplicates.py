@@ -56,12 +56,12 @@ class NearDuplicates:
     Two passages are alike by the Jaccard similarity of their sets of word n-grams; it is estimated by the share of
     ``permutations`` MinHash values that agree. In a fixed order, a pair is dropped when its estimate with an earlier
     *kept* pair is at least ``threshold``. One changed word changes ``shingle`` n-grams on both sides: with 5, a passage of
-    100 words with one word changed is 0.91 like the original, one of 50 words 0.82.
+    100 words with one word changed is 0.90 like the original, one of 50 words 0.80.
 
     How exact this is. The estimate has a standard error of sqrt(s(1-s)/permutations), 0.027 at s = 0.9 and 128, so pairs
     within about 0.05 of the threshold may fall on either side. Candidates come from ``bands`` bands of MinHash values
     and are then checked by all values, so no pair is dropped below the estimated threshold; a pair of similarity s is
-    overlooked with a chance of (1 - s**(permutations/bands))**bands: 0.0001 at 0.9 with the defaults, 0.07 at 0.8.
+    overlooked with a chance of (1 - s**(permutations/bands))**bands: 0.0001 at 0.9 with the defaults.
 
     Args:
         threshold: estimated similarity from which a pair is a near copy, above 0 to 1.
@@ -122,11 +122,11 @@ class NearDuplicates:
         *,
         progress: Callable[[int], object] = lambda rows: None,
     ) -> NDArray[np.int64]:
-        """For each pair the row of the earlier kept pair that it is a near copy of, or -1 where it is kept.
+        """For each pair the row of an earlier kept pair that it is a near copy of, or -1 where it is kept.
 
         Args:
             signatures: `signature` of each pair in the order that counts, or uint32 ``[N, permutations]`` of them, which
-                may be a memory map. Beside them about ``40 * bands`` bytes per pair are held, and only pairs that share
+                may be a memory map. Beside them about ``8 * bands + 50`` bytes per pair are held, and only pairs that share
                 a band with another one are looked at singly.
             progress: called with the rows done, block by block.
 
@@ -183,21 +183,23 @@ class NearDuplicates:
         Values of a band that differ may fall into one bucket with a chance of 2**-64; the check by all values follows.
         """
         count, width = len(signatures_NV), self.permutations // self.bands
-        buckets_NB = np.full((count, self.bands), -1, dtype=np.int64)
+        keys_NB = np.zeros((count, self.bands), dtype=np.uint64)
         empty_N = np.zeros(count, dtype=bool)
+        for start in range(0, count, _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            values_RBW = np.asarray(signatures_NV[block]).reshape(-1, self.bands, width)
+            empty_N[block] = (values_RBW == _EMPTY).all((1, 2))
+            keys_RB = keys_NB[block]
+            for column in range(width):
+                keys_RB ^= values_RBW[:, :, column]
+                keys_RB *= _MIXER
+                keys_RB ^= keys_RB >> np.uint64(29)
+        buckets_NB = keys_NB.view(np.int64)  # band by band in the keys' place
         first = 0
         for band in range(self.bands):
-            keys_N = np.zeros(count, dtype=np.uint64)
-            for start in range(0, count, _BLOCK_ROWS):
-                block = slice(start, start + _BLOCK_ROWS)
-                for column in range(band * width, (band + 1) * width):
-                    keys_N[block] = (keys_N[block] ^ signatures_NV[block, column]) * _MIXER
-                    keys_N[block] ^= keys_N[block] >> np.uint64(29)
-                if band == 0:
-                    empty_N[block] = (signatures_NV[block] == _EMPTY).all(1)
-            _, inverse_N, sizes = np.unique(keys_N, return_inverse=True, return_counts=True)
+            _, inverse_N, sizes = np.unique(keys_NB[:, band], return_inverse=True, return_counts=True)
             shared_N = (sizes[inverse_N] > 1) & ~empty_N
-            buckets_NB[shared_N, band] = first + inverse_N[shared_N]
+            buckets_NB[:, band] = np.where(shared_N, first + inverse_N, -1)
             first += len(sizes)
         return buckets_NB
 
