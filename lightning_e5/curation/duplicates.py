@@ -56,12 +56,13 @@ class NearDuplicates:
     Two passages are alike by the Jaccard similarity of their sets of word n-grams; it is estimated by the share of
     ``permutations`` MinHash values that agree. In a fixed order, a pair is dropped when its estimate with an earlier
     *kept* pair is at least ``threshold``. One changed word changes ``shingle`` n-grams on both sides: with 5, a passage of
-    100 words with one word changed is 0.91 like the original, one of 50 words 0.82.
+    100 words with one word changed is 0.90 like the original, one of 50 words 0.80.
 
     How exact this is. The estimate has a standard error of sqrt(s(1-s)/permutations), 0.027 at s = 0.9 and 128, so pairs
-    within about 0.05 of the threshold may fall on either side. Candidates come from ``bands`` bands of MinHash values
-    and are then checked by all values, so no pair is dropped below the estimated threshold; a pair of similarity s is
-    overlooked with a chance of (1 - s**(permutations/bands))**bands: 0.0001 at 0.9 with the defaults, 0.07 at 0.8.
+    within about 0.05 of the threshold may fall on either side. Candidates are the pairs with all values of one of
+    ``bands`` bands in common; they are checked by all values, so none is dropped below the estimated threshold. With more
+    bands than values that may differ, as by default (16 bands, 12 values), none at or above it is overlooked; with
+    fewer, a pair of similarity s is overlooked with a chance of (1 - s**(permutations/bands))**bands.
 
     Args:
         threshold: estimated similarity from which a pair is a near copy, above 0 to 1.
@@ -122,12 +123,12 @@ class NearDuplicates:
         *,
         progress: Callable[[int], object] = lambda rows: None,
     ) -> NDArray[np.int64]:
-        """For each pair the row of the earlier kept pair that it is a near copy of, or -1 where it is kept.
+        """For each pair the row of an earlier kept pair that it is a near copy of, or -1 where it is kept.
 
         Args:
             signatures: `signature` of each pair in the order that counts, or uint32 ``[N, permutations]`` of them, which
-                may be a memory map. Beside them about ``40 * bands`` bytes per pair are held, and only pairs that share
-                a band with another one are looked at singly.
+                may be a memory map. Beside them about ``8 * bands + 60`` bytes per pair are held, and some kilobytes per kept
+                pair that shares bands with another one; only such pairs are looked at singly.
             progress: called with the rows done, block by block.
 
         Returns:
@@ -139,15 +140,24 @@ class NearDuplicates:
         signatures_NV = self._as_array(signatures)
         count = len(signatures_NV)
         copy_of_N = np.full(count, -1, dtype=np.int64)
-        buckets_NB = self._shared_buckets(signatures_NV)
+        compared_with_N = np.full(count, -1, dtype=np.int64)  # the last row that a kept one was compared with
+        buckets_NB, sizes = self._shared_buckets(signatures_NV)
         members: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
         enough = math.ceil(self.threshold * self.permutations - 1e-9)
+        # Values that may differ spoil as many bands at most, so near copies have `spare` + 1 buckets in common; of these
+        # neither has the smallest among its own `spare` largest. So those, crowded by set phrases, can be left out.
+        spare = max(0, self.bands - (self.permutations - enough) - 1)
         done = 0
-        for row in np.flatnonzero((buckets_NB >= 0).any(1)).tolist():
-            own = [bucket for bucket in buckets_NB[row].tolist() if bucket >= 0]
+        for row in np.flatnonzero((buckets_NB >= 0).sum(1) > spare).tolist():
+            shared = buckets_NB[row][buckets_NB[row] >= 0]
+            own = shared[np.lexsort((shared, sizes[shared]))][: len(shared) - spare].tolist()
             for bucket in own:
                 if bucket in members:
                     kept_K = np.array(members[bucket])
+                    kept_K = kept_K[compared_with_N[kept_K] != row]
+                    if not len(kept_K):
+                        continue
+                    compared_with_N[kept_K] = row
                     agreeing_K = (signatures_NV[kept_K] == signatures_NV[row]).sum(1)
                     best = int(agreeing_K.argmax())  # the earliest of the best
                     if agreeing_K[best] >= enough:
@@ -177,29 +187,33 @@ class NearDuplicates:
             )
         return signatures
 
-    def _shared_buckets(self, signatures_NV: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """The number of each pair's bucket in every band, -1 where no other pair is in it: int64 ``[N, bands]``.
+    def _shared_buckets(self, signatures_NV: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The number of each pair's bucket in every band, -1 where no other pair is in it, and the buckets' sizes.
 
         Values of a band that differ may fall into one bucket with a chance of 2**-64; the check by all values follows.
         """
         count, width = len(signatures_NV), self.permutations // self.bands
-        buckets_NB = np.full((count, self.bands), -1, dtype=np.int64)
+        keys_NB = np.zeros((count, self.bands), dtype=np.uint64)
         empty_N = np.zeros(count, dtype=bool)
+        for start in range(0, count, _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            values_RBW = np.asarray(signatures_NV[block]).reshape(-1, self.bands, width)
+            empty_N[block] = (values_RBW == _EMPTY).all((1, 2))
+            keys_RB = keys_NB[block]
+            for column in range(width):
+                keys_RB ^= values_RBW[:, :, column]
+                keys_RB *= _MIXER
+                keys_RB ^= keys_RB >> np.uint64(29)
+        buckets_NB = keys_NB.view(np.int64)  # band by band in the keys' place
+        sizes_of_bands: list[NDArray[np.int64]] = []
         first = 0
         for band in range(self.bands):
-            keys_N = np.zeros(count, dtype=np.uint64)
-            for start in range(0, count, _BLOCK_ROWS):
-                block = slice(start, start + _BLOCK_ROWS)
-                for column in range(band * width, (band + 1) * width):
-                    keys_N[block] = (keys_N[block] ^ signatures_NV[block, column]) * _MIXER
-                    keys_N[block] ^= keys_N[block] >> np.uint64(29)
-                if band == 0:
-                    empty_N[block] = (signatures_NV[block] == _EMPTY).all(1)
-            _, inverse_N, sizes = np.unique(keys_N, return_inverse=True, return_counts=True)
+            _, inverse_N, sizes = np.unique(keys_NB[:, band], return_inverse=True, return_counts=True)
             shared_N = (sizes[inverse_N] > 1) & ~empty_N
-            buckets_NB[shared_N, band] = first + inverse_N[shared_N]
+            buckets_NB[:, band] = np.where(shared_N, first + inverse_N, -1)
+            sizes_of_bands.append(sizes)
             first += len(sizes)
-        return buckets_NB
+        return buckets_NB, np.concatenate(sizes_of_bands)
 
 
 @functools.cache

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.ccpairs.sources.files import DamagedFile, blocks, expand, file_fingerprint
-from data_modules.ccpairs.sources.pair_text import candidate, one_line
+from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: An element may be this long in the file; a file with a longer one is read no further.
 MAX_ELEMENT_BYTES = 16 * 2**20
+
 
 class AclAnthology:
     """Pairs (title, abstract) of the Anthology's XML files, those up to 2019 (``volume``) and later (``collection``).
@@ -24,7 +25,7 @@ class AclAnthology:
         name: the pairs' source.
     """
 
-    def __init__(self, paths: Sequence[str], *, name: str = "acl_anthology") -> None:
+    def __init__(self, paths: str | Sequence[str], *, name: str = "acl_anthology") -> None:
         self.name = name
         self._paths = expand(paths)
 
@@ -34,7 +35,7 @@ class AclAnthology:
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the name."""
-        return {"files": file_fingerprint(self._paths), "name": self.name}
+        return {"kind": "acl-anthology", "version": VERSION, "files": file_fingerprint(self._paths), "name": self.name}
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one file, paper by paper."""

@@ -7,15 +7,17 @@ from functools import cache
 from typing import Any
 
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
-from data_modules.ccpairs.sources.pair_text import PassageRule, candidate, one_line, some_of, string_of
+from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.web_archive import Page, pages
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: A page's language is told from its first characters; more change nothing but the time.
 LANGUAGE_CHARS = 2000
-#: Longer pages are skipped: extraction takes more than linear time on some.
+#: Longer pages are skipped; Common Crawl itself cuts pages at 1 MiB.
 MAX_PAGE_BYTES = 2 * 2**20
+#: Pages with more ``<`` are skipped: extraction takes time with the square of the elements on some.
+MAX_TAGS = 40_000
 
 
 @cache
@@ -34,7 +36,12 @@ class _Pages:
     """What the three readers share: files as parts, passages cut by one rule, languages told."""
 
     def __init__(
-        self, paths: Sequence[str], passage_words: int | None, passage_chars: int | None, passages_per_page: int, name: str
+        self,
+        paths: str | Sequence[str],
+        passage_words: int | None,
+        passage_chars: int | None,
+        passages_per_page: int,
+        name: str,
     ) -> None:
         self.name = name
         self.rule = PassageRule(passage_words, passage_chars, passages_per_page)
@@ -47,7 +54,8 @@ class _Pages:
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""
         rule = [self.rule.words, self.rule.chars, self.rule.most]
-        return {"files": file_fingerprint(self._paths), "name": self.name, "passages": rule}
+        kind = [type(self).__name__, VERSION]
+        return {"kind": kind, "files": file_fingerprint(self._paths), "name": self.name, "passages": rule}
 
     def _pairs(
         self, report: ReadReport, title: str, text: str, id: str, facts: dict[str, Any]
@@ -72,8 +80,8 @@ class _Pages:
 class WarcPages(_Pages):
     """Pairs (title, passage) of the HTML pages of WARC files: main text and title as trafilatura finds them.
 
-    Facts: ``url``, ``language``. Pages that were not answered with 200, are no HTML or are longer than
-    ``max_page_bytes`` are counted and skipped.
+    Facts: ``url``, ``language``. Pages that were not answered with 200, are no HTML, are longer than
+    ``max_page_bytes`` or have more than 40,000 tags are counted and skipped.
 
     Args:
         paths: .warc or .warc.gz files or patterns.
@@ -87,7 +95,7 @@ class WarcPages(_Pages):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         passage_words: int | None = 200,
         passage_chars: int | None = None,
@@ -115,6 +123,9 @@ class WarcPages(_Pages):
                 yield from self._pairs(report, document.title or "", document.text or "", page.url, facts)
 
     def _extract(self, page: Page, report: ReadReport) -> Any:
+        if page.content.count(b"<") > MAX_TAGS:
+            report.counts["skipped: too many tags"] += 1
+            return None
         try:
             from trafilatura import bare_extraction
         except ImportError as error:
@@ -153,7 +164,7 @@ class WetPages(_Pages):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         first_line_is_title: bool = False,
         passage_words: int | None = 200,
@@ -204,7 +215,7 @@ class CcNetPages(_Pages):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         buckets: Sequence[str] | None = None,
         passage_words: int | None = 200,

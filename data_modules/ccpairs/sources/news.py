@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
-from data_modules.ccpairs.sources.pair_text import PassageRule, candidate, one_line, some_of, string_of
+from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from lightning_e5.types import PairCandidate, ReadReport
 
 KINDS = ("title", "highlight")
@@ -34,7 +34,7 @@ class CcNews:
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         kinds: Sequence[str] = KINDS,
         passage_words: int | None = 200,
@@ -53,7 +53,8 @@ class CcNews:
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""
         rule = [self.rule.words, self.rule.chars, self.rule.most]
-        return {"files": file_fingerprint(self._paths), "name": self.name, "kinds": self.kinds, "passages": rule}
+        settings = {"name": self.name, "kinds": self.kinds, "passages": rule}
+        return {"kind": "cc-news", "version": VERSION, "files": file_fingerprint(self._paths), **settings}
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one file, article by article."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_modules.ccpairs.sources.pair_text import candidate
+from data_modules.ccpairs.sources.pair_text import VERSION, candidate
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, ReadReport
 
@@ -62,7 +62,7 @@ class PairColumns:
 
     def fingerprint(self) -> list[Any]:
         """All settings."""
-        return [self.name, self.query, self.passage, self.source, self.id, self.facts]
+        return [VERSION, self.name, self.query, self.passage, self.source, self.id, self.facts]
 
     def pairs(self, row: Mapping[Any, Any], place: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one row: one, or one per string of a passage column that holds lists."""
@@ -93,9 +93,7 @@ class PairColumns:
         for passage in texts:
             yield from candidate(report, query, passage, source=source, id=id, facts=facts)
 
-    def _text(
-        self, row: Mapping[Any, Any], columns: tuple[Column, ...], place: str, report: ReadReport
-    ) -> str | None:
+    def _text(self, row: Mapping[Any, Any], columns: tuple[Column, ...], place: str, report: ReadReport) -> str | None:
         """The columns' texts joined, without those that are null or empty; None where one is no text."""
         texts = []
         for column in columns:

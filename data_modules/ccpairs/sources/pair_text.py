@@ -9,6 +9,8 @@ from typing import Any
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.types import Kind, PairCandidate, ReadReport
 
+#: Raise this when what papers, web pages, news and tables give changes.
+VERSION = 1
 #: A word is counted once per this many characters begun, so that scripts without spaces are cut too.
 _WORD_CHARS = 32
 
@@ -77,7 +79,9 @@ class PassageRule:
 
     def __post_init__(self) -> None:
         if (self.words is None) == (self.chars is None):
-            raise UserError(f"passage_words={self.words} and passage_chars={self.chars}: give one of them, null for the other")
+            raise UserError(
+                f"passage_words={self.words} and passage_chars={self.chars}: give one of them, null for the other"
+            )
         if self._size < 1:
             raise UserError(f"passage_words={self.words}, passage_chars={self.chars}: a passage must have room for one")
         if self.most < 1:

@@ -71,7 +71,10 @@ class PaperIndex:
             if self.path.is_file():  # another process made it while this one waited
                 return
             remove_temporaries(self.directory)
-            with atomic_path(self.path) as temporary, closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            with (
+                atomic_path(self.path) as temporary,
+                closing(sqlite3.connect(temporary, isolation_level=None)) as connection,
+            ):
                 self._write(connection)
 
     def _write(self, connection: sqlite3.Connection) -> None:

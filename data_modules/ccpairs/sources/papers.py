@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from data_modules.ccpairs.sources.acl_anthology import AclAnthology
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
-from data_modules.ccpairs.sources.pair_text import candidate, one_line, some_of, string_of
+from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.paper_index import Field, OpenIndex, PaperId, PaperIndex, paper_id
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, ReadReport
@@ -47,11 +47,11 @@ class S2ag:
 
     def __init__(
         self,
-        work_dir: str,
         *,
-        papers: Sequence[str] = (),
-        abstracts: Sequence[str] = (),
-        citations: Sequence[str] = (),
+        work_dir: str,
+        papers: str | Sequence[str] = (),
+        abstracts: str | Sequence[str] = (),
+        citations: str | Sequence[str] = (),
         kinds: Sequence[str] = KINDS,
         name: str = "s2ag",
     ) -> None:
@@ -68,7 +68,7 @@ class S2ag:
         titles = self._files["papers"] if {"title_abstract", "title_citation"} & set(self.kinds) else []
         indexed = [*titles, *(self._files["abstracts"] if "abstract_citation" in self.kinds else [])]
         is_paper = set(titles)
-        key = ["s2ag", len(titles), file_fingerprint(indexed)]
+        key = ["s2ag", VERSION, len(titles), file_fingerprint(indexed)]
 
         def rows(path: Path, report: ReadReport) -> Iterator[tuple[Field, PaperId, str]]:
             field: Field = "titles" if path in is_paper else "abstracts"
@@ -89,7 +89,7 @@ class S2ag:
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""
         files = {argument: file_fingerprint(paths) for argument, paths in self._files.items()}
-        return {"files": files, "name": self.name, "kinds": self.kinds}
+        return {"kind": "s2ag", "version": VERSION, "files": files, "name": self.name, "kinds": self.kinds}
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one file; what was wrong with the indexed files is in the first part's report."""
@@ -157,7 +157,7 @@ class S2orc:
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         kinds: Sequence[str] = ("title_abstract",),
         work_dir: str | None = None,
@@ -186,7 +186,9 @@ class S2orc:
 
         self._index: PaperIndex | None = None
         if self._cited and work_dir is not None:
-            self._index = PaperIndex(Path(work_dir), self._paths, ["s2orc", fields, file_fingerprint(self._paths)], rows)
+            self._index = PaperIndex(
+                Path(work_dir), self._paths, ["s2orc", VERSION, fields, file_fingerprint(self._paths)], rows
+            )
 
     def parts(self) -> list[str]:
         """The files."""
@@ -194,8 +196,18 @@ class S2orc:
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""
-        settings = {"kinds": self.kinds, "citations_per_paper": self.citations_per_paper, "index": self._index is not None}
-        return {"files": file_fingerprint(self._paths), "name": self.name, **settings}
+        settings = {
+            "kinds": self.kinds,
+            "citations_per_paper": self.citations_per_paper,
+            "index": self._index is not None,
+        }
+        return {
+            "kind": "s2orc",
+            "version": VERSION,
+            "files": file_fingerprint(self._paths),
+            "name": self.name,
+            **settings,
+        }
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one file, paper by paper."""

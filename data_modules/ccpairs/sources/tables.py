@@ -51,7 +51,7 @@ class ParquetPairs(_Table):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         query: str | Sequence[str] = "query",
         passage: str | Sequence[str] = "passage",
@@ -136,7 +136,7 @@ class JsonlPairs(_Table):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: str | Sequence[str],
         *,
         query: str | int | Sequence[str | int] = "query",
         passage: str | int | Sequence[str | int] = "passage",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from data_modules.ccpairs.sources.files import DamagedFile, blocks
+from lightning_e5.errors import UserError
 from lightning_e5.types import ReadReport
 
 #: Longest header line and longest header (many lines) of a record, in bytes.
@@ -57,9 +58,8 @@ def pages(path: str, report: ReadReport, kind: str, max_bytes: int) -> Iterator[
     try:
         for number, record in enumerate(archive, 1):
             reader.header_bytes = 0
-            if record.format != "warc":
-                report.reject(f"{path}:{number}", "not a WARC record")
-                return
+            if not (record.rec_headers.get_header("Content-Length") or "").isdecimal():
+                raise ValueError("no length, so that its end is not known")
             if record.rec_type != kind:
                 continue
             report.counts["records"] += 1
@@ -77,6 +77,8 @@ def pages(path: str, report: ReadReport, kind: str, max_bytes: int) -> Iterator[
             else:
                 yield Page(place, record.rec_headers.get_header("WARC-Target-URI") or "", content)
             reader.header_bytes = 0
+    except UserError:  # a ValueError, but not of a record
+        raise
     except DamagedFile as damage:
         report.reject(damage.place, damage.reason)
     except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, AttributeError, TypeError) as error:

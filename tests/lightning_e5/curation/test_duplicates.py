@@ -135,6 +135,25 @@ def test_agrees_with_the_library_index(seed: int, bands: int, threshold: float) 
         assert copies[row] in sketches and copies[row] < row
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.8, 0.88, 0.9, 0.95, 1.0]))
+def test_with_enough_bands_nothing_is_overlooked(seed: int, threshold: float) -> None:
+    """Against the comparison of every pair with every kept one, on values that differ anywhere, one set phrase shared."""
+    generator = np.random.default_rng(seed)
+    rule = NearDuplicates(threshold=threshold, permutations=32, bands=16)
+    bases = generator.integers(0, 50, (6, 32))
+    rows = bases[generator.integers(0, 6, 60)]
+    for row in rows:
+        places = generator.choice(32, size=generator.integers(0, 9), replace=False)
+        row[places] = generator.integers(0, 50, len(places))
+    rows[:, :4] = 7
+    kept: list[int] = []
+    for i, row in enumerate(rows):
+        if not any((rows[k] == row).mean() >= threshold for k in kept):
+            kept.append(i)
+    assert np.flatnonzero(rule.copies(rows.astype(np.uint32)) < 0).tolist() == kept
+
+
 def test_the_estimate_is_near_the_similarity() -> None:
     generator = random.Random(5)
     rule = NearDuplicates(field="passage")

@@ -80,7 +80,9 @@ def test_entities_are_not_expanded(tmp_path: Path) -> None:
         text = f"<!DOCTYPE volume [{definitions}]><volume><paper><title>&{name};</title><abstract>text</abstract></paper></volume>"
         pairs, report = read(tmp_path / "a.xml", text)
         assert pairs == [] and sum(n for key, n in report.counts.items() if key.startswith("bad: ")) == 1
-    text = text.replace("<title>&x;</title>", '<title t="&a;">T</title>').replace("DOCTYPE volume [", f"DOCTYPE volume [{bomb}")
+    text = text.replace("<title>&x;</title>", '<title t="&a;">T</title>').replace(
+        "DOCTYPE volume [", f"DOCTYPE volume [{bomb}"
+    )
     assert read(tmp_path / "a.xml", text.replace("&a;", "&a11;"))[0] == []
 
 

@@ -24,7 +24,13 @@ PLEASE = {
     "title": "Rain\nahead", "maintext": "It will rain.\nTake a coat.", "description": "Weather of the week", "language": "en",
     "url": "https://n.example/1", "date_publish": "2020-01-01 00:00:00", "authors": [], "image_url": None,
 }  # fmt: skip
-CC_NEWS = {"title": "Sun", "text": "The sun shines.", "domain": "n.example", "description": "", "url": "https://n.example/2"}
+CC_NEWS = {
+    "title": "Sun",
+    "text": "The sun shines.",
+    "domain": "n.example",
+    "description": "",
+    "url": "https://n.example/2",
+}
 
 
 def test_titles_and_highlights(tmp_path: Path) -> None:

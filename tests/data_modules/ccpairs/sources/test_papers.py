@@ -55,7 +55,7 @@ def s2ag(folder: Path, **settings: Any) -> S2ag:
         {"citingcorpusid": [], "citedcorpusid": 1},
     ]
     return S2ag(
-        str(folder / "work"), papers=[write(folder / "papers.gz", papers)],
+        work_dir=str(folder / "work"), papers=[write(folder / "papers.gz", papers)],
         abstracts=[write(folder / "abstracts.gz", abstracts)], citations=[write(folder / "citations.gz", citations)], **settings,
     )  # fmt: skip
 
@@ -84,9 +84,9 @@ def test_s2ag_kinds_and_what_they_need(tmp_path: Path) -> None:
     assert source.parts() == [str(tmp_path / "citations.gz")]
     assert [p[2] for p in read(source)[0]] == ["1>2", "2>1"]
     with pytest.raises(UserError, match="citations: 'abstract_citation' of kinds needs these files"):
-        S2ag("w", abstracts=[str(tmp_path / "abstracts.gz")], kinds=["abstract_citation"])
+        S2ag(work_dir="w", abstracts=[str(tmp_path / "abstracts.gz")], kinds=["abstract_citation"])
     with pytest.raises(UserError, match="kinds: 'title_abstact' is none of its values; did you mean 'title_abstract'"):
-        S2ag("w", kinds=["title_abstact"])
+        S2ag(work_dir="w", kinds=["title_abstact"])
 
 
 def test_the_index_is_made_once_and_again_when_files_change(tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_the_index_is_made_once_and_again_when_files_change(tmp_path: Path) -> N
     (tmp_path / "work" / f".{index.name}.1.tmp").write_bytes(b"of a killed process")
     stamp = index.stat().st_mtime_ns
     source = S2ag(
-        str(tmp_path / "work"), papers=[str(tmp_path / "papers.gz")], abstracts=[str(tmp_path / "abstracts.gz")],
+        work_dir=str(tmp_path / "work"), papers=[str(tmp_path / "papers.gz")], abstracts=[str(tmp_path / "abstracts.gz")],
         citations=[str(tmp_path / "citations.gz")],
     )  # fmt: skip
     again = read(source)
     assert again[0] == first[0] and again[1].counts == first[1].counts and index.stat().st_mtime_ns == stamp
     write(tmp_path / "papers.gz", [{"corpusid": 1, "title": "Other"}])
     changed = S2ag(
-        str(tmp_path / "work"), papers=[str(tmp_path / "papers.gz")], abstracts=[str(tmp_path / "abstracts.gz")],
+        work_dir=str(tmp_path / "work"), papers=[str(tmp_path / "papers.gz")], abstracts=[str(tmp_path / "abstracts.gz")],
         kinds=["title_abstract"],
     )  # fmt: skip
     assert read(changed)[0] == [("Other", "Abstract of one.", "1")]
@@ -115,7 +115,7 @@ def _pairs_of(source: S2ag) -> int:
 
 def _in_child(folder: str, queue: Any) -> None:
     paths = {name: [f"{folder}/{name}.gz"] for name in ("papers", "abstracts", "citations")}
-    queue.put(_pairs_of(S2ag(f"{folder}/work", **paths)))  # type: ignore[arg-type]
+    queue.put(_pairs_of(S2ag(work_dir=f"{folder}/work", **paths)))  # type: ignore[arg-type]
 
 
 def test_two_processes_share_one_index(tmp_path: Path) -> None:
@@ -135,7 +135,9 @@ def test_many_rows_cross_the_batches(tmp_path: Path) -> None:
     n = 1201
     papers = write(tmp_path / "p.gz", ({"corpusid": i * 7919 % n, "title": f"title {i * 7919 % n}"} for i in range(n)))
     citations = write(tmp_path / "c.gz", ({"citingcorpusid": i, "citedcorpusid": (i * 31 + 1) % n} for i in range(n)))
-    pairs, report = read(S2ag(str(tmp_path / "w"), papers=[papers], citations=[citations], kinds=["title_citation"]))
+    pairs, report = read(
+        S2ag(work_dir=str(tmp_path / "w"), papers=[papers], citations=[citations], kinds=["title_citation"])
+    )
     expected = [(f"title {i}", f"title {(i * 31 + 1) % n}") for i in range(n) if i != (i * 31 + 1) % n]
     assert [p[:2] for p in pairs] == expected and report.counts["records"] == n
 
@@ -186,11 +188,18 @@ def test_s2orc_without_an_index(tmp_path: Path) -> None:
 
 def test_hostile_json_is_skipped_and_a_truncated_archive_used_up_to_its_end(tmp_path: Path) -> None:
     good = {"paper_id": "1", "title": "Good \ud800 title", "abstract": "Text."}
-    path = write(tmp_path / "a.jsonl.gz", [good, b"[" * 100_000, b'{"paper_id": "2", "title": NaN}', b'{"a": ' * 50_000, good])
+    path = write(
+        tmp_path / "a.jsonl.gz", [good, b"[" * 100_000, b'{"paper_id": "2", "title": NaN}', b'{"a": ' * 50_000, good]
+    )
     pairs, report = read(S2orc([path]))
     assert [p[0] for p in pairs] == ["Good \ufffd title"] * 2
     assert sum(n for key, n in report.counts.items() if key.startswith("bad: ")) == 3
-    whole = Path(write(tmp_path / "b.jsonl.gz", ({"paper_id": str(i), "title": f"t{i * i}", "abstract": f"a{i}"} for i in range(5000))))
+    whole = Path(
+        write(
+            tmp_path / "b.jsonl.gz",
+            ({"paper_id": str(i), "title": f"t{i * i}", "abstract": f"a{i}"} for i in range(5000)),
+        )
+    )
     whole.write_bytes(whole.read_bytes()[:-4000])
     pairs, report = read(S2orc([str(whole)]))
     assert 1000 < len(pairs) < 5000 and report.counts["bad: archive breaks off"] == 1
