@@ -115,11 +115,10 @@ def finished_record(task: PartTask) -> dict[str, Any] | None:
     if not (task.folder / RECORD).is_file():
         return None
     record: dict[str, Any] = read_json(task.folder / RECORD)
-    files = [source for source in record["sources"] if source["rows"]]
-    same = record["key"] == task.key and all(
-        (task.folder / f["file"]).is_file() and sha256_file(task.folder / f["file"]) == f["sha256"] for f in files
-    )
-    return record if same else None
+    if record.get("key") != task.key:
+        return None
+    files = [(task.folder / source["file"], source["sha256"]) for source in record["sources"] if source["rows"]]
+    return record if all(path.is_file() and sha256_file(path) == digest for path, digest in files) else None
 
 
 def _read(task: PartTask, folder: Path) -> dict[str, Any]:

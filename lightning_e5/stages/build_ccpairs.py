@@ -34,7 +34,7 @@ from lightning_e5.storage import read_json, remove_temporaries, sha256_file, wri
 from lightning_e5.types import PairFiles, PairHeuristic, ReadReport
 
 WORK = "work"
-#: What a build took; not a result, since it differs from one build to the next.
+#: The key of what was built, and what it took; no result, since it differs from one build to the next.
 TIMES = "timing_table.json"
 OVERLAP_REPORT = "overlap.json"
 
@@ -63,7 +63,8 @@ def build_ccpairs(
         sources: raw sources, each with a name of its own.
         heuristics: rules on single pairs, in the order in which they are asked.
         near_duplicates: how near copies are found; None leaves them in.
-        decontaminate: evaluation collections; a pair with one of their texts is dropped.
+        decontaminate: evaluation collections; a pair with one of their texts is dropped. Given as `EvaluationFiles`, a
+            changed file of theirs makes a run build anew; given as paths, the paths alone count.
         ngram_report: also report (``overlap.json``) how many pairs share so many words in a row with an evaluation
             text; drops nothing. GPT-3's is 13.
         shard_rows: rows of a shard.
@@ -111,11 +112,12 @@ def build_ccpairs(
         if not decisions.keep_N.any():
             raise UserError("sources: no pair is left of them" + _most_frequent_drop(records, decisions))
         shards = _write_shards(out, pieces, decisions, settings, key, runner)
-        finished = _facts(key, sources, records, decisions, shards)
+        finished = _facts(sources, records, decisions, shards)
         if evaluation is not None and ngram_report is not None:
             _write_overlap(out, evaluation, tasks)
         seconds = {"read": read_seconds, "in_all": time.perf_counter() - began}
-        write_json(out / TIMES, _times(records, [r for rs in shards.values() for r in rs], seconds))
+        times = _times(records, [r for rs in shards.values() for r in rs], seconds)
+        write_json(out / TIMES, {"key": key, **times})
         write_json(out / SHARDS, finished)
     shutil.rmtree(work, ignore_errors=True)
     return _metrics(finished)
@@ -179,20 +181,18 @@ def _write_shards(
 
 def _finished(out: Path, key: str) -> dict[str, Any] | None:
     """The facts of a finished build with this key, all its shards as they were written; None otherwise."""
-    if not (out / SHARDS).is_file():
+    if not (out / SHARDS).is_file() or not (out / TIMES).is_file():
         return None
-    facts: dict[str, Any] = read_json(out / SHARDS)
-    shards = [shard for source in facts["sources"] for shard in source["shards"]]
-    same = facts["key"] == key and all(
-        (out / s["file"]).is_file() and sha256_file(out / s["file"]) == s["sha256"] for s in shards
-    )
-    if not same:
-        (out / SHARDS).unlink()
-    return facts if same else None
+    if read_json(out / TIMES).get("key") == key:
+        facts: dict[str, Any] = read_json(out / SHARDS)
+        shards = [(out / s["file"], s["sha256"]) for source in facts["sources"] for s in source["shards"]]
+        if all(path.is_file() and sha256_file(path) == digest for path, digest in shards):
+            return facts
+    (out / SHARDS).unlink()
+    return None
 
 
 def _facts(
-    key: str,
     sources: Sequence[PairFiles],
     records: Sequence[Mapping[str, Any]],
     decisions: Decisions,
@@ -223,7 +223,7 @@ def _facts(
         for record in own:
             report.add(ReadReport(Counter(record["read"]), [(place, reason) for place, reason in record["bad"]]))
         read.append({"name": source.name, "parts": len(own), "counts": dict(report.counts), "bad": [list(b) for b in report.bad]})
-    return {"kind": "pairs", "key": key, "sources": made, "read": read}
+    return {"kind": "pairs", "sources": made, "read": read}
 
 
 def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:
