@@ -9,7 +9,7 @@ first; the first one that says no gives the pair its reason (its ``name``)::
       - {_target_: data_modules.ccpairs.heuristics.MaxPassageChars, chars: 4096, sources: [reddit]}
       - {_target_: data_modules.ccpairs.heuristics.MinScore, score: 1, sources: [reddit]}
       - {_target_: data_modules.ccpairs.heuristics.AdultContent}
-      - {_target_: data_modules.ccpairs.heuristics.Length, min_query_chars: 4, min_passage_words: 3}
+      - {_target_: data_modules.ccpairs.heuristics.Length, min_query_chars: 4, min_passage_words: 3, sources: [reddit, common_crawl]}
       - {_target_: data_modules.ccpairs.text_heuristics.QueryIsPassage}
       - {_target_: data_modules.ccpairs.text_heuristics.Boilerplate, sources: [common_crawl, news]}
       - {_target_: data_modules.ccpairs.text_heuristics.Language, allowed: [en], identify: true}

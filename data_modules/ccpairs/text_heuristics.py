@@ -84,6 +84,8 @@ class QueryIsPassage(SourceRule):
 class Boilerplate(SourceRule):
     """Drop a pair whose passage is to a large part a page's frame: cookie notes, copyright, navigation, repeated lines.
 
+    Code and tables repeat lines too: name the sources it is for.
+
     Args:
         max_frame_lines: largest share of the passage's lines that hold one of ``FRAME_PHRASES`` (lines of more than 200
             characters are running text and never count).
