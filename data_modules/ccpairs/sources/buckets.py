@@ -64,7 +64,9 @@ class Buckets:
             return
         self.work_dir.mkdir(parents=True, exist_ok=True)
         total = sum(file.path.stat().st_size for file in missing)
-        bar = progress(total, "dividing files into buckets", "B") if total > _QUIET_BYTES else nullcontext(lambda _: None)
+        bar = (
+            progress(total, "dividing files into buckets", "B") if total > _QUIET_BYTES else nullcontext(lambda _: None)
+        )
         with bar as advance:
             for wait in (False, True):
                 for file in list(missing):

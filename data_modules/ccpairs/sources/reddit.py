@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
-from data_modules.ccpairs.sources.files import MAX_LINE_BYTES, expand, file_fingerprint, json_rows, lines
+from data_modules.ccpairs.sources.files import MAX_LINE_BYTES, expand, file_fingerprint, json_rows
 from data_modules.ccpairs.sources.markup import reddit_text
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, ReadReport
@@ -19,10 +18,8 @@ from lightning_e5.types import PairCandidate, ReadReport
 VERSION = 1
 _GONE = frozenset(("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]", "[removed by reddit]"))
 _POST_FACTS: tuple[str, ...] = ("post_score", "over_18", "subreddit")
-#: Longest cell of a CSV file in characters; a post has at most 40,000.
-_MAX_CELL_CHARS = 2**17
-_SUBREDDIT_IN_PATH = re.compile(r"/r/([A-Za-z0-9_]+)/")
-_CSV_COLUMNS = ("id", "title", "selftext", "score", "over_18")
+#: Reddit allows 40,000 characters; written as entities, each may take five.
+MAX_BODY_CHARS = 200_000
 
 
 class RedditComments:
@@ -128,52 +125,22 @@ class RedditSelfTexts:
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         for place, row in json_rows(part, report, self.max_line_bytes):
-            yield from _self_text(place, row, self.name, report)
+            yield from self_text_pairs(place, row, self.name, report)
 
     def fingerprint(self) -> Mapping[str, Any]:
         files = file_fingerprint(self.paths)
         return {"kind": "reddit-selftexts", "version": VERSION, "max_line_bytes": self.max_line_bytes, "files": files}
 
 
-class RedditCsv:
-    """Pairs (title, the post's own text) of CSV files with Reddit's names in the first row; cells may have many lines.
-
-    Args:
-        paths: files or patterns of CSV files with the columns id, title, selftext, score and over_18.
-        max_line_bytes: longer lines are rejected.
-        name: the source's name.
-
-    Raises:
-        UserError: while reading, when a file lacks a column.
-    """
-
-    def __init__(
-        self, paths: str | Sequence[str], *, max_line_bytes: int = MAX_LINE_BYTES, name: str = "reddit-csv"
-    ) -> None:
-        self.name, self.paths, self.max_line_bytes = name, expand(paths), max_line_bytes
-
-    def parts(self) -> Sequence[str]:
-        return [str(path) for path in self.paths]
-
-    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
-        for place, row in _csv_rows(part, report, self.max_line_bytes):
-            row["over_18"] = {"true": True, "false": False}.get(row["over_18"].lower())
-            found = _SUBREDDIT_IN_PATH.search(row.get("permalink") or "")
-            if found and not row.get("subreddit"):
-                row["subreddit"] = found[1]
-            yield from _self_text(place, row, self.name, report)
-
-    def fingerprint(self) -> Mapping[str, Any]:
-        files = file_fingerprint(self.paths)
-        return {"kind": "reddit-csv", "version": VERSION, "max_line_bytes": self.max_line_bytes, "files": files}
-
-
-def _self_text(place: str, row: Mapping[str, Any], source: str, report: ReadReport) -> Iterator[PairCandidate]:
+def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: ReadReport) -> Iterator[PairCandidate]:
+    """The pair (title, own text) of a post's row, if it has one; else the report says why not."""
     title, body, key = row.get("title"), row.get("selftext"), row.get("id")
     if not isinstance(title, str) or not isinstance(key, str) or not key:
         report.reject(place, "post without id or title")
     elif not isinstance(body, str) or not body.strip():
         report.counts["skipped: post without text"] += 1
+    elif max(len(body), len(title)) > MAX_BODY_CHARS:
+        report.reject(place, "text longer than Reddit allows")
     elif _gone(body) or _gone(title):
         report.counts["skipped: deleted or removed"] += 1
     elif not (query := _one_line(title)) or not (passage := reddit_text(body)):
@@ -188,11 +155,14 @@ def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[
         title, key = row.get("title"), row.get("id")
         if not isinstance(title, str) or not isinstance(key, str) or not key:
             report.reject(place, "post without id or title")
+            continue
+        body = row.get("selftext")
+        body = body if isinstance(body, str) and not _gone(body) else ""
+        if max(len(body), len(title)) > MAX_BODY_CHARS:
+            report.reject(place, "text longer than Reddit allows")
         elif _gone(title):
             report.counts["skipped: deleted or removed"] += 1
         else:
-            body = row.get("selftext")
-            body = body if isinstance(body, str) and not _gone(body) else ""
             yield key, {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
 
 
@@ -208,6 +178,8 @@ def _comment_rows(
             or not isinstance(key, str)
         ):
             report.reject(place, "comment without id, link_id or body")
+        elif len(body) > MAX_BODY_CHARS:
+            report.reject(place, "text longer than Reddit allows")
         elif _gone(body):
             report.counts["skipped: deleted or removed"] += 1
         elif top_level_only and row.get("parent_id") != link:
@@ -216,41 +188,6 @@ def _comment_rows(
             score = _votes(row.get("score"))
             known = {} if score is None else {"score": score}
             yield link[3:], {"post": link[3:], "id": key, "body": body, **known}
-
-
-def _csv_rows(path: str, report: ReadReport, max_line_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(_MAX_CELL_CHARS)  # bounds what a quote that is never closed can swallow
-    line = 0
-
-    def text_lines() -> Iterator[str]:
-        nonlocal line
-        for line, data in lines(path, report, max_line_bytes):
-            yield data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape") + "\n"
-
-    reader = csv.reader(text_lines())
-    header = next(reader, [])
-    missing = [column for column in _CSV_COLUMNS if column not in header]
-    if missing:
-        raise UserError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(header)[:200] or 'nothing'})")
-    while True:
-        place = f"{path}:{line + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            report.counts["records"] += 1
-            report.reject(place, "not CSV")
-            continue
-        if not cells:
-            continue
-        report.counts["records"] += 1
-        if len(cells) != len(header):
-            report.reject(place, "wrong number of columns")
-        elif any("\ud800" <= c <= "\udfff" for cell in cells if not cell.isascii() for c in cell):
-            report.reject(place, "not UTF-8")
-        else:
-            yield place, dict(zip(header, cells, strict=True))
 
 
 def _facts(row: Mapping[str, Any], score_name: str) -> dict[str, Any]:
