@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import pickle
-import resource
 import shutil
 import socket
 import time
@@ -24,6 +23,7 @@ from lightning_e5.curation.decontaminate import Contamination
 from lightning_e5.curation.duplicates import NearDuplicates, pair_id
 from lightning_e5.curation.evaluation_texts import evaluation_texts
 from lightning_e5.curation.overlap import EvaluationNgrams, OverlapReport
+from lightning_e5.memory import peak_gb
 from lightning_e5.storage import (
     atomic_path,
     fsync_directory,
@@ -100,7 +100,7 @@ def read_part(task: PartTask) -> dict[str, Any]:
         with naming_the_file(temporary):
             record = _read(task, temporary)
             record["seconds"] = time.perf_counter() - began
-            record["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            record["peak_memory_gb"] = peak_gb()
             write_json(temporary / RECORD, record)
             shutil.rmtree(task.folder, ignore_errors=True)  # of another key, or damaged
             os.replace(temporary, task.folder)

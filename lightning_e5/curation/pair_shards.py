@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from lightning_e5.curation.pair_merge import Piece
 from lightning_e5.curation.planted import plant_mismatches
+from lightning_e5.memory import peak_gb
 from lightning_e5.storage import atomic_path, read_json, sha256_file, write_json
 from lightning_e5.types import TextPair
 
@@ -68,7 +68,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
             return record
     rows, planted = _write_rows(task, path)
     record = {"key": task.key, "file": task.name, "rows": rows, "sha256": sha256_file(path), "planted": planted}
-    record["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    record["peak_memory_gb"] = peak_gb()
     write_json(task.record, record)
     return record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ KINDS = ("title_abstract", "title_citation", "abstract_citation")
 #: Rows whose texts are looked up together, and the longest of them: what is held is bounded by the product.
 _ROWS_AT_ONCE = 200
 _ROW_BYTES = 2**20
+#: The order in which a paper's texts come.
+FIELDS: tuple[Field, Field] = ("titles", "abstracts")
 #: kind of citation -> the texts that it pairs
 _CITED: dict[str, Field] = {"title_citation": "titles", "abstract_citation": "abstracts"}
 
@@ -67,19 +70,8 @@ class S2ag:
         self._cited = [kind for kind in self.kinds if kind in _CITED]
         titles = self._files["papers"] if {"title_abstract", "title_citation"} & set(self.kinds) else []
         indexed = [*titles, *(self._files["abstracts"] if "abstract_citation" in self.kinds else [])]
-        is_paper = set(titles)
         key = ["s2ag", VERSION, len(titles), file_fingerprint(indexed)]
-
-        def rows(path: Path, report: ReadReport) -> Iterator[tuple[Field, PaperId, str]]:
-            field: Field = "titles" if path in is_paper else "abstracts"
-            for place, row in json_rows(path, report):
-                paper, text = paper_id(row.get("corpusid")), string_of(row, field[:-1], place, report)
-                if paper is None:
-                    report.reject(place, "corpusid is no id")
-                elif text and (line := one_line(text)):
-                    yield field, paper, line
-
-        self._index = PaperIndex(Path(work_dir), indexed, key, rows)
+        self._index = PaperIndex(Path(work_dir), indexed, key, partial(_graph_rows, frozenset(titles)))
 
     def parts(self) -> list[str]:
         """The files of abstracts, where (title, abstract) is asked for, and those of citations."""
@@ -173,21 +165,10 @@ class S2orc:
         self._cited = [kind for kind in self.kinds if kind in _CITED]
         fields = sorted({_CITED[kind] for kind in self._cited})
 
-        def rows(path: Path, report: ReadReport) -> Iterator[tuple[Field, PaperId, str]]:
-            for place, row in json_rows(path, report):
-                paper = paper_id(row.get("paper_id"))
-                texts = _title_and_abstract(row, place, report)
-                if paper is None:
-                    report.reject(place, "paper_id is no id")
-                elif texts is not None:
-                    for field, text in zip(("titles", "abstracts"), texts, strict=True):
-                        if text and field in fields:
-                            yield field, paper, text  # type: ignore[misc]
-
         self._index: PaperIndex | None = None
         if self._cited and work_dir is not None:
             self._index = PaperIndex(
-                Path(work_dir), self._paths, ["s2orc", VERSION, fields, file_fingerprint(self._paths)], rows
+                Path(work_dir), self._paths, ["s2orc", VERSION, fields, file_fingerprint(self._paths)], partial(_orc_rows, tuple(fields))
             )
 
     def parts(self) -> list[str]:
@@ -273,3 +254,27 @@ def _cited_papers(row: dict[str, Any], place: str, report: ReadReport) -> list[t
     known = {paper for paper, _ in found}
     ids = dict.fromkeys(paper_id(value) for value in outbound)
     return found + [(paper, "") for paper in ids if paper is not None and paper not in known]
+
+
+def _graph_rows(papers: frozenset[Path], path: Path, report: ReadReport) -> Iterator[tuple[Field, PaperId, str]]:
+    """What the index takes of a file of ``papers`` (titles) or of another one (abstracts)."""
+    field: Field = "titles" if path in papers else "abstracts"
+    for place, row in json_rows(path, report):
+        paper, text = paper_id(row.get("corpusid")), string_of(row, field[:-1], place, report)
+        if paper is None:
+            report.reject(place, "corpusid is no id")
+        elif text and (line := one_line(text)):
+            yield field, paper, line
+
+
+def _orc_rows(fields: tuple[Field, ...], path: Path, report: ReadReport) -> Iterator[tuple[Field, PaperId, str]]:
+    """What the index takes of a file of papers."""
+    for place, row in json_rows(path, report):
+        paper = paper_id(row.get("paper_id"))
+        texts = _title_and_abstract(row, place, report)
+        if paper is None:
+            report.reject(place, "paper_id is no id")
+        elif texts is not None:
+            for field, text in zip(FIELDS, texts, strict=True):
+                if text and field in fields:
+                    yield field, paper, text
