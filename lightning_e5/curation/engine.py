@@ -100,7 +100,7 @@ class RayEngine(Engine):
         try:
             if gpus > ray.cluster_resources().get("GPU", 0):
                 raise UserError(f"engine: {title} needs {gpus} GPUs per task; the Ray cluster has {ray.cluster_resources().get('GPU', 0):g}")
-            remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=self.retries)(answer)
+            remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=self.retries, scheduling_strategy="SPREAD")(answer)
             with progress(len(tasks), title, "task") as bar:
                 yield from _ordered(self._results(ray, remote, function, tasks, title), bar)
         finally:

@@ -53,6 +53,14 @@ def visible_gpus(job: Job) -> str:
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
+def ray_node(job: Job) -> str:
+    """The node of a Ray cluster that we run on."""
+    import ray
+
+    time.sleep(0.5)
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def sleep_long(job: Job) -> None:
     """Say who we are and stay."""
     (job.folder / f"pid-{os.getpid()}").touch()

@@ -128,6 +128,7 @@ def test_ray_on_two_nodes_survives_a_dead_worker(tmp_path: Path, two_nodes: str)
     results = list(engine.map(engine_tasks.square, jobs(tmp_path, job2=1), title="squares"))
     assert [value for value, _ in results] == [0, 1, 4, 9, 16, 25]
     assert len(list(tmp_path.glob("try-2-*"))) == 2
+    assert len(set(engine.map(engine_tasks.ray_node, jobs(tmp_path), title="nodes"))) == 2
     again = tmp_path / "again"
     again.mkdir()
     with pytest.raises(WorkerDied, match="the worker of task job 1 died on 2 tries"):
