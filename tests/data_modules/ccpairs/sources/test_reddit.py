@@ -171,7 +171,7 @@ def test_what_a_killed_process_left_is_made_again_and_damage_is_noticed(tmp_path
     assert read(source)[0] == expected
     file = first / "bucket-00000.jsonl.zst"
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UserError, match="remove .* to have it made again"):
+    with pytest.raises(UserError, match=r"remove .* to have it made again"):
         read(source)
 
 
