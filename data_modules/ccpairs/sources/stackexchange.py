@@ -126,6 +126,7 @@ class StackExchangePosts:
     def fingerprint(self) -> Mapping[str, Any]:
         return {
             "kind": "stackexchange",
+            "name": self.name,
             **self.settings,
             "queries": list(self.queries),
             "buckets": [file.buckets for file in self._files],
