@@ -98,6 +98,7 @@ class RedditComments:
     def fingerprint(self) -> Mapping[str, Any]:
         return {
             "kind": "reddit-comments",
+            "name": self.name,
             **self.settings,
             "with_selftext": self.with_selftext,
             "buckets": self.count,
@@ -129,7 +130,13 @@ class RedditSelfTexts:
 
     def fingerprint(self) -> Mapping[str, Any]:
         files = file_fingerprint(self.paths)
-        return {"kind": "reddit-selftexts", "version": VERSION, "max_line_bytes": self.max_line_bytes, "files": files}
+        return {
+            "kind": "reddit-selftexts",
+            "name": self.name,
+            "version": VERSION,
+            "max_line_bytes": self.max_line_bytes,
+            "files": files,
+        }
 
 
 def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: ReadReport) -> Iterator[PairCandidate]:

@@ -48,7 +48,13 @@ class RedditCsv:
 
     def fingerprint(self) -> Mapping[str, Any]:
         files = file_fingerprint(self.paths)
-        return {"kind": "reddit-csv", "version": VERSION, "max_line_bytes": self.max_line_bytes, "files": files}
+        return {
+            "kind": "reddit-csv",
+            "name": self.name,
+            "version": VERSION,
+            "max_line_bytes": self.max_line_bytes,
+            "files": files,
+        }
 
 
 def _csv_rows(path: str, report: ReadReport, max_line_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import lzma
-import tempfile
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
 from data_modules.ccpairs.sources.files import blocks, expand, file_fingerprint
 from data_modules.ccpairs.sources.markup import html_text
 from data_modules.ccpairs.sources.xml_records import xml_records
 from lightning_e5.errors import UserError
+from lightning_e5.storage import empty_directory, sha256_text
 from lightning_e5.types import PairCandidate, ReadReport
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
 #: Raise this when what is extracted changes.
 VERSION = 1
@@ -127,6 +126,7 @@ class StackExchangePosts:
     def fingerprint(self) -> Mapping[str, Any]:
         return {
             "kind": "stackexchange",
+            "name": self.name,
             **self.settings,
             "queries": list(self.queries),
             "buckets": [file.buckets for file in self._files],
@@ -184,8 +184,6 @@ def _votes(value: str | None) -> int | None:
 
 
 def _plain(path: Path, report: ReadReport, work_dir: Path) -> AbstractContextManager[Path]:
-    from contextlib import nullcontext
-
     return _Unpacked(path, report, work_dir) if path.suffix.lower() == ".7z" else nullcontext(path)
 
 
@@ -194,17 +192,18 @@ class _Unpacked:
 
     def __init__(self, path: Path, report: ReadReport, work_dir: Path) -> None:
         self.path, self.report = path, report
-        self.directory = tempfile.TemporaryDirectory(prefix="unpacked-", dir=work_dir)
+        # One name per archive, whose lock is ours: what a killed process left is found and removed.
+        self.directory = work_dir / f"unpacked-{sha256_text(str(path.resolve()))[:16]}"
 
     def __enter__(self) -> Path:
         import py7zr
 
-        target = Path(self.directory.name) / POSTS
+        target = empty_directory(self.directory) / POSTS
         try:
             with py7zr.SevenZipFile(self.path) as archive:
                 if POSTS not in archive.getnames():
                     raise UserError(f"{self.path}: holds no {POSTS}")
-                archive.extract(path=self.directory.name, targets=[POSTS])
+                archive.extract(path=self.directory, targets=[POSTS])
         except py7zr.exceptions.PasswordRequired:
             raise UserError(f"{self.path}: is encrypted") from None
         except (py7zr.exceptions.ArchiveError, lzma.LZMAError, zlib.error, EOFError, ValueError, TypeError) as error:
@@ -212,9 +211,9 @@ class _Unpacked:
                 raise
             size = target.stat().st_size if target.is_file() else 0
             self.report.reject(f"{self.path}: after byte {size} of its plain text", "archive is damaged")
-        if not target.is_file():
-            target.write_text("<posts></posts>")  # nothing could be read, and the damage is counted
+        if not target.is_file() or not target.stat().st_size:  # nothing could be read, and the damage is counted
+            target.write_text("<posts></posts>")
         return target
 
     def __exit__(self, *_: object) -> None:
-        self.directory.cleanup()
+        shutil.rmtree(self.directory, ignore_errors=True)

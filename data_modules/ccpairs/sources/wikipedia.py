@@ -144,6 +144,7 @@ class WikipediaSections:
     def fingerprint(self) -> Mapping[str, Any]:
         return {
             "kind": "wikipedia",
+            "name": self.name,
             "version": VERSION,
             "min_passage_chars": self.min_chars,
             "max_passage_chars": self.max_chars,

@@ -145,10 +145,10 @@ def _in_process(source: RedditComments, part: str, out: str) -> None:
 def test_processes_share_the_work(tmp_path: Path) -> None:
     posts, comments = many(tmp_path)
     source = RedditComments(posts, comments, work_dir=str(tmp_path / "shared"), buckets=3)
-    spawn = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("fork")
     outs = [str(tmp_path / f"out{n}") for n in range(3)]
     workers = [
-        spawn.Process(target=_in_process, args=(pickle.loads(pickle.dumps(source)), p, o))
+        context.Process(target=_in_process, args=(pickle.loads(pickle.dumps(source)), p, o))
         for p, o in zip(source.parts(), outs, strict=True)
     ]
     for worker in workers:
@@ -171,7 +171,7 @@ def test_what_a_killed_process_left_is_made_again_and_damage_is_noticed(tmp_path
     assert read(source)[0] == expected
     file = first / "bucket-00000.jsonl.zst"
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UserError, match="remove .* to have it made again"):
+    with pytest.raises(UserError, match=r"remove .* to have it made again"):
         read(source)
 
 
