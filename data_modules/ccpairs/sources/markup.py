@@ -11,10 +11,11 @@ _INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
 _LINK = re.compile(r"!?\[([^\[\]]{0,2000})\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*\")?\s*\)")
 _QUOTE_OR_HEADING = re.compile(r"^[ \t]*(?:>!?[ \t]?)*(?:#{1,6}[ \t]+)?", re.M)
 _RULE = re.compile(r"^[ \t]*(?:[-*_][ \t]*){3,}$", re.M)
-_BOLD = re.compile(r"(\*\*|~~)(?=\S)([^\n]{1,2000}?)(?<=\S)\1")
-_ITALIC = re.compile(r"(?<![\w*\\])\*(?=[^\s*])([^*\n]{1,2000})(?<=\S)\*(?![\w*])")
+_BOLD = re.compile(r"(\*\*|~~)(?=\S)([^\n]{1,500}?)(?<=\S)\1")
+_ITALIC = re.compile(r"(?<![\w*\\])\*(?=[^\s*])([^*\n]{1,500})(?<=\S)\*(?![\w*])")
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+.!~^>|-])")
-_SPACES = re.compile(r"[^\S\n]+")
+#: Runs of white space within a line that are not already one space.
+_SPACES = re.compile(r"(?: [^\S\n]|[^\S\n ])[^\S\n]*")
 _ANY_SPACE = re.compile(r"\s+")
 
 _BLOCKS = frozenset(
@@ -33,14 +34,21 @@ def reddit_text(markdown: str) -> str:
     Entities become characters (Reddit's own ``&amp;`` first, then those of the Markdown below), links are reduced to
     their text, the marks of quotes, headings, bold and italics are taken off, blank lines are left out.
     """
-    text = _API_ESCAPE.sub(lambda m: html.unescape(m[0]), markdown.replace("\r\n", "\n").replace("\r", "\n"))
-    text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
-    text = _INVISIBLE.sub("", text)
-    text = _LINK.sub(r"\1", text)
+    text = markdown.replace("\r\n", "\n").replace("\r", "\n")
+    if "&" in text:  # most comments have no mark at all, and there are billions of them
+        text = _API_ESCAPE.sub(lambda m: html.unescape(m[0]), text)
+        text = _ENTITY.sub(lambda m: html.unescape(m[0]), text)
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text)
+    if "](" in text:
+        text = _LINK.sub(r"\1", text)
     text = _RULE.sub("", text)
-    text = _QUOTE_OR_HEADING.sub("", text)
-    text = _ITALIC.sub(r"\1", _BOLD.sub(r"\2", text)).replace("!<", "")
-    text = _ESCAPED.sub(r"\1", text)
+    if ">" in text or "#" in text:
+        text = _QUOTE_OR_HEADING.sub("", text).replace("!<", "")
+    if "*" in text or "~~" in text:
+        text = _ITALIC.sub(r"\1", _BOLD.sub(r"\2", text))
+    if "\\" in text:
+        text = _ESCAPED.sub(r"\1", text)
     lines = (_SPACES.sub(" ", line).strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 

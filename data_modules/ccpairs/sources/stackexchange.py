@@ -212,8 +212,8 @@ class _Unpacked:
                 raise
             size = target.stat().st_size if target.is_file() else 0
             self.report.reject(f"{self.path}: after byte {size} of its plain text", "archive is damaged")
-        if not target.is_file():
-            target.write_text("<posts></posts>")  # nothing could be read, and the damage is counted
+        if not target.is_file() or not target.stat().st_size:  # nothing could be read, and the damage is counted
+            target.write_text("<posts></posts>")
         return target
 
     def __exit__(self, *_: object) -> None:
