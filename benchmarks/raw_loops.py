@@ -76,12 +76,12 @@ def warc(path: Path) -> Pairs:
     from trafilatura import bare_extraction
     from warcio.archiveiterator import ArchiveIterator
 
-    dates = {"extensive_search": False, "original_date": False, "max_date": "2000-01-01"}
+    dates: dict[str, Any] = {"extensive_search": False, "original_date": False, "max_date": "2000-01-01"}
     with path.open("rb") as handle:
         for record in ArchiveIterator(handle):
             if record.rec_type == "response":
                 url = record.rec_headers.get_header("WARC-Target-URI")
-                document = bare_extraction(
+                document: Any = bare_extraction(
                     record.content_stream().read(), url=url, fast=True, with_metadata=True, include_comments=False,
                     include_tables=False, date_extraction_params=dates,
                 )  # fmt: skip

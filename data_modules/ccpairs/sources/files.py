@@ -216,6 +216,7 @@ def _not_a_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+#: One for all rows: ``json.loads`` with a setting makes a decoder per call.
 _DECODER = json.JSONDecoder(parse_constant=_not_a_number)
 
 

@@ -88,13 +88,15 @@ class PairColumns:
                 report.reject(place, f"column {self.source!r} holds no source")
                 return
             source = found
-        facts = {fact: row[column] for fact, column in self.facts if row.get(column) is not None}
+        facts = {fact: row[column] for fact, column in self.facts if row.get(column) is not None} if self.facts else {}
         id = "" if self.id is None or row.get(self.id) is None else str(row[self.id])
         for passage in texts:
             yield from candidate(report, query, passage, source=source, id=id, facts=facts)
 
     def _text(self, row: Mapping[Any, Any], columns: tuple[Column, ...], place: str, report: ReadReport) -> str | None:
         """The columns' texts joined, without those that are null or empty; None where one is no text."""
+        if len(columns) == 1 and type(row[columns[0]]) is str:
+            return row[columns[0]]  # type: ignore[no-any-return]
         texts = []
         for column in columns:
             value = row[column]

@@ -102,7 +102,7 @@ class PassageRule:
             words = line.split()
             if not words:
                 continue
-            cost = sum(map(self._cost, words))
+            cost = self._line_cost(words)
             if held and used + cost > size:
                 found.append("\n".join(held))
                 held, used = [], 0
@@ -118,6 +118,12 @@ class PassageRule:
                 return found[: self.most]
             held, used = [rest], sum(map(self._cost, rest.split()))
         return [*found, "\n".join(held)] if held else found
+
+    def _line_cost(self, words: list[str]) -> int:
+        """The sum of `_cost`, at the speed of C for all but lines with very long words."""
+        if self.words is None:
+            return sum(map(len, words)) + len(words)
+        return len(words) if max(map(len, words)) <= _WORD_CHARS else sum(map(self._cost, words))
 
     def _cost(self, word: str) -> int:
         return len(word) + 1 if self.words is None else 1 + (len(word) - 1) // _WORD_CHARS

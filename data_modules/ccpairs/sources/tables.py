@@ -77,7 +77,7 @@ class ParquetPairs(_Table):
         import pyarrow.parquet as pq
 
         names = [str(name) for name in self.columns.names()]
-        number = 0
+        number, pairs = 0, self.columns.pairs
         try:
             # Without pre-buffering a row group is read page by page, not as a whole.
             with pq.ParquetFile(part, pre_buffer=False, buffer_size=2**20) as parquet:
@@ -86,11 +86,10 @@ class ParquetPairs(_Table):
                     hint = suggestion(missing[0], parquet.schema_arrow.names)
                     raise UserError(f"{part}: lacks the column {missing[0]!r}{hint}")
                 for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=names):
-                    columns = {name: _values(batch.column(name)) for name in names}
-                    for row in range(batch.num_rows):
+                    columns = [_values(batch.column(name)) for name in names]
+                    for row, values in enumerate(zip(*columns, strict=True), number):
                         report.counts["records"] += 1
-                        place = f"{part}:row {number + row}"
-                        yield from self.columns.pairs({name: columns[name][row] for name in names}, place, report)
+                        yield from pairs(dict(zip(names, values, strict=True)), f"{part}:row {row}", report)
                     number += batch.num_rows
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -158,7 +157,7 @@ class JsonlPairs(_Table):
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one file, line by line; UserError when its first row lacks a column."""
-        by_position = self.columns.by_position
+        by_position, needed = self.columns.by_position, self.columns.needed
         first = True
         for place, row in json_values(part, report):
             if by_position and isinstance(row, list):
@@ -166,7 +165,7 @@ class JsonlPairs(_Table):
             elif by_position or not isinstance(row, dict):
                 report.reject(place, "not a JSON array" if by_position else "not a JSON object")
                 continue
-            missing = [name for name in self.columns.needed if name not in row]
+            missing = [name for name in needed if name not in row]
             if missing and first:
                 raise UserError(f"{place}: lacks the column {missing[0]!r}{suggestion(missing[0], map(str, row))}")
             first = False
@@ -235,7 +234,7 @@ class HfDatasetPairs(_Table):
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of the split, row by row."""
         rows = iter(self._load())
-        number = 0
+        names, number = self.columns.names(), 0
         while True:
             try:
                 row = next(rows, None)
@@ -243,7 +242,7 @@ class HfDatasetPairs(_Table):
                 raise UserError(f"{part}: row {number} cannot be read ({_in_short(error)})") from None
             if row is None:
                 return
-            missing = [name for name in self.columns.names() if name not in row]
+            missing = [name for name in names if name not in row]
             if missing:
                 raise UserError(f"{part}: lacks the column {missing[0]!r}{suggestion(missing[0], map(str, row))}")
             report.counts["records"] += 1
