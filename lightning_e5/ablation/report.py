@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lightning_e5.ablation import figures
+from lightning_e5.ablation.data_report import data_sections
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
 from lightning_e5.evaluation.significance import NO_DIFFERENCE
@@ -47,6 +48,7 @@ def report_page(run: RunData) -> str:
         ]
         body += [heading("Textual similarity"), table(["model", "set", "Spearman", "95% interval", "pairs"], rows, numbers=[2, 3, 4])]
         body += [paragraph("Spearman's correlation of cosines with people's scores; intervals by bootstrap over pairs.", "note")]
+    body += data_sections(run)
     for stage in run.filters():
         body += _filter_section(run, stage)
     if curves := _pictures(figures.loss_curves(run), "The loss of each training stage"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.beir_data import read_lines
+from lightning_e5.evaluation.beir_data import text_lines
 from lightning_e5.types import Embedder, Kind, Metrics
 
 _COLUMNS = ("score", "sentence1", "sentence2")
@@ -107,7 +107,7 @@ def _rows(path: Path) -> Iterator[tuple[float, str, str]]:
         for number, row in enumerate(table.to_pylist()):
             yield _checked(row, f"{path}: row {number}")
         return
-    lines = read_lines(path)
+    lines = text_lines(path)
     if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
         for number, line in lines:
             where = f"{path}:{number}"
