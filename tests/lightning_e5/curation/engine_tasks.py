@@ -1,0 +1,59 @@
+"""Functions that tests run in other processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_e5.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task with a name."""
+
+    name: str
+    number: int
+    folder: Path
+    deaths: int = 0
+
+
+def square(job: Job) -> tuple[int, int]:
+    """Write a file, return (number squared, process id); the first ones are the slowest; die ``deaths`` times before."""
+    tries = len(list(job.folder.glob(f"try-{job.number}-*")))
+    (job.folder / f"try-{job.number}-{os.getpid()}-{tries}").touch()
+    if tries < job.deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.1 if job.number == 0 else 0.0)
+    (job.folder / f"{job.number}.txt").write_text(str(job.number**2))
+    return job.number**2, os.getpid()
+
+
+def mistake(job: Job) -> None:
+    """A user's mistake."""
+    raise UserError(f"{job.name}: no such file")
+
+
+def defect(job: Job) -> None:
+    """Our own."""
+    raise KeyError(job.name)
+
+
+def full_disk(job: Job) -> None:
+    """An error of the machine that names a file."""
+    raise OSError(28, "No space left on device", "somewhere")
+
+
+def visible_gpus(job: Job) -> str:
+    """What a task sees."""
+    time.sleep(0.3)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def sleep_long(job: Job) -> None:
+    """Say who we are and stay."""
+    (job.folder / f"pid-{os.getpid()}").touch()
+    time.sleep(60)
