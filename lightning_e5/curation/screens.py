@@ -165,9 +165,10 @@ class Int8Screen:
             part = pool_PD[self.order_P[block]].double() - self.mean_D
             scale = max(float(part.abs().max()) / 127, 2.0**-60)
             self.norms.append(float(part.norm(dim=1).max()))
-            self.values.append((part / scale).round().to(torch.int8))
+            values = (part / scale).round().to(torch.int8)
+            self.values.append(_padded(values))
             self.scales.append(scale)
-            self.residuals.append(float((part - scale * self.values[-1].double()).norm(dim=1).max()))
+            self.residuals.append(float((part - scale * values.double()).norm(dim=1).max()))
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
         """See `Screen`."""
@@ -175,7 +176,7 @@ class Int8Screen:
         scale = (precise.abs().amax(1) / 127).clamp(min=2.0**-60)
         values = (precise / scale[:, None]).round().to(torch.int8)
         rounded = values.double() * scale[:, None]
-        return _rows(values, scale, rounded.norm(dim=1), (precise - rounded).norm(dim=1), precise, own_R, self.mean_D)
+        return _rows(_padded(values), scale, rounded.norm(dim=1), (precise - rounded).norm(dim=1), precise, own_R, self.mean_D)
 
     def tile(self, rows: Rows, block: int) -> Tile:
         """See `Screen`."""
@@ -212,13 +213,22 @@ def _fastest(threads: int) -> ScreenName:
 
 
 def _int8_rate(rows: int = 512, width: int = 768) -> float:
-    left, right = torch.ones(rows, width, dtype=torch.int8), torch.ones(2 * rows, width, dtype=torch.int8)
+    """Operations per second; 0 where the product, which torch does not yet call public, is not the right one."""
+    step = torch.arange(2 * rows * width, dtype=torch.int32)
+    right = (step * 7919 % 255 - 127).to(torch.int8).view(2 * rows, width)
+    left = (step[: rows * width] * 104729 % 255 - 127).to(torch.int8).view(rows, width)
     best = float("inf")
     for _ in range(4):
         started = time.perf_counter()
-        torch._int_mm(left, right.T)
+        found = torch._int_mm(left, right.T)
         best = min(best, time.perf_counter() - started)
-    return 4.0 * rows * rows * width / best
+    good = torch.equal(found.double(), left.double() @ right.double().T)
+    return 4.0 * rows * rows * width / best if good else 0.0
+
+
+def _padded(values_ND: Tensor) -> Tensor:
+    """Zeros up to a multiple of eight columns: the integer product of a single column is wrong in torch 2.13."""
+    return torch.nn.functional.pad(values_ND, (0, -values_ND.shape[1] % 8))
 
 
 def _rows(values: Tensor, scale: Tensor, norm: Tensor, residual: Tensor, precise: Tensor, own_R: Tensor, mean_D: Tensor) -> Rows:
