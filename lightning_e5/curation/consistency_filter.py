@@ -16,6 +16,7 @@ from lightning_e5.curation.rank_counting import RankPool
 from lightning_e5.curation.screens import ScreenName
 from lightning_e5.errors import UserError
 
+
 @dataclass(frozen=True, slots=True)
 class FilterTruth:
     """How the filter's decisions compare with the planted truth, as shares."""

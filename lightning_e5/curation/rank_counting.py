@@ -13,7 +13,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_e5.curation.screens import FloatScreen, Rows, Screen, ScreenName, Tile, exact_scores, fastest_screen, make_screen
+from lightning_e5.curation.screens import (
+    FloatScreen,
+    Rows,
+    Screen,
+    ScreenName,
+    Tile,
+    exact_scores,
+    fastest_screen,
+    make_screen,
+)
 from lightning_e5.errors import UserError
 
 #: Scores held at once.

@@ -30,7 +30,16 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.models.encoder import Precision
 from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
-from lightning_e5.storage import read_json, read_parquet, sha256_file, sha256_text, to_json, write_json, write_parquet
+from lightning_e5.storage import (
+    read_json,
+    read_parquet,
+    remove_temporaries,
+    sha256_file,
+    sha256_text,
+    to_json,
+    write_json,
+    write_parquet,
+)
 
 #: What the filter did source by source, and the hash of what decided the ranks that are there.
 SOURCES, STATE = "sources.json", "filter.json"
@@ -143,9 +152,11 @@ def _previous(path: Path, rows: int) -> Path:
 def _begin(out: Path, identity: str) -> None:
     """Keep what an earlier try with the same identity left; remove what another one did."""
     if (out / STATE).is_file() and read_json(out / STATE).get("identity") == identity:
+        for folder in (out, out / "ranks", out / "pool"):
+            remove_temporaries(folder)
         return
-    for folder in ("ranks", "pool"):
-        shutil.rmtree(out / folder, ignore_errors=True)
+    for name in ("ranks", "pool"):
+        shutil.rmtree(out / name, ignore_errors=True)
     write_json(out / STATE, {"identity": identity})
 
 
