@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from lightning_e5.ablation.figures import BLUE, GREY, INK, RED, STYLE, WIDTH
@@ -83,6 +83,9 @@ def kept_per_source(run: RunData, stage: str) -> Figure | None:
         right.barh(places, [row["kept"] for row in shown], 0.7, color=BLUE)
         right.set_xscale("log")
         right.set_xlim(left=0.5 if min(row["kept"] for row in shown) < 10 else None)
+        right.xaxis.set_major_locator(LogLocator(numticks=5))
+        right.xaxis.set_major_formatter(EngFormatter(sep=""))
+        right.xaxis.set_minor_formatter(NullFormatter())
         right.set_xlabel("pairs (log scale)")
         for ax in (left, right):
             ax.grid(visible=False, axis="y")
@@ -109,7 +112,7 @@ def _rank_label(low: int, high: int) -> str:
 
 
 def _number(value: int) -> str:
-    return EngFormatter(sep="", places=0)(value) if value >= 10_000 else f"{value}"
+    return EngFormatter(sep="", places=0)(value) if value >= 1000 else f"{value}"
 
 
 def _rank_groups(ranks: FilterRanks) -> list[tuple[str, NDArray[np.int64], str]]:

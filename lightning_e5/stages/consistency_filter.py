@@ -79,7 +79,9 @@ def consistency_filter(
             least ``k``; None writes every rank as it is.
         previous: ``ranks.parquet`` of an earlier round: a pair that it dropped stays dropped, with rank 0.
         rows_per_part: pairs ranked between two files; the memory of their embeddings is ``8 * D`` bytes a pair.
-        engine: ``local`` or ``ray`` (or an `Engine`) for runs in parallel; None for one after the other, here.
+        engine: ``local`` or ``ray`` (or an `Engine`) for runs in parallel, each process with the screened pool in its
+            memory (``D`` bytes a passage in int8); None for one after the other, here. The last bits of embeddings may
+            depend on the threads of a process, and with them the rank of a near tie.
         gpus_per_task: GPUs of each run, with an engine.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``.
 
@@ -123,7 +125,7 @@ def consistency_filter(
     rows = _by_source(names, code_N, ranks, keep, planted, pools)
     write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": rows})
     shutil.rmtree(settings.pool)  # the ranks are whole; drawing and embedding it again would give the same
-    metrics = {"pairs": len(keep), "kept": int(keep.sum()), "pool": pool_rows, "kept_share": float(keep.float().mean())}
+    metrics = {"pairs": len(keep), "kept": int(keep.sum()), "pool": pool_rows, "kept_share": int(keep.sum()) / len(keep)}
     if previous is not None:
         metrics["ranked"] = int((ranks != NOT_RANKED).sum())
     if planted is not None:
@@ -212,7 +214,7 @@ def _by_source(
             "pairs": len(own),
             "ranked": len(ranked),
             "kept": int(kept.sum()),
-            "kept_share": float(kept.float().mean()),
+            "kept_share": int(kept.sum()) / len(own),
             "median_rank": int(ranked.median()) if len(ranked) else None,
             "pool": pool,
         }
