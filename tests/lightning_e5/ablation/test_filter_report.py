@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lightning_e5.ablation import filter_figures, figures
+from lightning_e5.ablation import figures, filter_figures
 from lightning_e5.ablation.filter_report import OPEN_SOURCES, filter_section
 from lightning_e5.ablation.report import report_page
 from lightning_e5.ablation.run_data import RunData
@@ -50,7 +52,7 @@ def filtered(run: Path, *, sources: int, truth: bool = True, exact_up_to: int | 
     if sharded:
         write_json(run / "stages" / "pairs" / "pairs.json", {"sources": listed})
     else:
-        write_parquet(run / "stages" / "pairs" / "pairs.parquet", {k: sum((c[k] for c in all_columns), []) for k in all_columns[0]})
+        write_parquet(run / "stages" / "pairs" / "pairs.parquet", {k: functools.reduce(operator.iadd, (c[k] for c in all_columns), []) for k in all_columns[0]})
     rank = np.concatenate(all_ranks)
     write_parquet(run / "stages" / "filter" / "ranks.parquet", {"rank": rank, "keep": (rank <= 2) & (rank > 0)})
     write_json(run / "stages" / "filter" / "sources.json", {"k": 2, "pool": "global", "exact_up_to": exact_up_to, "sources": rows})
