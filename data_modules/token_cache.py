@@ -32,6 +32,7 @@ def write_token_cache(
     *,
     progress: Callable[[int], object] = lambda rows: None,
     shard_rows: int = SHARD_ROWS,
+    sources: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Tokenise columns of texts into ``directory`` (made, emptied); returns its manifest, written last.
 
@@ -40,12 +41,17 @@ def write_token_cache(
         columns: name -> (texts, kind); all of equal length; the kind decides the prefix.
         tokenizer: with prefixes and length limit.
         progress: called with the rows done, block by block.
+        shard_rows: rows of a file.
+        sources: source -> rows, where each source's rows are contiguous and in this order; kept in the manifest, for
+            sampling by source. None or empty: not known.
     """
     directory.mkdir(parents=True, exist_ok=True)
     rows = {len(texts) for texts, _ in columns.values()}
     if len(rows) != 1 or rows == {0}:
         raise UserError(f"{directory}: nothing to tokenise, or columns of unequal length ({sorted(rows)})")
     total, tokens, cut, names = rows.pop(), 0, 0, []
+    if sources and sum(sources.values()) != total:
+        raise UserError(f"{directory}: the sources have {sum(sources.values())} rows, the texts {total}")
     for shard, start in enumerate(range(0, total, shard_rows)):
         arrays: dict[str, pa.Array] = {}
         for name, (texts, kind) in columns.items():
@@ -63,6 +69,7 @@ def write_token_cache(
     return write_manifest(
         directory, kind=KIND, files=names, rows=total, columns=sorted(columns), tokens=tokens,
         texts={name: texts_digest(texts) for name, (texts, _) in columns.items()}, texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
+        sources=[[name, size] for name, size in (sources or {}).items()],
     )  # fmt: skip
 
 
@@ -103,6 +110,8 @@ class TokenCache:
         self.directory = Path(directory)
         self.manifest = read_manifest(self.directory, KIND)
         self.rows: int = self.manifest["rows"]
+        #: source -> rows, contiguous and in this order; empty where the writer did not say.
+        self.sources: dict[str, int] = dict(self.manifest.get("sources") or [])
         self._shards: list[pa.RecordBatch] = []
         for name in sorted(self.manifest["files"]):
             try:

@@ -26,6 +26,7 @@ TOP_LEVEL = {
     "runs_dir": "where run directories lie",
     "data_dir": "a folder of local data that stages may refer to as ${data_dir}",
     "logger": "W&B: mode (auto | online | offline | disabled), project, group, tags",
+    "engine": "where data stages' tasks run, which they refer to as ${engine}: local, ray, or an engine with its settings",
     "encoder": "a definition that stages refer to as ${encoder}",
     "final_encoder": "the stage whose encoder becomes <run>/encoder",
     "headline": "metrics shown in the closing table",

@@ -37,3 +37,17 @@ def used_bytes(device: torch.device) -> int:
 
         return int(torch.cuda.max_memory_allocated(device))
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_gb() -> float:
+    """The most memory that this process had so far, in GiB.
+
+    Not ``ru_maxrss`` where there is another figure: a new process starts with that of the one that started it.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

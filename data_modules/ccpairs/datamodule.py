@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from data_modules.base import StepDataModule, resolve_steps
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache
-from lightning_e5.errors import UserError
+from lightning_e5.errors import UserError, suggestion
 from lightning_e5.storage import read_parquet
 from lightning_e5.types import PairBatch, TokenBatch
 
@@ -24,7 +25,13 @@ class CCPairsDataModule(StepDataModule):
         seed: of the order.
         max_steps, epochs: give one of them (E5: 20,000 steps, about 2.5 epochs).
         keep: a Parquet file of the consistency filter with a bool column ``keep``, a row per pair; None keeps all.
+        alpha: sources are drawn in proportion to (their kept pairs)^alpha: 1 samples pairs uniformly, 0 sources uniformly.
+        weights: source -> its share of the pairs drawn, in any unit, instead of ``alpha``; 0 leaves a source out.
+        one_source_per_batch: every batch comes from one source (with the same shares over the batches); else all mix.
         num_workers: data-loading processes.
+
+    Raises:
+        UserError: a wrong number, ``weights`` that do not name the sources, or tokens that do not know theirs.
     """
 
     def __init__(
@@ -36,15 +43,27 @@ class CCPairsDataModule(StepDataModule):
         max_steps: int | None = None,
         epochs: float | None = None,
         keep: Path | None = None,
+        alpha: float = 1.0,
+        weights: Mapping[str, float] | None = None,
+        one_source_per_batch: bool = False,
         num_workers: int = 0,
     ) -> None:
         cache = TokenCache(Path(tokens))
         kept = _kept_rows(Path(keep), cache) if keep is not None else None
-        self.pairs = cache.rows if kept is None else len(kept)
+        if not 0 <= alpha < np.inf:
+            raise UserError(f"alpha: {alpha} is not a finite number >= 0")
+        if weights is None and alpha == 1.0 and not one_source_per_batch:
+            self.sources, shares = {"": cache.rows if kept is None else len(kept)}, None
+        else:
+            self.sources, shares, kept = _chosen_sources(cache, kept, weights)
+        self.pairs = sum(self.sources.values())
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size)
         super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
         self.cache, self.kept = cache, kept
-        self.order = BatchOrder([self.pairs], batch_size, seed)
+        self.order = BatchOrder(
+            list(self.sources.values()), batch_size, seed,
+            weights=shares, alpha=alpha, one_source_per_batch=one_source_per_batch,
+        )  # fmt: skip
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
         rows = self.order.rows(step)[self.rank_slice(rank, world_size)]
@@ -62,6 +81,33 @@ class CCPairsDataModule(StepDataModule):
 def _token_batch(cache: TokenCache, column: str, rows: np.ndarray) -> TokenBatch:
     ids, lengths = cache.gather(column, rows)
     return TokenBatch(torch.from_numpy(ids), torch.from_numpy(lengths))
+
+
+def _chosen_sources(
+    cache: TokenCache, kept: np.ndarray | None, weights: Mapping[str, float] | None
+) -> tuple[dict[str, int], list[float] | None, np.ndarray]:
+    """The sources to draw from with their kept pairs, their weights, and their rows, source after source."""
+    if not cache.sources:
+        raise UserError(f"{cache.directory}: does not know the sources of its pairs; make it again from pairs whose sources are contiguous")
+    for name in weights or ():
+        if name not in cache.sources:
+            raise UserError(f"weights: {name!r} is no source of {cache.directory}{suggestion(name, cache.sources)}")
+    missing = [name for name in cache.sources if name not in weights] if weights is not None else []
+    if missing:
+        raise UserError(f"weights: says nothing of the source {missing[0]!r}; the rule is a number for every source, 0 to leave one out")
+    ends = np.cumsum(list(cache.sources.values()))
+    rows = np.arange(cache.rows, dtype=np.int64) if kept is None else kept
+    parts = dict(zip(cache.sources, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True))
+    for name, weight in (weights or {}).items():
+        if not 0 <= weight < np.inf:
+            raise UserError(f"weights: {name!r} has {weight}; the rule is a finite number >= 0")
+        if weight and not len(parts[name]):
+            raise UserError(f"weights: {name!r} has the weight {weight} but no pair was kept of it")
+    chosen = [name for name in parts if len(parts[name]) and (weights is None or weights[name] > 0)]
+    if not chosen:
+        raise UserError("weights: leave no source to draw from")
+    shares = None if weights is None else [float(weights[name]) for name in chosen]
+    return {name: len(parts[name]) for name in chosen}, shares, np.concatenate([parts[name] for name in chosen])
 
 
 def _kept_rows(path: Path, cache: TokenCache) -> np.ndarray:

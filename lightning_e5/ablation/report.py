@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lightning_e5.ablation import figures
+from lightning_e5.ablation.data_report import data_sections
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
@@ -40,6 +41,7 @@ def report_page(run: RunData) -> str:
     if results:
         body += [heading("Results"), results_table(run, results), paragraph(_results_note(run, results), "note")]
         body += _pictures(figures.ndcg_intervals(run), "nDCG@10 of each model with its 95% interval")
+    body += data_sections(run)
     for stage in run.filters():
         body += filter_section(run, stage)
     if curves := _pictures(figures.loss_curves(run), "The loss of each training stage"):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.curation.processes import Processes, Result, Task, WorkerDied, answer, task_name, value_of
+from lightning_e5.curation.processes import Processes, Result, Task, TaskFailed, WorkerDied, answer, task_name, value_of
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.progress import progress
 
@@ -139,12 +139,19 @@ class RayEngine(Engine):
                     try:
                         reply = ray.get(done)
                     except ray.exceptions.RayError as error:
-                        tries = f"{self.retries + 1} tries" if self.retries else "its only try"
-                        raise WorkerDied(f"{title}: the worker of {task_name(tasks[number])} died on {tries} ({str(error).splitlines()[0]})") from None
+                        raise self._failure(ray, error, f"{title}: the worker of {task_name(tasks[number])}") from None
                     yield number, value_of(reply, title, tasks[number])
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+    def _failure(self, ray: Any, error: Exception, who: str) -> RuntimeError:
+        """What a task's failure to run at all is: its worker's death, or a worker that could not be made ready."""
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        known = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError")
+        if isinstance(error, tuple(getattr(ray.exceptions, name) for name in known)):
+            return WorkerDied(f"{who} died on {f'{self.retries + 1} tries' if self.retries else 'its only try'} ({what})")
+        return TaskFailed(f"{who} could not run it:\n{error}")
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {"local": LocalEngine, "ray": RayEngine}

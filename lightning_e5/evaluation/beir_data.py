@@ -69,6 +69,20 @@ def load_corpus(folder: Path | str) -> dict[str, str]:
     return corpus
 
 
+def collection_texts(folder: Path | str, *, corpus: bool = True) -> Iterator[str]:
+    """Every query of a folder in BEIR's layout, judged or not, then every document's text without and with its title.
+
+    The texts are streamed, so ids are not compared. UserError as `load_beir`.
+    """
+    folder = Path(folder)
+    for _, _, _, text in _text_rows(_either(folder, "queries.jsonl"), with_title=False):
+        yield text
+    for _, _, title, text in _text_rows(_either(folder, "corpus.jsonl"), with_title=True) if corpus else ():
+        yield text
+        if title.strip():
+            yield f"{title} {text}".strip()
+
+
 def _either(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
@@ -76,7 +90,7 @@ def _either(folder: Path, name: str) -> Path:
     raise UserError(f"{folder / name}: no such file (nor {name}.gz)")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) of a UTF-8 file, split on a line feed only: a text may hold U+2028 and its like."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -93,12 +107,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
 
 
-def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for number, line in _lines(path):
-        row = _json_object(line, f"{path}:{number}")
-        key = row.get("_id")
+def _text_rows(path: Path, *, with_title: bool) -> Iterator[tuple[str, str, str, str]]:
+    """(place, id, title, text) of each row of a corpus or queries file; the title is "" where it is not asked for."""
+    for number, line in text_lines(path):
         where = f"{path}:{number}"
+        row = json_object(line, where)
+        key = row.get("_id")
         if not isinstance(key, str) or not key:
             raise UserError(f"{where}: lacks the key '_id' (a non-empty string)")
         if not isinstance(row.get("text"), str):
@@ -106,13 +120,20 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
         title = (row.get("title") or "") if with_title else ""
         if not isinstance(title, str):
             raise UserError(f"{where}: the key 'title' is not a string")
+        yield where, key, title, row["text"]
+
+
+def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for where, key, title, text in _text_rows(path, with_title=with_title):
         if key in texts:
             raise UserError(f"{where}: the id {key!r} was there before")
-        texts[key] = f"{title} {row['text']}".strip()
+        texts[key] = f"{title} {text}".strip()
     return texts
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """A line's JSON object; UserError names ``where`` for anything else."""
     try:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -124,7 +145,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 
 def _read_qrels(path: Path, queries: dict[str, str]) -> Qrels:
     qrels: Qrels = {}
-    lines = _lines(path)
+    lines = text_lines(path)
     _, header = next(lines, (0, ""))
     if header.split("\t") != _HEADER:
         raise UserError(f"{path}:1: lacks the header {' '.join(_HEADER)} (separated by tabs)")

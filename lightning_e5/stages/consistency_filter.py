@@ -189,9 +189,11 @@ def _do(
 
 
 def _planted(store: PairStore) -> Tensor | None:
+    """Which pairs are planted mismatches; None where none is, for then nothing can be judged."""
     if "planted" not in store.columns:
         return None
-    return torch.from_numpy(store.read(["planted"])["planted"].to_numpy(zero_copy_only=False).copy())
+    planted = torch.from_numpy(store.read(["planted"])["planted"].to_numpy(zero_copy_only=False).copy())
+    return planted if bool(planted.any()) else None
 
 
 def _pools(folder: Path, sources: int, per_source: bool) -> NDArray[np.int64]:

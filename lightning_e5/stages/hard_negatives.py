@@ -11,6 +11,7 @@ import torch
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import Precision, TextEncoder
+from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.rng import generator
@@ -36,7 +37,7 @@ def hard_negatives(
     """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``.
 
     Args:
-        pairs: folder with ``pairs.parquet``.
+        pairs: folder of pairs (see `PairStore`).
         keep: the filter's ``ranks.parquet``.
         encoder: the retriever.
         count, first_rank, last_rank, absolute_margin, relative_margin: see `NegativeRules`.
@@ -49,7 +50,7 @@ def hard_negatives(
     Source: paper section 4.2 (mined hard negatives).
     """
     rules = NegativeRules(count, first_rank, last_rank, absolute_margin, relative_margin)
-    table = read_parquet(pairs / "pairs.parquet", {"query": "string", "passage": "string", "source": "string"})
+    table = PairStore(pairs).read(["query", "passage", "source"])
     kept = np.flatnonzero(read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False))
     if len(kept) == 0:
         raise UserError(f"{keep}: keeps no pair")

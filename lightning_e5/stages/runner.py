@@ -21,6 +21,7 @@ from lightning_e5.errors import TrainingStopped, UserError, suggestion
 from lightning_e5.instantiate import check_node, resolve_target
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.stages.stage import (
+    FREE_ARGUMENTS,
     SPECIAL,
     TIMING,
     PreparedStage,
@@ -35,7 +36,7 @@ METRICS = "metrics.json"
 #: Parameters of a stage function that the runner gives; a stage takes those it names.
 GIVEN = ("out", "seed", "context")
 #: Top-level keys that change nothing a run computes.
-_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "throughput")
+_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "throughput", "engine")
 
 
 def check_experiment(experiment: Node, *, paths: bool = True) -> None:
@@ -145,7 +146,7 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.yaml"
     if path.is_file():
-        keys = [k for k in differing_keys(read_yaml(path), _recorded(experiment)) if k.split(".")[0] not in _FREE_KEYS]
+        keys = [k for k in differing_keys(read_yaml(path), _recorded(experiment)) if not _is_free(k)]
         if keys and not update:
             shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
             raise UserError(
@@ -156,6 +157,12 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
         raise UserError(f"{directory}: exists and is no run directory (has no config.yaml)")
     (directory / METRICS).unlink(missing_ok=True)
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(_recorded(experiment))))
+
+
+def _is_free(key: str) -> bool:
+    """Whether a dotted key of an experiment changes nothing a run computes."""
+    parts = key.split(".")
+    return parts[0] in _FREE_KEYS or (parts[0] == "stages" and len(parts) > 2 and parts[2] in FREE_ARGUMENTS)
 
 
 def _recorded(experiment: Node) -> Node:
@@ -176,7 +183,7 @@ def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
     if not (directory / METRICS).is_file() or not (directory / "config.yaml").is_file():
         return None
     keys = differing_keys(read_yaml(directory / "config.yaml"), _recorded(experiment))
-    if any(k.split(".")[0] not in _FREE_KEYS for k in keys):
+    if not all(_is_free(k) for k in keys):
         return None
     outputs: dict[str, Path] = {}
     for name, node in experiment["stages"].items():

@@ -18,6 +18,8 @@ TIMING = "timing.json"
 STARTED = "started.json"
 #: Keys of a stage's node that are not arguments.
 SPECIAL = ("inputs",)
+#: Arguments of a stage that change nothing in its result.
+FREE_ARGUMENTS = ("engine",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,18 @@ def stage_fingerprint(
     if arguments is None:
         keys = stored.get("fingerprint", {}).get("sources", {})
         arguments = {k: instantiate(node[k], f"stages.{name}.{k}") for k in keys if k in node}
-    sources = {k: v.fingerprint() for k, v in arguments.items() if callable(getattr(v, "fingerprint", None))}
+    sources = {k: found for k, v in arguments.items() if (found := _own_fingerprint(v)) is not None}
     inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
+    node = {key: value for key, value in node.items() if key not in FREE_ARGUMENTS}
     return {"config": redact(node), "seed": experiment["seed"], "inputs": inputs, "sources": sources}
+
+
+def _own_fingerprint(value: Any) -> Any:
+    """What an argument says of itself that its YAML does not (such as its files' times); of a list, what its items say."""
+    if isinstance(value, list):
+        found = [_own_fingerprint(item) for item in value]
+        return found if any(item is not None for item in found) else None
+    return value.fingerprint() if callable(getattr(value, "fingerprint", None)) else None
 
 
 def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.models.factory import EncoderSpec
+from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
 from lightning_e5.rng import seed_torch
-from lightning_e5.storage import read_parquet
 from lightning_e5.text import E5_PREFIXES, TextTokenizer
 
 
@@ -21,14 +21,15 @@ def vocabulary(
     """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
 
     Args:
-        pairs: folder with ``pairs.parquet``.
+        pairs: folder of pairs (see `PairStore`).
         encoder: what to start from.
         write_tokens: `data_modules.token_cache.write_token_cache`, given by the YAML.
 
     Returns:
         Vocabulary size, parameters, tokens, share of texts cut at the length limit.
     """
-    table = read_parquet(pairs / "pairs.parquet", {"query": "string", "passage": "string"})
+    store = PairStore(pairs)
+    table = store.read(["query", "passage"])
     queries, passages = table["query"].to_pylist(), table["passage"].to_pylist()
     if encoder.pretrained is not None:
         model = encoder.load_pretrained()
@@ -38,7 +39,7 @@ def vocabulary(
         tokenizer = TextTokenizer(backend, E5_PREFIXES, encoder.max_length)
     with progress(2 * len(queries), "tokenise", "text") as bar:
         columns = {"query": (queries, "query"), "passage": (passages, "passage")}
-        manifest = write_tokens(out / "tokens", columns, tokenizer, progress=bar)
+        manifest = write_tokens(out / "tokens", columns, tokenizer, progress=bar, sources=store.sources)
     if encoder.pretrained is None:
         counts = _document_frequency(tokenizer, [*queries, *passages])
         seed_torch(seed)

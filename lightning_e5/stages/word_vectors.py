@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
+from lightning_e5.pairs import PairStore
 from lightning_e5.storage import read_parquet
 
 
@@ -17,11 +18,11 @@ def word_vectors(
     """Write ``word_vectors/``; returns the pairs seen.
 
     Args:
-        pairs: folder with ``pairs.parquet``.
+        pairs: folder of pairs (see `PairStore`).
         config: how the vectors are made.
         keep: the filter's ``ranks.parquet``; None keeps all.
     """
-    table = read_parquet(pairs / "pairs.parquet", {"query": "string", "passage": "string"})
+    table = PairStore(pairs).read(["query", "passage"])
     if keep is not None:
         table = table.take(np.flatnonzero(read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)))
     texts = list(zip(table["query"].to_pylist(), table["passage"].to_pylist(), strict=True))

@@ -42,7 +42,8 @@ def filtered(run: Path, *, sources: int, truth: bool = True, exact_up_to: int | 
         file = shard_name(name, 0)
         if sharded:
             write_parquet(run / "stages" / "pairs" / file, columns)
-        listed.append({"name": name, "shards": [{"file": file, "rows": count}]})
+        facts = {"candidates": count, "dropped": {}, "pairs": count, "planted": int(planted.sum())}
+        listed.append({"name": name, "shards": [{"file": file, "rows": count}], **facts})
         keep = (rank <= 2) & (rank > 0)
         row = {"source": name, "pairs": count, "ranked": int((rank > 0).sum()), "kept": int(keep.sum()), "kept_share": float(keep.mean())}
         row |= {"median_rank": int(np.median(rank)), "pool": 100}
@@ -50,7 +51,7 @@ def filtered(run: Path, *, sources: int, truth: bool = True, exact_up_to: int | 
         all_ranks.append(rank)
         all_columns.append(columns)
     if sharded:
-        write_json(run / "stages" / "pairs" / "pairs.json", {"sources": listed})
+        write_json(run / "stages" / "pairs" / "pairs.json", {"sources": listed, "read": []})
     else:
         write_parquet(run / "stages" / "pairs" / "pairs.parquet", {k: functools.reduce(operator.iadd, (c[k] for c in all_columns), []) for k in all_columns[0]})
     rank = np.concatenate(all_ranks)

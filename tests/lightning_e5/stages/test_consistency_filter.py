@@ -235,6 +235,9 @@ def test_pairs_without_source_and_truth(tmp_path, encoder, columns):
     metrics = consistency_filter(tmp_path / "out", pairs=tmp_path / "bare", encoder=encoder, seed=0)
     assert set(metrics) == {"pairs", "kept", "pool", "kept_share"}
     assert ranks(tmp_path / "out")[0].tolist() == brute_force(columns, encoder, False).tolist()
+    none_planted = {key: columns[key] for key in ("query", "passage")} | {"planted": [False] * 110}
+    write_parquet(tmp_path / "unplanted" / "pairs.parquet", none_planted)
+    assert consistency_filter(tmp_path / "unplanted_out", pairs=tmp_path / "unplanted", encoder=encoder, seed=0) == metrics
     with pytest.raises(UserError, match="per_source needs a column 'source'"):
         consistency_filter(tmp_path / "other", pairs=tmp_path / "bare", encoder=encoder, pool="per_source", seed=0)
 

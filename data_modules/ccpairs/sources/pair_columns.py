@@ -1,0 +1,116 @@
+"""Which columns of a table make a pair, and the pairs of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_modules.ccpairs.sources.pair_text import VERSION, candidate
+from lightning_e5.errors import UserError
+from lightning_e5.types import PairCandidate, ReadReport
+
+#: A column's name, or its position in rows that are arrays.
+Column = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class PairColumns:
+    """The columns of query, passage, source, id and facts; several columns of a text are joined by a newline."""
+
+    name: str
+    query: tuple[Column, ...]
+    passage: tuple[Column, ...]
+    source: Column | None
+    id: Column | None
+    facts: tuple[tuple[str, Column], ...]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        query: Column | Sequence[Column],
+        passage: Column | Sequence[Column],
+        source: Column | None,
+        id: Column | None,
+        facts: Sequence[str] | Mapping[str, Column],
+    ) -> PairColumns:
+        """From a source's arguments; UserError for an empty list, or names mixed with positions."""
+        named = facts.items() if isinstance(facts, Mapping) else [(column, column) for column in facts]
+        columns = cls(name, _several("query", query), _several("passage", passage), source, id, tuple(named))
+        kinds = {isinstance(column, int) for column in columns.names()}
+        if len(kinds) > 1:
+            raise UserError(f"query={query!r}, passage={passage!r}: columns are given by name or by position, not both")
+        if any(isinstance(column, int) and column < 0 for column in columns.names()):
+            raise UserError(f"query={query!r}, passage={passage!r}: positions count from 0 upwards")
+        return columns
+
+    @property
+    def by_position(self) -> bool:
+        """Whether rows are arrays."""
+        return isinstance(self.query[0], int)
+
+    @property
+    def needed(self) -> tuple[Column, ...]:
+        """The columns without which there is no pair."""
+        return (*self.query, *self.passage, *(() if self.source is None else (self.source,)))
+
+    def names(self) -> list[Column]:
+        """All columns that are read, each once."""
+        more = [] if self.id is None else [self.id]
+        return list(dict.fromkeys([*self.needed, *more, *(column for _, column in self.facts)]))
+
+    def fingerprint(self) -> list[Any]:
+        """All settings."""
+        return [VERSION, self.name, self.query, self.passage, self.source, self.id, self.facts]
+
+    def pairs(self, row: Mapping[Any, Any], place: str, report: ReadReport) -> Iterator[PairCandidate]:
+        """The pairs of one row: one, or one per string of a passage column that holds lists."""
+        query = self._text(row, self.query, place, report)
+        if query is None:
+            return
+        listed = row[self.passage[0]] if len(self.passage) == 1 else None
+        texts: list[str] = []
+        if isinstance(listed, list | tuple):
+            if not all(isinstance(text, str) for text in listed):
+                report.reject(place, f"column {self.passage[0]!r} holds a list of other things than strings")
+                return
+            texts.extend(listed)
+        else:
+            passage = self._text(row, self.passage, place, report)
+            if passage is None:
+                return
+            texts.append(passage)
+        source = self.name
+        if self.source is not None:
+            found = row[self.source]
+            if not isinstance(found, str) or not found:
+                report.reject(place, f"column {self.source!r} holds no source")
+                return
+            source = found
+        facts = {fact: row[column] for fact, column in self.facts if row.get(column) is not None}
+        id = "" if self.id is None or row.get(self.id) is None else str(row[self.id])
+        for passage in texts:
+            yield from candidate(report, query, passage, source=source, id=id, facts=facts)
+
+    def _text(self, row: Mapping[Any, Any], columns: tuple[Column, ...], place: str, report: ReadReport) -> str | None:
+        """The columns' texts joined, without those that are null or empty; None where one is no text."""
+        texts = []
+        for column in columns:
+            value = row[column]
+            if isinstance(value, bytes):
+                report.reject(place, f"column {column!r} is not UTF-8")
+                return None
+            if value is not None and not isinstance(value, str):
+                report.reject(place, f"column {column!r} holds no text")
+                return None
+            if value and not value.isspace():
+                texts.append(value)
+        return "\n".join(texts)
+
+
+def _several(argument: str, columns: Column | Sequence[Column]) -> tuple[Column, ...]:
+    given = (columns,) if isinstance(columns, str | int) else tuple(columns)
+    if not given:
+        raise UserError(f"{argument}: is an empty list of columns")
+    return given

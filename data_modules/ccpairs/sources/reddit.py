@@ -1,0 +1,226 @@
+"""Reddit dumps as pairs: (post, comment) and (title, text of the post)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
+from data_modules.ccpairs.sources.files import MAX_LINE_BYTES, expand, file_fingerprint, json_rows
+from data_modules.ccpairs.sources.markup import reddit_text
+from lightning_e5.errors import UserError
+from lightning_e5.types import PairCandidate, ReadReport
+
+#: Raise this when what is extracted changes.
+VERSION = 1
+_GONE = frozenset(("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]", "[removed by reddit]"))
+_POST_FACTS: tuple[str, ...] = ("post_score", "over_18", "subreddit")
+#: Reddit allows 40,000 characters; written as entities, each may take five.
+MAX_BODY_CHARS = 200_000
+
+
+class RedditComments:
+    """Pairs (post, comment) of Pushshift's dumps: the title, with the post's own text where it has one, and a comment.
+
+    Posts and comments are divided by the post's id into buckets on disk, so that memory holds the posts of one bucket
+    and no more. Facts: ``score`` and ``post_score`` (votes, where known), ``over_18`` (of the post), ``subreddit``.
+
+    Args:
+        submissions: files or patterns of posts (``RS_*``), one JSON object per line, plain or compressed.
+        comments: files or patterns of comments (``RC_*``).
+        work_dir: a directory for the buckets, about as large as the files; it may be removed afterwards.
+        buckets: pieces of the work; a bucket's posts are held in memory (2**30 posts in 1,024 buckets: about 1 GB each).
+        top_level_only: leave out comments on comments.
+        with_selftext: put the post's own text below its title in the query.
+        max_line_bytes: longer lines are rejected.
+        name: the source's name.
+
+    Source: paper section 3.1, (post, upvoted comment); the limits on votes and length are heuristics, not applied here.
+    """
+
+    def __init__(
+        self,
+        submissions: str | Sequence[str],
+        comments: str | Sequence[str],
+        *,
+        work_dir: str,
+        buckets: int = 64,
+        top_level_only: bool = True,
+        with_selftext: bool = True,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        name: str = "reddit",
+    ) -> None:
+        if buckets < 1:
+            raise UserError(f"buckets={buckets} must be at least 1")
+        self.name, self.count, self.with_selftext = name, buckets, with_selftext
+        self.settings = {"version": VERSION, "top_level_only": top_level_only, "max_line_bytes": max_line_bytes}
+        post_rows = partial(_post_rows, max_line_bytes=max_line_bytes)
+        comment_rows = partial(_comment_rows, max_line_bytes=max_line_bytes, top_level_only=top_level_only)
+        posts = {"rows": "posts", "version": VERSION, "max_line_bytes": max_line_bytes}
+        comments_by = {"rows": "comments", **self.settings}
+        self._posts = [BucketedFile(path, buckets, posts, post_rows) for path in expand(submissions)]
+        self._comments = [BucketedFile(path, buckets, comments_by, comment_rows) for path in expand(comments)]
+        self._buckets = Buckets(work_dir, [*self._posts, *self._comments])
+
+    def parts(self) -> Sequence[str]:
+        return [f"posts {bucket} of {self.count}" for bucket in range(self.count)]
+
+    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+        bucket = int(part.split()[1])
+        self._buckets.make()
+        if bucket == 0:  # what dividing the files counted belongs to one part
+            for file in self._buckets.files:
+                report.add(self._buckets.report(file))
+        posts: dict[str, dict[str, Any]] = {}
+        for file in self._posts:
+            for row in self._buckets.rows(file, bucket):
+                posts[row["post"]] = row  # of a post in two dumps, the later one counts
+        for file in self._comments:
+            for row in self._buckets.rows(file, bucket):
+                post = posts.get(row["post"])
+                if post is None:
+                    report.counts["skipped: comment without its post"] += 1
+                    continue
+                passage = reddit_text(row["body"])
+                query = _cached_query(post, self.with_selftext)
+                if not passage or not query:
+                    report.counts["skipped: empty text"] += 1
+                    continue
+                facts: dict[str, Any] = {key: post[key] for key in _POST_FACTS if key in post}
+                if "score" in row:
+                    facts["score"] = row["score"]
+                report.counts["pairs"] += 1
+                yield PairCandidate(query, passage, self.name, f"t1_{row['id']}", facts=facts)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {
+            "kind": "reddit-comments",
+            **self.settings,
+            "with_selftext": self.with_selftext,
+            "buckets": self.count,
+            "submissions": file_fingerprint([file.path for file in self._posts]),
+            "comments": file_fingerprint([file.path for file in self._comments]),
+        }
+
+
+class RedditSelfTexts:
+    """Pairs (title, the post's own text) of Pushshift's submissions; posts that are links have none.
+
+    Args:
+        paths: files or patterns of posts (``RS_*``), one JSON object per line, plain or compressed.
+        max_line_bytes: longer lines are rejected.
+        name: the source's name.
+    """
+
+    def __init__(
+        self, paths: str | Sequence[str], *, max_line_bytes: int = MAX_LINE_BYTES, name: str = "reddit-selftexts"
+    ) -> None:
+        self.name, self.paths, self.max_line_bytes = name, expand(paths), max_line_bytes
+
+    def parts(self) -> Sequence[str]:
+        return [str(path) for path in self.paths]
+
+    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+        for place, row in json_rows(part, report, self.max_line_bytes):
+            yield from self_text_pairs(place, row, self.name, report)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        files = file_fingerprint(self.paths)
+        return {"kind": "reddit-selftexts", "version": VERSION, "max_line_bytes": self.max_line_bytes, "files": files}
+
+
+def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: ReadReport) -> Iterator[PairCandidate]:
+    """The pair (title, own text) of a post's row, if it has one; else the report says why not."""
+    title, body, key = row.get("title"), row.get("selftext"), row.get("id")
+    if not isinstance(title, str) or not isinstance(key, str) or not key:
+        report.reject(place, "post without id or title")
+    elif not isinstance(body, str) or not body.strip():
+        report.counts["skipped: post without text"] += 1
+    elif max(len(body), len(title)) > MAX_BODY_CHARS:
+        report.reject(place, "text longer than Reddit allows")
+    elif _gone(body) or _gone(title):
+        report.counts["skipped: deleted or removed"] += 1
+    elif not (query := _one_line(title)) or not (passage := reddit_text(body)):
+        report.counts["skipped: empty text"] += 1
+    else:
+        report.counts["pairs"] += 1
+        yield PairCandidate(query, passage, source, f"t3_{key}", facts=_facts(row, "score"))
+
+
+def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, row in json_rows(path, report, max_line_bytes):
+        title, key = row.get("title"), row.get("id")
+        if not isinstance(title, str) or not isinstance(key, str) or not key:
+            report.reject(place, "post without id or title")
+            continue
+        body = row.get("selftext")
+        body = body if isinstance(body, str) and not _gone(body) else ""
+        if max(len(body), len(title)) > MAX_BODY_CHARS:
+            report.reject(place, "text longer than Reddit allows")
+        elif _gone(title):
+            report.counts["skipped: deleted or removed"] += 1
+        else:
+            yield key, {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
+
+
+def _comment_rows(
+    path: Path, report: ReadReport, max_line_bytes: int, top_level_only: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, row in json_rows(path, report, max_line_bytes):
+        link, body, key = row.get("link_id"), row.get("body"), row.get("id")
+        if (
+            not isinstance(link, str)
+            or not link.startswith("t3_")
+            or not isinstance(body, str)
+            or not isinstance(key, str)
+        ):
+            report.reject(place, "comment without id, link_id or body")
+        elif len(body) > MAX_BODY_CHARS:
+            report.reject(place, "text longer than Reddit allows")
+        elif _gone(body):
+            report.counts["skipped: deleted or removed"] += 1
+        elif top_level_only and row.get("parent_id") != link:
+            report.counts["skipped: comment on a comment"] += 1
+        else:
+            score = _votes(row.get("score"))
+            known = {} if score is None else {"score": score}
+            yield link[3:], {"post": link[3:], "id": key, "body": body, **known}
+
+
+def _facts(row: Mapping[str, Any], score_name: str) -> dict[str, Any]:
+    """The votes, flag and subreddit of a post, those that it has."""
+    facts: dict[str, Any] = {}
+    if (score := _votes(row.get("score"))) is not None:
+        facts[score_name] = score
+    if isinstance(row.get("over_18"), bool):
+        facts["over_18"] = row["over_18"]
+    if isinstance(row.get("subreddit"), str) and row["subreddit"]:
+        facts["subreddit"] = row["subreddit"]
+    return facts
+
+
+def _votes(value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,12}\s*", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _gone(text: str) -> bool:
+    return text.strip().lower() in _GONE
+
+
+def _one_line(text: str) -> str:
+    return " ".join(reddit_text(text).split())
+
+
+def _cached_query(post: dict[str, Any], with_selftext: bool) -> str:
+    """The post as a query; made once, since a post may have thousands of comments."""
+    if "query" not in post:
+        title = _one_line(post.pop("title"))
+        body = post.pop("body")
+        post["query"] = "\n".join(text for text in (title, reddit_text(body) if with_selftext else "") if text)
+    query: str = post["query"]
+    return query

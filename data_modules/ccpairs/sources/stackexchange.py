@@ -1,0 +1,220 @@
+"""Stack Exchange dumps as pairs: (question title, answer) and (title and body, answer)."""
+
+from __future__ import annotations
+
+import lzma
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
+from data_modules.ccpairs.sources.files import blocks, expand, file_fingerprint
+from data_modules.ccpairs.sources.markup import html_text
+from data_modules.ccpairs.sources.xml_records import xml_records
+from lightning_e5.errors import UserError
+from lightning_e5.types import PairCandidate, ReadReport
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+#: Raise this when what is extracted changes.
+VERSION = 1
+POSTS = "Posts.xml"
+#: Posts.xml shrinks to about this part of its size.
+_COMPRESSION = 6
+_OTHER_POSTS = {
+    "3": "orphaned tag wiki",
+    "4": "tag wiki",
+    "5": "tag wiki",
+    "6": "moderator nomination",
+    "7": "wiki placeholder",
+    "8": "privilege wiki",
+}
+
+
+class StackExchangePosts:
+    """Pairs (question title, answer) and (question title and body, answer) of a site's Posts.xml.
+
+    Every file is divided by the question's id into buckets on disk, so that memory holds the questions of one bucket.
+    Facts: ``score`` (the answer's votes), ``post_score`` (the question's), ``accepted`` (bool), ``site``.
+
+    Args:
+        paths: files or patterns of Posts.xml, plain or compressed, or of .7z archives that hold one.
+        work_dir: a directory for the buckets, about as large as the compressed files, and for one Posts.xml that is
+            unpacked from a .7z at a time; it may be removed afterwards.
+        min_score: least votes of an answer.
+        queries: ``title``, ``title_body`` or both.
+        bucket_bytes: about how much of a Posts.xml makes one bucket; each is a part of its own.
+        name: the source's name.
+
+    Source: paper section 3.1, (question title or title and body, upvoted answer).
+    """
+
+    def __init__(
+        self,
+        paths: str | Sequence[str],
+        *,
+        work_dir: str,
+        min_score: int = 1,
+        queries: Sequence[str] = ("title", "title_body"),
+        bucket_bytes: int = 512 * 2**20,
+        name: str = "stackexchange",
+    ) -> None:
+        if bucket_bytes < 1:
+            raise UserError(f"bucket_bytes={bucket_bytes} must be at least 1")
+        if isinstance(queries, str) or not queries or set(queries) - {"title", "title_body"}:
+            raise UserError(f"queries={queries!r} must be a list of 'title', 'title_body' or both")
+        self.name, self.queries = name, tuple(query for query in ("title", "title_body") if query in queries)
+        self.settings = {"version": VERSION, "min_score": min_score}
+        rows = partial(_post_rows, work_dir=Path(work_dir).expanduser(), min_score=min_score)
+        self._files = [
+            BucketedFile(path, _bucket_count(path, bucket_bytes), self.settings, rows) for path in expand(paths)
+        ]
+        self._buckets = Buckets(work_dir, self._files)
+        self._parts = {
+            f"{file.path} {n} of {file.buckets}": (file, n) for file in self._files for n in range(file.buckets)
+        }
+
+    def parts(self) -> Sequence[str]:
+        return list(self._parts)
+
+    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+        file, bucket = self._parts[part]
+        own = Buckets(self._buckets.work_dir, [file])
+        own.make()
+        if bucket == 0:  # what dividing the file counted belongs to one part
+            report.add(own.report(file))
+        site = _site(file.path)
+        questions: dict[str, dict[str, Any]] = {}
+        for row in own.rows(file, bucket):
+            if "title" in row:
+                questions[row["id"]] = row
+        for row in own.rows(file, bucket):
+            if "title" in row:
+                continue
+            question = questions.get(row["parent"])
+            if question is None:
+                report.counts["skipped: answer without its question"] += 1
+                continue
+            passage = html_text(row["body"])
+            texts = self._query_texts(question)
+            if not passage or not texts:
+                report.counts["skipped: empty text"] += 1
+                continue
+            facts = {
+                "score": row["score"],
+                "accepted": question.get("accepted") == row["id"],
+                "site": site,
+                **({"post_score": question["score"]} if question.get("score") is not None else {}),
+            }
+            for text in texts:
+                report.counts["pairs"] += 1
+                yield PairCandidate(text, passage, self.name, f"{site}/{row['id']}", facts=facts)
+
+    def _query_texts(self, question: dict[str, Any]) -> list[str]:
+        """The question as queries; made once, since it may have many answers."""
+        if "texts" not in question:
+            title = " ".join(question["title"].split())
+            body = html_text(question.pop("body")) if "title_body" in self.queries else ""
+            texts = {"title": title, "title_body": f"{title}\n{body}" if body else title}
+            question["texts"] = list(dict.fromkeys(texts[query] for query in self.queries)) if title else []
+        found: list[str] = question["texts"]
+        return found
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {
+            "kind": "stackexchange",
+            **self.settings,
+            "queries": list(self.queries),
+            "buckets": [file.buckets for file in self._files],
+            "files": file_fingerprint([file.path for file in self._files]),
+        }
+
+
+def _bucket_count(path: Path, bucket_bytes: int) -> int:
+    """From the file's size alone, so that the parts are known before anything is read."""
+    plain = path.stat().st_size * (1 if path.suffix.lower() == ".xml" else _COMPRESSION)
+    return max(1, -(-plain // bucket_bytes))
+
+
+def _site(path: Path) -> str:
+    """``coffee`` of coffee.stackexchange.com.7z and of coffee/Posts.xml."""
+    stem = path.parent.name if path.name.lower().startswith("posts.xml") else path.name.split(".7z")[0]
+    return stem.removesuffix("-Posts").removesuffix(".com").removesuffix(".stackexchange")
+
+
+def _post_rows(
+    path: Path, report: ReadReport, *, work_dir: Path, min_score: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    with _plain(path, report, work_dir) as plain:
+        name = str(path) if plain == path else f"{path}/{POSTS}"
+        for place, post in xml_records(name, blocks(plain), report, root="posts", tag="row", end="/>"):
+            kind, key, body = post.get("PostTypeId"), post.get("Id"), post.get("Body", "")
+            parent, title, score = post.get("ParentId"), post.get("Title"), _votes(post.get("Score"))
+            if kind is None or not key:
+                report.reject(place, "post without Id or PostTypeId")
+            elif kind in _OTHER_POSTS:
+                report.counts[f"skipped: {_OTHER_POSTS[kind]}"] += 1
+            elif kind == "1" and title is None:
+                report.reject(place, "question without Title")
+            elif kind == "2" and (not parent or score is None):
+                report.reject(place, "answer without ParentId or Score")
+            elif kind == "1":
+                accepted = {"accepted": post.get("AcceptedAnswerId")} if post.get("AcceptedAnswerId") else {}
+                if post.get("AnswerCount") == "0":
+                    report.counts["skipped: question without answers"] += 1
+                else:
+                    yield key, {"id": key, "title": title, "body": body, "score": score, **accepted}
+            elif kind != "2":
+                report.counts["skipped: other post"] += 1
+            elif score is not None and score < min_score:
+                report.counts["skipped: answer below min_score"] += 1
+            else:
+                yield str(parent), {"id": key, "parent": parent, "body": body, "score": score}
+
+
+def _votes(value: str | None) -> int | None:
+    try:
+        return int(value) if value is not None and len(value) < 13 else None
+    except ValueError:
+        return None
+
+
+def _plain(path: Path, report: ReadReport, work_dir: Path) -> AbstractContextManager[Path]:
+    from contextlib import nullcontext
+
+    return _Unpacked(path, report, work_dir) if path.suffix.lower() == ".7z" else nullcontext(path)
+
+
+class _Unpacked:
+    """The Posts.xml of a .7z for the block's duration, on disk: the archive's library gives whole files or none."""
+
+    def __init__(self, path: Path, report: ReadReport, work_dir: Path) -> None:
+        self.path, self.report = path, report
+        self.directory = tempfile.TemporaryDirectory(prefix="unpacked-", dir=work_dir)
+
+    def __enter__(self) -> Path:
+        import py7zr
+
+        target = Path(self.directory.name) / POSTS
+        try:
+            with py7zr.SevenZipFile(self.path) as archive:
+                if POSTS not in archive.getnames():
+                    raise UserError(f"{self.path}: holds no {POSTS}")
+                archive.extract(path=self.directory.name, targets=[POSTS])
+        except py7zr.exceptions.PasswordRequired:
+            raise UserError(f"{self.path}: is encrypted") from None
+        except (py7zr.exceptions.ArchiveError, lzma.LZMAError, zlib.error, EOFError, ValueError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            size = target.stat().st_size if target.is_file() else 0
+            self.report.reject(f"{self.path}: after byte {size} of its plain text", "archive is damaged")
+        if not target.is_file():
+            target.write_text("<posts></posts>")  # nothing could be read, and the damage is counted
+        return target
+
+    def __exit__(self, *_: object) -> None:
+        self.directory.cleanup()

@@ -1,0 +1,64 @@
+"""Words of a text and hashed runs of them (n-grams), for near copies and for overlap with evaluation texts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_e5.text import normalise_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_WORD = re.compile(r"\w+")
+_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
+_INVERSE = pow(_BASE, -1, 1 << 64)
+
+
+def words(text: str) -> list[str]:
+    """The words of the normalised text (case folded); punctuation only parts them."""
+    return _WORD.findall(normalise_text(text))
+
+
+class WordHashes:
+    """A text's words as 64-bit hashes, from which the hashes of all its n-grams follow for any n.
+
+    Equal runs of words have equal hashes in every text and process. Two different runs have one hash with a chance of
+    2**-64, for runs of less than a thousand words.
+    """
+
+    def __init__(self, text_words: Sequence[str]) -> None:
+        count = len(text_words)
+        hashes = np.fromiter(map(_word_hash, text_words), dtype=np.uint64, count=count)
+        powers, self._inverse_powers = _powers(1 << max(10, count.bit_length()))
+        self.count = count
+        self._prefix_sums = np.zeros(count + 1, dtype=np.uint64)
+        np.cumsum(hashes * powers[:count], out=self._prefix_sums[1:])
+
+    def ngrams(self, n: int) -> NDArray[np.uint64]:
+        """uint64 ``[count - n + 1]``: the hash of the n words from each place on; empty for a text of fewer words."""
+        if self.count < n:
+            return np.zeros(0, dtype=np.uint64)
+        sums = self._prefix_sums
+        return (sums[n:] - sums[:-n]) * self._inverse_powers[: self.count - n + 1]
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+@functools.lru_cache(maxsize=8)
+def _powers(count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Powers 0 to count - 1 of the base and of its inverse, modulo 2**64."""
+    result = []
+    for base in (_BASE, _INVERSE):
+        factors = np.full(count, base, dtype=np.uint64)
+        factors[0] = 1
+        result.append(np.cumprod(factors, dtype=np.uint64))
+    return result[0], result[1]
