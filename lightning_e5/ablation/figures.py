@@ -1,4 +1,4 @@
-"""A run's pictures: losses, the filter's ranks, nDCG with intervals, cosines.
+"""A run's pictures: losses, nDCG with intervals, cosines.
 
 Each function takes a `RunData` and returns a matplotlib ``Figure`` of its own (no pyplot, no global state), or None
 where the run has nothing to draw. The colours are Okabe and Ito's, which colour-blind readers tell apart.
@@ -7,7 +7,6 @@ where the run has nothing to draw. The colours are Okabe and Ito's, which colour
 from __future__ import annotations
 
 import io
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,12 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from lightning_e5.ablation.run_data import MAIN_METRIC, FilterRanks, Result, RunData
+from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
 
 BLUE, SKY, ORANGE, RED, GREY, INK = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#9AA2AB", "#1B1F24"
 WIDTH = 11.0  # inches; at the 100 px per inch of a page this is the report's text width
 _SMOOTHING = 15  # a loss is smoothed over about 1/15 of its steps
-_STYLE: Any = {
+#: Matplotlib's settings for every picture.
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
@@ -48,7 +48,7 @@ _STYLE: Any = {
 def svg(figure: Figure) -> str:
     """The figure as SVG text, the same for the same figure; letters are outlines, so no font is needed to show it."""
     buffer = io.StringIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
@@ -58,7 +58,7 @@ def loss_curves(run: RunData) -> Figure | None:
     curves = {name: points for name, rows in run.learning_curves().items() if (points := _points(rows)) is not None}
     if not curves:
         return None
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _grid(len(curves), height=2.7)
         for ax, (name, (x, loss, unit)) in zip(axes, curves.items(), strict=True):
             mean = _running_mean(loss, max(1, len(loss) // _SMOOTHING))
@@ -73,38 +73,6 @@ def loss_curves(run: RunData) -> Figure | None:
     return figure
 
 
-def filter_ranks(run: RunData, stage: str) -> Figure | None:
-    """Where true pairs and planted mismatches rank among the pool, in classes of rank; the line is what is kept."""
-    ranks = run.filter_ranks(stage)
-    edges = _rank_edges(ranks.k, int(ranks.rank_N.max()))
-    labels = [_rank_label(low, high) for low, high in itertools.pairwise(edges)]
-    groups = _rank_groups(ranks)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-        ax = figure.subplots()
-        width = 0.8 / len(groups)
-        for number, (label, chosen, colour) in enumerate(groups):
-            counts, _ = np.histogram(chosen, bins=edges)
-            places = np.arange(len(labels)) - 0.4 + width * (number + 0.5)
-            ax.bar(places, 100 * counts / max(1, len(chosen)), width, color=colour, label=f"{label} ({len(chosen):,})")
-        kept = edges.index(ranks.k + 1) - 0.5
-        ax.axvline(kept, color=INK, linewidth=1.5, linestyle="--")
-        top = ax.get_ylim()[1] * 1.15
-        ax.set_ylim(0, top)
-        ax.annotate("kept", (kept, top), (-8, 0), textcoords="offset points", ha="right", va="top", fontweight="bold")
-        dropped = f"dropped: rank over {ranks.k}"
-        ax.annotate(dropped, (kept, top), (8, 0), textcoords="offset points", ha="left", va="top", fontweight="bold")
-        ax.set_xticks(range(len(labels)), labels)
-        ax.set_xlim(-0.6, len(labels) - 0.4)
-        ax.grid(visible=False, axis="x")
-        pool = f" of {ranks.metrics['pool']:,.0f} random ones" if "pool" in ranks.metrics else ""
-        ax.set_xlabel(f"rank of the pair's own passage among a pool{pool}")
-        ax.set_ylabel("share of its kind (%)")
-        ax.set_title(f"{stage}: how high a pair's own passage ranks")
-        figure.legend(loc="outside lower center", ncols=2)
-    return figure
-
-
 def ndcg_intervals(run: RunData) -> Figure | None:
     """nDCG@10 of every model with its 95% interval over queries, one panel per collection."""
     results = [r for r in run.results() if MAIN_METRIC in r.metrics]
@@ -112,7 +80,7 @@ def ndcg_intervals(run: RunData) -> Figure | None:
     if not results:
         return None
     panels = [[r for r in results if r.collection == c] for c in collections]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         rows = [len(p) + 1.6 for p in panels]
         figure = Figure(figsize=(WIDTH, 0.38 * sum(rows) + 0.7), layout="constrained")
         axes = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True, height_ratios=rows))
@@ -135,7 +103,7 @@ def cosine_distributions(run: RunData) -> Figure | None:
     values = np.concatenate([np.concatenate(c) for _, c in found])
     bins = np.linspace(float(values.min()) - 1e-6, float(values.max()) + 1e-6, 41).tolist()
     several = len({r.collection for r, _ in found}) > 1
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _grid(len(found), height=2.5, share=True)
         for ax, (result, (positive, random)) in zip(axes, found, strict=True):
             for cosines, colour, label in ((random, ORANGE, "random pairs"), (positive, BLUE, "judged pairs")):
@@ -176,29 +144,6 @@ def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float6
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window - 1)
     return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def _rank_edges(k: int, largest: int) -> list[int]:
-    """First ranks of the classes 1, 2, 3-5, 6-10, 11-20, 21-50, ..., with a break after ``k``, and one past the end."""
-    edges = {1, 2, 3, k + 1}
-    scale = 1
-    while scale <= largest:
-        edges |= {5 * scale + 1, 10 * scale + 1, 20 * scale + 1}
-        scale *= 10
-    inside = sorted(e for e in edges if e <= max(largest, k + 1))
-    return [*inside, max(largest, k + 1) + 1]
-
-
-def _rank_label(low: int, high: int) -> str:
-    shown = [EngFormatter(sep="", places=0)(v) if v >= 10_000 else f"{v}" for v in (low, high - 1)]
-    return shown[0] if high - low == 1 else f"{shown[0]}–{shown[1]}"
-
-
-def _rank_groups(ranks: FilterRanks) -> list[tuple[str, NDArray[np.int64], str]]:
-    if ranks.planted_N is None:
-        return [("pairs", ranks.rank_N, BLUE)]
-    truth = ranks.planted_N
-    return [("true pairs", ranks.rank_N[~truth], BLUE), ("planted mismatches", ranks.rank_N[truth], RED)]
 
 
 def _bars(ax: Axes, panel: Sequence[Result]) -> None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_e5.ablation import figures
 from lightning_e5.ablation.data_report import data_sections
+from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
 from lightning_e5.evaluation.significance import NO_DIFFERENCE
@@ -16,7 +17,6 @@ from lightning_e5.storage import write_text
 
 REPORT = "report.html"
 RECALL = "recall@100"
-_SHOWN_LETTERS = 240
 _ABSENT = "–"
 
 
@@ -50,7 +50,7 @@ def report_page(run: RunData) -> str:
         body += [paragraph("Spearman's correlation of cosines with people's scores; intervals by bootstrap over pairs.", "note")]
     body += data_sections(run)
     for stage in run.filters():
-        body += _filter_section(run, stage)
+        body += filter_section(run, stage)
     if curves := _pictures(figures.loss_curves(run), "The loss of each training stage"):
         body += [heading("Training"), *curves]
     if cosines := _pictures(figures.cosine_distributions(run), "Cosines of judged and of random pairs"):
@@ -91,43 +91,6 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def filter_judgement(run: RunData, stage: str) -> str:
-    """What the filter did, in words, against the planted truth where there is one."""
-    ranks = run.filter_ranks(stage)
-    said = (
-        f"Kept {int(ranks.keep_N.sum()):,} of {len(ranks.keep_N):,} pairs: those whose passage ranks at most {ranks.k}."
-    )
-    truth = ranks.metrics
-    if ranks.planted_N is None or not {"precision", "recall", "removed_mismatches"} <= truth.keys():
-        return f"{said} The pairs carry no planted truth, so the filter cannot be judged."
-    return (
-        f"{said} Precision {truth['precision']:.1%} (kept pairs that are true), recall {truth['recall']:.1%} (true "
-        f"pairs that were kept); {truth['removed_mismatches']:.1%} of the planted mismatches were removed."
-    )
-
-
-def _filter_section(run: RunData, stage: str) -> list[str]:
-    ranks = run.filter_ranks(stage)
-    body = [heading(f"The filter ({stage})"), paragraph(filter_judgement(run, stage))]
-    if ranks.planted_N is not None:
-        rows = []
-        for name, chosen in (("true pairs", ~ranks.planted_N), ("planted mismatches", ranks.planted_N)):
-            kept, total = int((ranks.keep_N & chosen).sum()), int(chosen.sum())
-            rows.append([name, f"{kept:,}", f"{total - kept:,}", f"{total:,}"])
-        body.append(table(["", "kept", "dropped", "together"], rows, numbers=[1, 2, 3]))
-    body += _pictures(figures.filter_ranks(run, stage), "The ranks of true pairs and planted mismatches")
-    samples = run.filter_samples(stage)
-    if samples:
-        truth = {True: "planted mismatch", False: "true pair", None: _ABSENT}
-        rows = [
-            ["kept" if s.keep else "dropped", f"{s.rank:,}", truth[s.planted], _short(s.query), _short(s.passage)]
-            for s in samples
-        ]
-        body.append(paragraph("Pairs drawn at random from what was kept and what was dropped:"))
-        body.append(table(["decision", "rank", "truth", "query", "passage"], rows, numbers=[1], texts=[3, 4]))
-    return body
 
 
 def _times(run: RunData) -> list[str]:
@@ -182,11 +145,6 @@ def _difference(result: Result, reference: str | None) -> list[str]:
 
 def _value(result: Result, metric: str) -> str:
     return f"{result.metrics[metric]:.3f}" if metric in result.metrics else _ABSENT
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS].rstrip()} …"
 
 
 def _pictures(figure: Figure | None, description: str) -> list[str]:

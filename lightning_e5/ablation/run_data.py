@@ -17,8 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.ablation.filter_data import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.config import Node, load_experiment
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.pairs import SHARDS as PAIR_SHARDS
+from lightning_e5.pairs import TABLE as PAIR_TABLE
+from lightning_e5.pairs import PairStore
 from lightning_e5.storage import MANIFEST, read_json, read_log, read_parquet, sha256_file
 
 METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
@@ -46,28 +50,6 @@ class Result:
     steps: int | None
     seconds: float | None
     is_encoder: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FilterRanks:
-    """What a filter decided: ``rank_N``, ``keep_N``, ``planted_N`` (None: no planted truth), and the last rank kept."""
-
-    rank_N: NDArray[np.int64]
-    keep_N: NDArray[np.bool_]
-    planted_N: NDArray[np.bool_] | None
-    k: int
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class FilterSample:
-    """One pair with the filter's decision."""
-
-    query: str
-    passage: str
-    rank: int
-    keep: bool
-    planted: bool | None
 
 
 @dataclass
@@ -144,33 +126,12 @@ class RunData:
 
     def filter_ranks(self, stage: str) -> FilterRanks:
         """The ranks and decisions of a filter, with the planted truth where its pairs have it."""
-        table = read_parquet(self.stage(stage) / RANKS, {"rank": "int64", "keep": "bool"})
-        rank_N, keep_N = (table[c].to_numpy(zero_copy_only=False) for c in ("rank", "keep"))
-        planted_N = None
-        pairs = self._pairs(stage)
-        if pairs is not None and "planted" in _column_names(pairs):
-            planted_N = read_parquet(pairs, {"planted": "bool"})["planted"].to_numpy(zero_copy_only=False)
-            if len(planted_N) != len(rank_N):
-                raise UserError(f"{self.stage(stage) / RANKS}: has {len(rank_N)} rows, its pairs {len(planted_N)}")
-        k = self.config["stages"][stage].get("k") or int(rank_N[keep_N].max(initial=1))
-        return FilterRanks(rank_N, keep_N, planted_N, k, _metrics(self.stage(stage)))
+        return read_filter(self.stage(stage), self._pairs(stage), self.config["stages"][stage], _metrics(self.stage(stage)))
 
     def filter_samples(self, stage: str, count: int = 5) -> list[FilterSample]:
         """``count`` kept pairs, then ``count`` dropped ones, drawn at random (always the same); empty without texts."""
         pairs = self._pairs(stage)
-        if pairs is None:
-            return []
-        ranks = self.filter_ranks(stage)
-        texts = read_parquet(pairs, {"query": "string", "passage": "string"})
-        draw = np.random.default_rng(0)
-        found = []
-        for kept in (True, False):
-            rows = np.flatnonzero(ranks.keep_N == kept)
-            for row in sorted(draw.permutation(rows)[:count], key=lambda r: ranks.rank_N[r]):
-                planted = None if ranks.planted_N is None else bool(ranks.planted_N[row])
-                query, passage = texts["query"][row].as_py(), texts["passage"][row].as_py()
-                found.append(FilterSample(query, passage, int(ranks.rank_N[row]), kept, planted))
-        return found
+        return [] if pairs is None else draw_samples(self.filter_ranks(stage), pairs, count)
 
     def results(self) -> list[Result]:
         """Every model on every collection, in the order of the evaluations' tables."""
@@ -259,10 +220,10 @@ class RunData:
                 return self._resolve(reference)
         raise UserError(f"{self.path}: has no collection {name!r}")
 
-    def _pairs(self, stage: str) -> Path | None:
+    def _pairs(self, stage: str) -> PairStore | None:
         reference = (self.config["stages"][stage].get("inputs") or {}).get("pairs")
-        path = self._resolve(reference) / "pairs.parquet" if isinstance(reference, str) else None
-        return path if path is not None and path.is_file() else None
+        folder = self._resolve(reference) if isinstance(reference, str) else None
+        return PairStore(folder) if folder is not None and any((folder / n).is_file() for n in (PAIR_TABLE, PAIR_SHARDS)) else None
 
     def _resolve(self, reference: str) -> Path:
         return Path(reference[5:]) if reference.startswith("path:") else self.path / "stages" / reference
@@ -277,10 +238,6 @@ def _total(rows: list[dict[str, float]], key: str) -> float | None:
     return math.fsum(values) if values else None
 
 
-def _column_names(path: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_schema(path).names)
 
 
 def _texts(folder: Path, name: str) -> dict[str, str]:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_e5.curation.rank_counting import RankPool
+from lightning_e5.curation.screens import ScreenName
 from lightning_e5.errors import UserError
-
-#: Scores held at once.
-BLOCK_SCORES = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,46 +35,28 @@ def consistency_ranks(
     pool_text_P: Tensor,
     *,
     progress: Callable[[int], object] = lambda rows: None,
-    block_scores: int = BLOCK_SCORES,
+    block_scores: int | None = None,
+    exact_up_to: int | None = None,
+    screen: ScreenName | None = None,
+    device: str | torch.device = "cpu",
 ) -> Tensor:
     """The rank of each pair's own passage among the pool, 1 = best.
 
     It is 1 + the number of pool passages that score above the pair's own; ties, and copies of the own passage in the
-    pool (by normalised text), do not count against it.
+    pool (by normalised text), do not count against it. For many calls with one pool, keep a `RankPool`.
 
     Args:
         queries_ND, passages_ND: unit rows of the pairs.
         pool_PD: unit rows of the random pool.
         passage_text_N, pool_text_P: int64 ids of the normalised texts.
         progress: called with the pairs done, block by block.
-        block_scores: scores held at once.
+        block_scores, exact_up_to, screen, device: as in `RankPool`.
 
     Returns:
         int64 ``[N]``.
     """
-    count = len(queries_ND)
-    ranks_N = torch.empty(count, dtype=torch.int64)
-    rows = max(1, block_scores // max(1, len(pool_PD)))
-    sorted_text_P, order_P = torch.sort(pool_text_P, stable=True)
-    for start in range(0, count, rows):
-        block = slice(start, min(count, start + rows))
-        own_R = (queries_ND[block] * passages_ND[block]).sum(1)
-        scores_RP = queries_ND[block] @ pool_PD.T
-        _rule_out_copies(scores_RP, passage_text_N[block], sorted_text_P, order_P)
-        # The own score and the pool's come from different summations; a copy differs in the last bits only, and is out.
-        ranks_N[block] = 1 + (scores_RP > own_R[:, None]).sum(1)
-        progress(block.stop - block.start)
-    return ranks_N
-
-
-def _rule_out_copies(scores_RP: Tensor, text_R: Tensor, sorted_text_P: Tensor, order_P: Tensor) -> None:
-    """Set the scores of pool passages with the text of a row's own passage to -inf."""
-    first = torch.searchsorted(sorted_text_P, text_R)
-    last = torch.searchsorted(sorted_text_P, text_R, right=True)
-    copies = last - first
-    rows = torch.repeat_interleave(torch.arange(len(text_R)), copies)
-    within = torch.arange(len(rows)) - torch.repeat_interleave(torch.cumsum(copies, 0) - copies, copies)
-    scores_RP[rows, order_P[first[rows] + within]] = -torch.inf
+    pool = RankPool(pool_PD, pool_text_P, exact_up_to=exact_up_to, screen=screen, device=device, block_scores=block_scores)
+    return pool.ranks(queries_ND, passages_ND, passage_text_N, progress)
 
 
 def judge(keep_N: Tensor, planted_N: Tensor) -> FilterTruth:

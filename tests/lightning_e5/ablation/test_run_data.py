@@ -66,13 +66,6 @@ def test_an_unfinished_run_names_the_stage_reached(make_run):
     assert RunData(path, given={"a": 1.0}).metrics == {"a": 1.0}
 
 
-def test_rank_classes_hold_every_rank_once_and_break_at_k():
-    for k in (1, 2, 3, 4, 7, 10, 50):
-        for largest in (1, 2, 5, 99, 100, 101, 12345):
-            edges = figures._rank_edges(k, largest)
-            assert edges == sorted(set(edges)) and edges[0] == 1 and edges[-1] > largest and k + 1 in edges
-
-
 def test_share_above_equals_the_loop():
     import numpy as np
 

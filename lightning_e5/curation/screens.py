@@ -1,0 +1,278 @@
+"""Fast scores with proven bounds: which pool passages surely score above a pair, which surely do not, which are unsure.
+
+A screen multiplies queries with blocks of the pool in a cheap number format. For a row with own score ``t`` it gives two
+thresholds: a screened score over ``high`` belongs to a passage that surely scores above ``t``, one of at most ``low`` to
+a passage that surely does not; what lies between must be scored exactly (`exact_scores`). The bounds hold for any
+vectors, so the decisions are those of exact scoring, whichever screen found them.
+
+With rounded operands ``q = q' + r`` and ``p - m = p' + e`` (``m``: the pool's mean, which is common to all rows and would
+cost precision), Cauchy and Schwarz give ``|q·p - q·m - q'·p'| <= |r||p - m| + |q'||e|``, with the residual norms as
+measured. The product of the rounded operands is exact in int8 (sums of integers below 2^31); in bf16 and fp32, whose
+products are summed in float32, it is off by at most ``n u / (1 - n u) |q'||p'|``, ``n = D + 2``, ``u = 2^-24``, in any
+order of summation (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). A result rounded to bf16 is
+compared with thresholds rounded outwards, which is exact because rounding is monotone.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+ScreenName = Literal["int8", "bf16", "fp32"]
+
+#: Pool rows of one product: on a CPU the scores of a tile stay near the cache.
+POOL_ROWS = {"cpu": 2048, "cuda": 32768}
+_UNIT_ROUNDOFF = 2.0**-24  # of float32
+_PREPARED_VALUES = 2**24  # values converted at once
+
+
+class Rows(NamedTuple):
+    """Queries as a screen multiplies them: ``[R, D]`` in its format, their scale, norms and thresholds before rounding."""
+
+    values_RD: Tensor
+    scale_R: Tensor  # float64, 1 but for int8
+    norm_R: Tensor  # float64, of the rounded query
+    residual_R: Tensor  # float64
+    threshold_R: Tensor  # float64, own score less q·m
+    slack_R: Tensor  # float64, of the rounding of an exact score to float32
+
+    def select(self, rows: Tensor) -> Rows:
+        """Some of the rows."""
+        return Rows(*(value[rows] for value in self))
+
+
+class Tile(NamedTuple):
+    """Screened scores ``[R, C]`` and a row's thresholds, in the scores' type."""
+
+    scores_RC: Tensor
+    low_R: Tensor
+    high_R: Tensor
+
+
+class Screen(Protocol):
+    """Screened scores of queries against a pool, block by block."""
+
+    name: ScreenName
+    order_P: Tensor  # the pool's rows in the screen's order
+    blocks: list[slice]  # of ``order_P``
+
+    def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
+        """Queries made ready, with their own scores (float32)."""
+        ...
+
+    def tile(self, rows: Rows, block: int) -> Tile:
+        """Their scores with one block."""
+        ...
+
+
+def exact_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
+    """The inner product of each row pair as float32: products and sums in float64, summed by halves.
+
+    Every step works on single elements in a fixed order, so equal rows have equal scores, bit for bit, on any device,
+    for any number of rows and threads.
+    """
+    sums = left_ND.double() * right_ND.double()
+    while sums.shape[1] > 1:
+        half = (sums.shape[1] + 1) // 2
+        rest = sums.shape[1] - half
+        sums[:, :rest] += sums[:, half:]
+        sums = sums[:, :half]
+    return sums[:, 0].float()
+
+
+def make_screen(name: ScreenName, pool_PD: Tensor, device: torch.device) -> Screen:
+    """The screen of that name over a pool (on the CPU, a view of a mapped file allowed)."""
+    return Int8Screen(pool_PD) if name == "int8" else FloatScreen(name, pool_PD, device)
+
+
+class FloatScreen:
+    """Products in float32 (of the pool as it is) or in bfloat16 (of the pool less its mean).
+
+    Args:
+        order_P, blocks: the pool's rows in another order and cut; in their own order by default.
+    """
+
+    def __init__(
+        self, name: ScreenName, pool_PD: Tensor, device: torch.device, order_P: Tensor | None = None, blocks: list[slice] | None = None
+    ) -> None:
+        self.name, self.device, self.pool_PD = name, device, pool_PD
+        count, width = pool_PD.shape
+        self.in_order = order_P is None
+        self.order_P = torch.arange(count) if order_P is None else order_P
+        self.blocks = blocks or _blocks(count, POOL_ROWS[device.type])
+        self.rounding = (width + 2) * _UNIT_ROUNDOFF / (1 - (width + 2) * _UNIT_ROUNDOFF)
+        self.mean_D = torch.zeros(width, dtype=torch.float64)
+        self.values: list[Tensor] = []
+        if name == "bf16":
+            self.mean_D = _mean(pool_PD)
+        self.norms: list[float] = []
+        self.residuals: list[float] = []
+        for block in self.blocks:
+            part = self._block(block).double() - self.mean_D
+            self.norms.append(float(part.norm(dim=1).max()))
+            if name == "bf16":
+                self.values.append(part.bfloat16())
+                part -= self.values[-1].double()
+            self.residuals.append(float(part.norm(dim=1).max()) if name == "bf16" else 0.0)
+
+    def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
+        """See `Screen`."""
+        precise = queries_RD.double()
+        values = queries_RD.to(self.device, torch.bfloat16 if self.name == "bf16" else torch.float32)
+        rounded = values.double()
+        residual = (precise.to(self.device) - rounded).norm(dim=1)
+        return _rows(values, torch.ones(len(own_R)), rounded.norm(dim=1), residual, precise, own_R, self.mean_D)
+
+    def tile(self, rows: Rows, block: int) -> Tile:
+        """See `Screen`."""
+        pool = (self.values[block] if self.name == "bf16" else self._block(self.blocks[block])).to(self.device, non_blocking=True)
+        with _plain_products():
+            scores = rows.values_RD @ pool.T
+        norm, residual = self.norms[block], self.residuals[block]
+        error = rows.residual_R * norm + rows.norm_R * (residual + self.rounding * (norm + residual)) + 2.0**-100
+        error = error + rows.slack_R * (1 + norm)
+        return Tile(scores, _round(rows.threshold_R - error, scores.dtype, -1), _round(rows.threshold_R + error, scores.dtype, 1))
+
+    def _block(self, block: slice) -> Tensor:
+        return self.pool_PD[block] if self.in_order else self.pool_PD[self.order_P[block]]
+
+
+class Int8Screen:
+    """Products in 8-bit integers: each query has a scale of its own, each block of the pool one for its rows.
+
+    The pool is sorted by its rows' largest value, so that the rows of a block want nearly the same scale. The product
+    is torch's int8 one, on CPUs several times as fast as float32.
+    """
+
+    name: ScreenName = "int8"
+
+    def __init__(self, pool_PD: Tensor) -> None:
+        self.mean_D = _mean(pool_PD)
+        largest = [(part.double() - self.mean_D).abs().amax(1) for part in _parts(pool_PD)]
+        self.order_P = torch.argsort(torch.cat(largest), stable=True)
+        self.blocks = _blocks(len(pool_PD), POOL_ROWS["cpu"])
+        self.values: list[Tensor] = []
+        self.scales: list[float] = []
+        self.norms: list[float] = []
+        self.residuals: list[float] = []
+        for block in self.blocks:
+            part = pool_PD[self.order_P[block]].double() - self.mean_D
+            scale = max(float(part.abs().max()) / 127, 2.0**-60)
+            self.norms.append(float(part.norm(dim=1).max()))
+            values = (part / scale).round().to(torch.int8)
+            self.values.append(_padded(values))
+            self.scales.append(scale)
+            self.residuals.append(float((part - scale * values.double()).norm(dim=1).max()))
+
+    def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
+        """See `Screen`."""
+        precise = queries_RD.double()
+        scale = (precise.abs().amax(1) / 127).clamp(min=2.0**-60)
+        values = (precise / scale[:, None]).round().to(torch.int8)
+        rounded = values.double() * scale[:, None]
+        return _rows(_padded(values), scale, rounded.norm(dim=1), (precise - rounded).norm(dim=1), precise, own_R, self.mean_D)
+
+    def tile(self, rows: Rows, block: int) -> Tile:
+        """See `Screen`."""
+        scores = torch._int_mm(rows.values_RD, self.values[block].T)
+        error = rows.residual_R * self.norms[block] + rows.norm_R * self.residuals[block] + rows.slack_R * (1 + self.norms[block])
+        unit = rows.scale_R * self.scales[block]
+        low, high = (rows.threshold_R - error) / unit, (rows.threshold_R + error) / unit
+        edge = 2.0**30  # past any score: 127 * 127 * D
+        # One unit more on both sides pays for the rounding of these divisions.
+        return Tile(scores, (low.floor() - 1).clamp(-edge, edge).int(), (high.ceil() + 1).clamp(-edge, edge).int())
+
+
+def fastest_screen(device: torch.device, every_rank: bool) -> ScreenName:
+    """The screen to use, measured once per process.
+
+    Args:
+        every_rank: ranks are counted to the end; then a coarse screen leaves too many scores unsure, and float32 is used.
+    """
+    if device.type == "cuda":
+        return "fp32" if every_rank else "bf16"
+    return "fp32" if every_rank else _fastest(torch.get_num_threads())
+
+
+@functools.lru_cache
+def _fastest(threads: int) -> ScreenName:
+    from lightning_e5.training.throughput import gemm_peak
+
+    cpu = torch.device("cpu")
+    rates: dict[ScreenName, float] = {"fp32": gemm_peak(cpu, torch.float32, 0.05), "bf16": gemm_peak(cpu, torch.bfloat16, 0.05)}
+    if hasattr(torch, "_int_mm"):
+        rates["int8"] = _int8_rate()
+    # A coarser screen has to pay for what it leaves unsure.
+    return max(rates, key=lambda name: rates[name] * (1.0 if name == "fp32" else 0.8))
+
+
+def _int8_rate(rows: int = 512, width: int = 768) -> float:
+    """Operations per second; 0 where the product, which torch does not yet call public, is not the right one."""
+    step = torch.arange(2 * rows * width, dtype=torch.int32)
+    right = (step * 7919 % 255 - 127).to(torch.int8).view(2 * rows, width)
+    left = (step[: rows * width] * 104729 % 255 - 127).to(torch.int8).view(rows, width)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        found = torch._int_mm(left, right.T)
+        best = min(best, time.perf_counter() - started)
+    good = torch.equal(found.double(), left.double() @ right.double().T)
+    return 4.0 * rows * rows * width / best if good else 0.0
+
+
+def _padded(values_ND: Tensor) -> Tensor:
+    """Zeros up to a multiple of eight columns: the integer product of a single column is wrong in torch 2.13."""
+    return torch.nn.functional.pad(values_ND, (0, -values_ND.shape[1] % 8))
+
+
+def _rows(values: Tensor, scale: Tensor, norm: Tensor, residual: Tensor, precise: Tensor, own_R: Tensor, mean_D: Tensor) -> Rows:
+    """The rest of `Rows`; norms get a millionth more, which pays for their own rounding."""
+    own, device = own_R.double().cpu(), values.device
+    norms = precise.norm(dim=1)
+    # An exact score is rounded to float32 before it is compared; float64 sums are off by far less.
+    slack = 2.0**-23 * own.abs() + 2.0**-40 * norms
+    more = 1 + 1e-6
+    found = (scale.double(), norm * more, residual * more, own - precise @ mean_D, slack)
+    return Rows(values, *(value.to(device) for value in found))
+
+
+def _round(values_R: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
+    """float64 values in another type, rounded down (-1) or up (1)."""
+    rounded = values_R.to(dtype)
+    wrong = (rounded.double() < values_R) if direction > 0 else (rounded.double() > values_R)
+    return torch.where(wrong, torch.nextafter(rounded, torch.full_like(rounded, direction * torch.inf)), rounded)
+
+
+def _mean(pool_PD: Tensor) -> Tensor:
+    total = torch.zeros(pool_PD.shape[1], dtype=torch.float64)
+    for part in _parts(pool_PD):
+        total += part.double().sum(0)
+    return total / max(1, len(pool_PD))
+
+
+def _parts(pool_PD: Tensor) -> Iterator[Tensor]:
+    return iter(pool_PD.split(max(1, _PREPARED_VALUES // max(1, pool_PD.shape[1]))))
+
+
+def _blocks(count: int, rows: int) -> list[slice]:
+    return [slice(start, min(count, start + rows)) for start in range(0, count, rows)]
+
+
+@contextmanager
+def _plain_products() -> Iterator[None]:
+    """Products without TF32 and without sums in bfloat16, for which the bounds would not hold."""
+    matmul = torch.backends.cuda.matmul
+    before = torch.get_float32_matmul_precision(), matmul.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        matmul.allow_bf16_reduced_precision_reduction = before[1]
