@@ -111,7 +111,7 @@ def _query_kind(path: Path, rows: int) -> NDArray[np.bool_]:
     kinds = np.asarray(read_parquet(path, {"passage_kind": "string"})["passage_kind"].to_pylist())
     wrong = np.flatnonzero(~np.isin(kinds, KINDS))
     if len(wrong):
-        raise UserError(f"{path}: row {wrong[0]}: passage_kind {kinds[wrong[0]]!r} is not 'passage' or 'query'")
+        raise UserError(f"{path}: row {wrong[0]}: passage_kind {str(kinds[wrong[0]])!r} is not 'passage' or 'query'")
     return np.asarray(kinds == "query")
 
 
