@@ -18,6 +18,8 @@ from lightning_e5.types import Kind
 
 #: ``first``: the first N negatives of a row, always; ``window``: the next N in each epoch, around and around.
 Choice = Literal["first", "window"]
+#: Rows whose texts are numbered at once: the texts of a large file, with all their repetitions, fit no memory.
+_ROWS_AT_ONCE = 8192
 KINDS: tuple[Kind, Kind] = ("passage", "query")
 
 
@@ -49,40 +51,44 @@ def read_ranked(paths: list[Path], negatives: int, choice: Choice) -> RankedTabl
         UserError: naming the file and the row.
     """
     queries: list[str] = []
-    texts: dict[Kind, list[Any]] = {kind: [] for kind in KINDS}  # per kind, chunks of texts with repetitions
-    numbers: dict[Kind, list[NDArray[np.int64]]] = {kind: [] for kind in KINDS}  # and their places among the members
+    places: dict[Kind, dict[str, int]] = {kind: {} for kind in KINDS}  # a text's number among those of its kind
+    members: list[NDArray[np.int64]] = []
+    of_query: list[NDArray[np.bool_]] = []
     lengths: list[NDArray[np.int64]] = []
     teachers: list[NDArray[np.float32] | None] = []
-    place = 0
     for path in paths:
         table = read_parquet(path, {"query": "string", "positive": "string", "negatives": "list<string>"})
         queries += table["query"].to_pylist()
         counts = _checked_counts(path, table["negatives"], negatives)
         kept = np.minimum(counts, negatives) if choice == "first" else counts
-        sizes, flat = 1 + kept, _members(table, counts, kept)
-        of_query = np.repeat(_query_kind(path, len(table)), sizes)
-        for kind in KINDS:
-            chosen = np.flatnonzero(of_query == (kind == "query"))
-            if len(chosen):
-                texts[kind].append(flat.take(pa.array(chosen)))
-                numbers[kind].append(place + chosen)
+        is_query = np.repeat(_query_kind(path, len(table)), 1 + kept)
+        numbers = np.empty(len(is_query), dtype=np.int64)
+        end = 0
+        for first in range(0, len(table), _ROWS_AT_ONCE):
+            part = slice(first, first + _ROWS_AT_ONCE)
+            flat = _members(table.slice(first, _ROWS_AT_ONCE), counts[part], kept[part])
+            start, end = end, end + len(flat)
+            for kind in KINDS:
+                chosen = np.flatnonzero(is_query[start:end] == (kind == "query"))
+                numbers[start + chosen] = _numbered(flat.take(pa.array(chosen)), places[kind])
         teachers.append(_teacher(path, counts, kept, negatives, choice))
-        lengths.append(sizes)
-        place += int(sizes.sum())
-    members = np.empty(place, dtype=np.int64)
-    passages: dict[Kind, list[str]] = {}
-    for kind in KINDS:
-        passages[kind] = []
-        if texts[kind]:
-            encoded = pc.dictionary_encode(pa.concat_arrays(texts[kind]))
-            offset = len(passages[KINDS[0]]) if kind != KINDS[0] else 0
-            passages[kind] = encoded.dictionary.to_pylist()
-            members[np.concatenate(numbers[kind])] = offset + encoded.indices.to_numpy(zero_copy_only=False)
+        members.append(numbers)
+        of_query.append(is_query)
+        lengths.append(1 + kept)
+    every_member = np.concatenate(members)
+    every_member[np.concatenate(of_query)] += len(places["passage"])
     starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     teacher = None
     if any(t is not None for t in teachers):
         teacher = np.concatenate([np.full(int(n.sum()), np.nan, np.float32) if t is None else t for t, n in zip(teachers, lengths, strict=True)])
-    return RankedTable(queries, passages, starts, members, teacher, [len(n) for n in lengths])
+    return RankedTable(queries, {kind: list(places[kind]) for kind in KINDS}, starts, every_member, teacher, [len(n) for n in lengths])
+
+
+def _numbered(texts: Any, places: dict[str, int]) -> NDArray[np.int64]:
+    """The numbers of some texts; a text that is new gets the next one."""
+    encoded = texts.dictionary_encode()
+    numbers = np.fromiter((places.setdefault(t, len(places)) for t in encoded.dictionary.to_pylist()), np.int64, len(encoded.dictionary))
+    return numbers[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
 def _checked_counts(path: Path, lists: Any, negatives: int) -> NDArray[np.int64]:
@@ -95,7 +101,6 @@ def _checked_counts(path: Path, lists: Any, negatives: int) -> NDArray[np.int64]
 
 def _members(table: Any, counts: NDArray[np.int64], kept: NDArray[np.int64]) -> Any:
     """Positive, then the first ``kept`` negatives, row after row, as one Arrow array of strings."""
-    # Chunk by chunk and with 64-bit offsets: a large file's texts are more than 2 GiB together.
     positives = [chunk.cast(pa.large_string()) for chunk in table["positive"].chunks]
     both = pa.concat_arrays([*positives, *(chunk.flatten().cast(pa.large_string()) for chunk in table["negatives"].chunks)])
     rows, sizes = len(counts), 1 + kept

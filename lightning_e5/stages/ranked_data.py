@@ -16,7 +16,8 @@ from lightning_e5.storage import atomic_path, write_json
 from lightning_e5.text import text_id
 from lightning_e5.types import RankedSource, ReadReport
 
-_ROWS_AT_ONCE = 8192
+#: Rows of a row group, so the most that wait in memory; a row may hold hundreds of passages.
+_ROWS_AT_ONCE = 2048
 
 
 def ranked_data(

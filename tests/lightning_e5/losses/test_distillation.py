@@ -73,7 +73,7 @@ def scalar_oracle(queries: torch.Tensor, passages: torch.Tensor, teacher: torch.
         if any(math.isnan(t) for t in ts) or max(ts) == -math.inf:
             continue
         logits = [sum(q[d] * p[d] for d in range(len(q))) / temperature for p in ps]
-        top = max(float(x) for x in logits)
+        top = max(float(x.detach()) for x in logits)  # type: ignore[union-attr]
         total = sum(torch.exp(x - top) for x in logits)
         mass = [math.exp(t - max(ts)) for t in ts]
         shares = [m / sum(mass) for m in mass]

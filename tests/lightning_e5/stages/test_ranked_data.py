@@ -77,7 +77,7 @@ def test_bad_records_are_reported_or_stop_it(tmp_path: Path) -> None:
     assert ranked_data(tmp_path / "a", source=Source(many, bad=1))["source_bad_torn"] == 1
     assert len(read_parquet(tmp_path / "a/ranked.parquet", COLUMNS)) == 20000
     assert read_json(tmp_path / "a/report.json")["bad"] == [["file:1", "torn"]]
-    with pytest.raises(UserError, match="made: 2 of 4 records are bad, more than max_bad_share = 0.01; the first is file:1: torn"):
+    with pytest.raises(UserError, match=r"made: 2 of 4 records are bad, more than max_bad_share = 0\.01; the first is file:1: torn"):
         ranked_data(tmp_path / "b", source=Source(many[:2], bad=2))
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["report.json"], "nothing half written stays"
     with pytest.raises(UserError, match="made: gives no query"):
