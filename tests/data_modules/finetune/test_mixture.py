@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from data_modules.finetune import groups
 from data_modules.finetune.datamodule import RankedDataModule
 from lightning_e5.errors import UserError
 from lightning_e5.storage import write_parquet
@@ -129,3 +130,26 @@ def test_a_null_teacher_between_others_shifts_nothing(tmp_path: Path, small_toke
         assert teacher is not None
         for row, scores in enumerate(teacher.tolist()):
             assert all(map(math.isnan, scores)) if row % 3 == 1 else scores[0] == row and set(scores) <= set(SCORES[row])
+
+
+def test_the_block_of_rows_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = list(files(tmp_path).values())
+    whole = groups.read_ranked(paths, 3, "window")
+    monkeypatch.setattr(groups, "_ROWS_AT_ONCE", 5)
+    parts = groups.read_ranked(paths, 3, "window")
+    texts = [*whole.passages["passage"], *whole.passages["query"]]
+    again = [*parts.passages["passage"], *parts.passages["query"]]
+    assert len(texts) == len(again) == 24 * 6 + 12 * 4
+    assert [texts[m] for m in whole.members] == [again[m] for m in parts.members]
+    assert np.array_equal(whole.starts, parts.starts)
+
+
+def test_after_a_resume_the_rest_of_a_mixture_comes(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    settings: dict[str, Any] = {"weights": {"marco": 1, "nli": 1}, "choose": "window", "negatives": 2, "epochs": 3}
+    whole = list(module(tmp_path, small_tokenizer, **settings).train_dataloader())
+    again = module(tmp_path, small_tokenizer, **settings)
+    again.load_state_dict({"trained_steps": 11})
+    rest = list(again.train_dataloader())
+    assert len(whole) == 18 and len(rest) == 7
+    for ours, theirs in zip(rest, whole[11:], strict=True):
+        assert torch.equal(ours.rows_B, theirs.rows_B) and torch.equal(ours.passages.ids_T, theirs.passages.ids_T)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import ElectraConfig, ElectraModel
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import load_beir
@@ -119,3 +121,41 @@ def test_two_sets_are_read_and_trained_on_together(tmp_path: Path, texts: list[s
     said: list[str] = []
     run_experiment(experiment, say=said.append)
     assert any("msmarco: finished before" in s for s in said) and any("nli: starts" in s for s in said) and any("finetune: starts" in s for s in said)
+
+
+def write_collection(folder: Path, texts: list[str]) -> Path:
+    """20 queries with an answer each, among 60 documents."""
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "title": "Title", "text": t}) + "\n" for i, t in enumerate(texts[:60])))
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": texts[60 + i]}) + "\n" for i in range(20)))
+    (folder / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(20)))
+    return folder
+
+
+def test_a_set_without_negatives_is_mined_and_teaches_any_encoder(tmp_path: Path, texts: list[str], small_tokenizer: TextTokenizer) -> None:
+    """BEIR's layout to a collection, BM25's negatives, and an ELECTRA that is trained on them as a teacher and scores them."""
+    torch.manual_seed(1)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "embedding_size": 16, "max_position_embeddings": 130}
+    electra = ElectraModel(ElectraConfig(vocab_size=small_tokenizer.backend.get_vocab_size(), **size))
+    TextEncoder(electra, small_tokenizer).save_pretrained(tmp_path / "electra")
+    source = {"_target_": "data_modules.finetune.beir.BeirRanked", "folder": str(write_collection(tmp_path / "set", texts)), "name": "made"}
+    training = {
+        "data": {"_target_": "data_modules.finetune.datamodule.RankedDataModule", "_partial_": True, "batch_size": 4, "epochs": 2, "negatives": 3, "hold_out": 4},
+        "module": {"_target_": "lightning_e5.modules.cross_encoder.CrossEncoderModule", "_partial_": True, "learning_rate": 1.0e-3},
+        "trainer": {"accelerator": "cpu"},
+    }  # fmt: skip
+    bm25 = {"_target_": "lightning_e5.evaluation.baselines.bm25.BM25"}
+    experiment = {
+        "name": "mined", "seed": 1, "threads": 1, "runs_dir": str(tmp_path / "runs"), "logger": {"mode": "disabled"},
+        "stages": {
+            "ranked": {"_target_": "lightning_e5.stages.ranked_data.ranked_data", "source": source},
+            "negatives": {"_target_": "lightning_e5.stages.hard_negatives.hard_negatives", "inputs": {"collection": "ranked/collection"}, "retriever": bm25, "count": 3, "source": "made"},
+            "teacher": {"_target_": "lightning_e5.stages.teacher.teacher", "inputs": {"encoder": f"path:{tmp_path}/electra", "ranked": "negatives/ranked.parquet"}, **training},
+            "scores": {"_target_": "lightning_e5.stages.teacher.teacher_scores", "inputs": {"teacher": "teacher", "ranked": "negatives"}},
+        },
+    }  # fmt: skip
+    metrics, _ = run_experiment(experiment, say=lambda text: None)
+    assert metrics["ranked/to_mine"] == metrics["negatives/queries"] == metrics["scores/groups"] == 20
+    assert metrics["teacher/steps"] == 8 and metrics["teacher/held_out_groups"] == 4 and metrics["ranked/collection_passages"] == 60
+    rows = read_parquet(tmp_path / "runs/mined/stages/scores/ranked.parquet", COLUMNS).to_pylist()
+    assert all(len(r["teacher_scores"]) == 4 and r["source"] == "made" and r["positive"].startswith("Title ") for r in rows)
