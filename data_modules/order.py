@@ -163,23 +163,27 @@ class BatchOrder:
 
     def rows(self, step: int) -> Rows:
         """The ``batch_size`` row numbers of a step, in order."""
+        return self.draws(step)[0]
+
+    def draws(self, step: int) -> tuple[Rows, Rows]:
+        """The row numbers of a step, and of each in which epoch of its source (from 0) it is."""
         if len(self.sizes) == 1:
             return self._draw(0, step * self.batch_size + np.arange(self.batch_size))
         if self._one_source:
             source, before = self._stream(np.array([step]))
             return self._draw(int(source[0]), before[0] * self.batch_size + np.arange(self.batch_size))
         sources, before = self._stream(step * self.batch_size + np.arange(self.batch_size))
-        rows = np.empty(self.batch_size, dtype=np.int64)
+        rows, epochs = np.empty((2, self.batch_size), dtype=np.int64)
         for source in np.unique(sources):
             chosen = sources == source
-            rows[chosen] = self._draw(int(source), before[chosen])
-        return rows
+            rows[chosen], epochs[chosen] = self._draw(int(source), before[chosen])
+        return rows, epochs
 
-    def _draw(self, source: int, positions: Rows) -> Rows:
+    def _draw(self, source: int, positions: Rows) -> tuple[Rows, Rows]:
         size = self.sizes[source]
-        rows = np.empty(len(positions), dtype=np.int64)
-        for epoch in np.unique(positions // size):
-            chosen = positions // size == epoch
+        rows, epochs = np.empty(len(positions), dtype=np.int64), positions // size
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
             permutation = Permutation(size, _key(self.seed, "epoch", source, int(epoch)))
             rows[chosen] = permutation(positions[chosen] % size)
-        return rows + self._starts[source]
+        return rows + self._starts[source], epochs

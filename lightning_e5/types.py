@@ -178,3 +178,20 @@ class PairSource(Protocol):
     name: str
 
     def __iter__(self) -> Iterator[TextPair]: ...
+
+
+class RankedSource(Protocol):
+    """Queries with their positives and, where the source has them, hard negatives and a teacher's scores.
+
+    A source whose examples have no negatives may have ``corpus() -> Iterator[str]``, the passages to mine them among.
+    """
+
+    name: str
+
+    def read(self, report: ReadReport) -> Iterator[RankedExample]:
+        """The examples, always the same ones in the same order; what cannot be read is in ``report``."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What decides the examples: the files' names, sizes and times, and the settings."""
+        ...

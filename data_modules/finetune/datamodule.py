@@ -2,128 +2,176 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_modules.base import StepDataModule, resolve_steps
+from data_modules.finetune.groups import KINDS, Choice, read_ranked
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache, texts_digest, write_token_cache
-from lightning_e5.errors import UserError
+from lightning_e5.errors import UserError, suggestion
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
-from lightning_e5.storage import MANIFEST, empty_directory, read_json, read_parquet
+from lightning_e5.storage import MANIFEST, empty_directory, read_json
 from lightning_e5.text import TextTokenizer
-from lightning_e5.types import PairBatch, TokenBatch
+from lightning_e5.types import Kind, PairBatch, TokenBatch
 
 
 class RankedDataModule(StepDataModule):
-    """Groups of 1 + N passages per query.
+    """Groups of 1 + N passages per query, from one or several files.
 
     Args:
         ranked: Parquet with ``query``, ``positive``, ``negatives`` (list of at least N strings) and, for distillation,
-            ``teacher_scores`` (list: the positive's logit, then one per negative; null where there is no teacher).
+            ``teacher_scores`` (list: the positive's logit, then one per negative; null where there is no teacher); where
+            it has ``passage_kind``, passages of kind ``query`` get the query's prefix (NLI). Or a mapping of names to
+            such files.
         tokenizer: of the model that is trained.
         cache_dir: where texts are tokenised to, once.
         batch_size: queries of the global batch (E5: 256).
         seed: of the order.
         negatives: N (E5: 7).
-        max_steps, epochs: give one of them; E5 fine-tunes for 3 epochs.
-        hold_out: queries at the end that are never trained on (for judging a teacher).
+        choose: ``first`` takes the first N negatives of a row in every epoch; ``window`` the next N in each, beginning at
+            a place that the seed gives, around and around (as SimLM does).
+        weights: share of each file in the batches, by its name; by default its rows, as in a concatenation (E5).
+        max_steps, epochs: give one of them; E5 fine-tunes for 3 epochs. An epoch is as many queries as all files have.
+        hold_out: queries at the end of a single file that are never trained on (for judging a teacher).
         num_workers: data-loading processes.
+
+    Source: paper section 4.2; the window is that of SimLM's loader.
     """
 
     def __init__(
         self,
         *,
-        ranked: Path,
+        ranked: Path | Mapping[str, Path],
         tokenizer: TextTokenizer,
         cache_dir: Path,
         batch_size: int,
         seed: int,
         negatives: int = 7,
+        choose: Choice = "first",
+        weights: Mapping[str, float] | None = None,
         max_steps: int | None = None,
         epochs: float | None = None,
         hold_out: int = 0,
         num_workers: int = 0,
     ) -> None:
-        table = read_parquet(Path(ranked), {"query": "string", "positive": "string", "negatives": "list<string>"})
-        self.pairs = len(table) - hold_out
+        paths = {n: Path(p) for n, p in ranked.items()} if isinstance(ranked, Mapping) else {"": Path(ranked)}
+        named = ", ".join(map(str, paths.values()))
+        if not paths or (hold_out and len(paths) > 1):
+            raise UserError(f"ranked: {'hold_out needs a single file, not ' + named if paths else 'names no file'}")
+        table = read_ranked(list(paths.values()), negatives, choose)
+        self.pairs = len(table.queries) - hold_out
         if self.pairs < batch_size:
-            raise UserError(f"{ranked}: {self.pairs} queries to train on are fewer than batch_size = {batch_size}")
+            raise UserError(f"{named}: {self.pairs} queries to train on are fewer than batch_size = {batch_size}")
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size)
         super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
-        self.group = 1 + negatives
-        texts = _unique_passages(Path(ranked), table, negatives)
-        self.passage_rows_NG = texts.rows_NG
-        self.teacher_NG = _teacher_scores(Path(ranked), negatives, len(table))
-        self.queries = _cached(Path(cache_dir) / "queries", table["query"].to_pylist(), "query", tokenizer)
-        self.passages = _cached(Path(cache_dir) / "passages", texts.texts, "passage", tokenizer)
-        self.order = BatchOrder([self.pairs], batch_size, seed)
+        self.group, self.choose, self.rows = 1 + negatives, choose, len(table.queries)
+        self.starts, self.members, self.teacher = table.starts, table.members, table.teacher
+        self.queries = _cached(Path(cache_dir) / "queries", table.queries, "query", tokenizer)
+        self.passages = _Passages(Path(cache_dir), table.passages, tokenizer)
+        sizes = table.sizes if len(paths) > 1 else [self.pairs]
+        self.order = BatchOrder(sizes, batch_size, seed, weights=_weights(weights, list(paths)))
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
-        return self.groups(self.order.rows(step)[self.rank_slice(rank, world_size)])
+        rows, epochs = self.order.draws(step)
+        share = self.rank_slice(rank, world_size)
+        return self.groups(rows[share], epochs[share])
 
-    def groups(self, rows: np.ndarray) -> PairBatch:
-        """The groups of some rows."""
-        passages = self.passage_rows_NG[rows].reshape(-1)
+    def groups(self, rows: NDArray[np.int64], epochs: NDArray[np.int64] | None = None) -> PairBatch:
+        """The groups of some rows, each in its epoch; without ``epochs`` in epoch 0."""
+        places = self._places(rows, np.zeros_like(rows) if epochs is None else epochs)
+        passages = self.members[places].reshape(-1)
         query_ids, query_lengths = self.queries.gather("text", rows)
-        passage_ids, passage_lengths = self.passages.gather("text", passages)
-        teacher = None if self.teacher_NG is None else torch.from_numpy(self.teacher_NG[rows])
+        passage_ids, passage_lengths = self.passages.gather(passages)
         return PairBatch(
             queries=TokenBatch(torch.from_numpy(query_ids), torch.from_numpy(query_lengths)),
             passages=TokenBatch(torch.from_numpy(passage_ids), torch.from_numpy(passage_lengths)),
             query_text_B=torch.from_numpy(self.queries.text_ids("text", rows)),
-            passage_text_P=torch.from_numpy(self.passages.text_ids("text", passages)),
+            passage_text_P=torch.from_numpy(self.passages.text_ids(passages)),
             rows_B=torch.from_numpy(rows),
-            teacher_BG=teacher,
+            teacher_BG=None if self.teacher is None else torch.from_numpy(self.teacher[places]),
         )
+
+    def _places(self, rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the members of each row's group are: the positive, then its N negatives of that epoch; ``[B, G]``."""
+        first, wanted = self.starts[rows], np.arange(self.group - 1)
+        if self.choose == "first":
+            negatives = np.broadcast_to(wanted, (len(rows), len(wanted)))
+        else:
+            available = (self.starts[rows + 1] - first - 1)[:, None]
+            begin = ((epochs + self.seed % 2**31) * len(wanted))[:, None]
+            negatives = (begin + wanted) % available
+        return np.concatenate([first[:, None], first[:, None] + 1 + negatives], axis=1)
 
 
 class _Passages:
-    """Every passage once, and which of them make each row's group."""
+    """The token caches of the passages, one per kind, numbered one behind the other."""
 
-    def __init__(self, texts: list[str], rows_NG: np.ndarray) -> None:
-        self.texts, self.rows_NG = texts, rows_NG
+    def __init__(self, cache_dir: Path, texts: Mapping[Kind, list[str]], tokenizer: TextTokenizer) -> None:
+        self.caches = {
+            kind: _cached(cache_dir / ("passages" if kind == "passage" else f"passages-{kind}"), texts[kind], kind, tokenizer)
+            for kind in KINDS
+            if texts[kind]
+        }
+        self.plain = len(texts[KINDS[0]])
+
+    def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of some passages, text after text, and their lengths."""
+        parts = [(chosen, *cache.gather("text", own)) for chosen, cache, own in self._parts(rows)]
+        if len(parts) == 1:
+            return parts[0][1], parts[0][2]
+        lengths = np.empty(len(rows), dtype=np.int64)
+        for chosen, _, own in parts:
+            lengths[chosen] = own
+        starts = np.cumsum(lengths) - lengths
+        ids = np.empty(int(lengths.sum()), dtype=np.int64)
+        for chosen, tokens, own in parts:
+            within = np.arange(len(tokens)) - np.repeat(np.cumsum(own) - own, own)
+            ids[np.repeat(starts[chosen], own) + within] = tokens
+        return ids, lengths
+
+    def text_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Normalised-text ids of some passages; of any kind, for a text is the same text with either prefix."""
+        result = np.empty(len(rows), dtype=np.int64)
+        for chosen, cache, own in self._parts(rows):
+            result[chosen] = cache.text_ids("text", own)
+        return result
+
+    def _parts(self, rows: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], TokenCache, NDArray[np.int64]]]:
+        """Per kind that occurs: which of ``rows``, its cache, their numbers in it."""
+        other = rows >= self.plain
+        found = []
+        for kind, cache in self.caches.items():
+            chosen = np.flatnonzero(other == (kind != KINDS[0]))
+            if len(chosen):
+                found.append((chosen, cache, rows[chosen] - (self.plain if kind != KINDS[0] else 0)))
+        return found
 
 
-def _unique_passages(path: Path, table: object, negatives: int) -> _Passages:
-    places: dict[str, int] = {}
-    rows_NG = np.empty((len(table), 1 + negatives), dtype=np.int64)  # type: ignore[arg-type]
-    positives, lists = table["positive"].to_pylist(), table["negatives"].to_pylist()  # type: ignore[index]
-    for row, (positive, others) in enumerate(zip(positives, lists, strict=True)):
-        if others is None or len(others) < negatives:
-            raise UserError(f"{path}: row {row} has {len(others or [])} negatives, fewer than {negatives}")
-        for column, text in enumerate([positive, *others[:negatives]]):
-            rows_NG[row, column] = places.setdefault(text, len(places))
-    return _Passages(list(places), rows_NG)
-
-
-def _teacher_scores(path: Path, negatives: int, count: int) -> np.ndarray | None:
-    """float32 ``[N, G]``, NaN in rows without a teacher; None where the file has no such column."""
-    import pyarrow.parquet as pq
-
-    if "teacher_scores" not in pq.read_schema(path).names:
+def _weights(weights: Mapping[str, float] | None, names: Sequence[str]) -> list[float] | None:
+    if weights is None:
         return None
-    lists = read_parquet(path, {"teacher_scores": "list<float>"})["teacher_scores"].to_pylist()
-    scores = np.full((count, 1 + negatives), math.nan, dtype=np.float32)
-    for row, values in enumerate(lists):
-        if values is None:
-            continue
-        if len(values) <= negatives:
-            raise UserError(f"{path}: row {row} has {len(values)} teacher scores, fewer than 1 + {negatives}")
-        scores[row] = values[: 1 + negatives]
-    return scores
+    for name in weights:
+        if name not in names:
+            raise UserError(f"weights: {name!r} is none of the ranked files{suggestion(name, names)}")
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise UserError(f"weights: lacks the ranked file {missing[0]!r}")
+    return [float(weights[name]) for name in names]
 
 
-def _cached(directory: Path, texts: list[str], kind: str, tokenizer: TextTokenizer) -> TokenCache:
+def _cached(directory: Path, texts: list[str], kind: Kind, tokenizer: TextTokenizer) -> TokenCache:
     """The token cache of ``texts``; one of other texts or another tokenizer, or an unfinished one, is made again."""
     wanted = (tokenizer.fingerprint(), {"text": texts_digest(texts)})
 
     def made() -> bool:
-        manifest = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
+        manifest: dict[str, Any] = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
         return (manifest.get("tokenizer"), manifest.get("texts")) == wanted
 
     if not is_first_process():
@@ -131,5 +179,5 @@ def _cached(directory: Path, texts: list[str], kind: str, tokenizer: TextTokeniz
     elif not made():
         empty_directory(directory)
         with progress(len(texts), f"tokenise {directory.name}", "text") as bar:
-            write_token_cache(directory, {"text": (texts, kind)}, tokenizer, progress=bar)  # type: ignore[dict-item]
+            write_token_cache(directory, {"text": (texts, kind)}, tokenizer, progress=bar)
     return TokenCache(directory)

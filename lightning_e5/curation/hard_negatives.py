@@ -14,14 +14,20 @@ from lightning_e5.rng import generator
 
 @dataclass(slots=True)
 class MiningReport:
-    """Counts of what mining did; candidates are (query, passage) pairs among the retrieved."""
+    """Counts of what mining did; candidates are (query, passage) pairs among the retrieved.
+
+    filled_against_rules: of those filled at random, how many may break a margin, because the corpus is too small or the
+    retrieved end above the margin.
+    """
 
     queries: int = 0
     candidates: int = 0
     known_positives: int = 0
     over_absolute_margin: int = 0
     over_relative_margin: int = 0
+    answers_by_teacher: int = 0
     filled_at_random: int = 0
+    filled_against_rules: int = 0
     score_quantiles: list[float] = field(default_factory=list)
 
 
@@ -59,6 +65,7 @@ def mine(
     rules: NegativeRules,
     *,
     seed: int,
+    answers_QK: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], MiningReport]:
     """Choose each query's negatives.
 
@@ -70,10 +77,11 @@ def mine(
         passage_text_P: text id of every passage of the corpus.
         rules: which are allowed.
         seed: the draw of a query depends on it and on the query's place alone.
+        answers_QK: candidates that a cross-encoder takes for answers; they are no negatives.
 
     Returns:
         int64 ``[Q, count]`` passage rows, and the report. A query with too few allowed candidates is filled with random
-        passages that are no known positive of it (counted).
+        passages (counted) that are no known positive of it and were not retrieved, so that they score below those that were.
 
     Raises:
         UserError: the corpus has too few passages.
@@ -87,19 +95,20 @@ def mine(
     window = slice(rules.first_rank - 1, rules.last_rank)
     for row in range(len(candidates_QK)):
         candidates, scores = candidates_QK[row, window], scores_QK[row, window]
-        candidates, scores = candidates[candidates >= 0], scores[candidates >= 0]
+        there = candidates >= 0
+        candidates, scores = candidates[there], scores[there]
         report.candidates += len(candidates)
         allowed = ~np.isin(passage_text_P[candidates], list(known_positives[row]))
         report.known_positives += int((~allowed).sum())
-        positive = positive_scores_Q[row]
-        if rules.absolute_margin is not None:
-            passed = scores <= positive - rules.absolute_margin
-            report.over_absolute_margin += int((allowed & ~passed).sum())
+        limits = _limits(positive_scores_Q[row], rules)
+        for margin, limit in limits.items():
+            passed = scores <= limit
+            setattr(report, margin, getattr(report, margin) + int((allowed & ~passed).sum()))
             allowed &= passed
-        if rules.relative_margin is not None:
-            passed = scores <= positive - rules.relative_margin * abs(positive)
-            report.over_relative_margin += int((allowed & ~passed).sum())
-            allowed &= passed
+        if answers_QK is not None:
+            answers = answers_QK[row, window][there]
+            report.answers_by_teacher += int((allowed & answers).sum())
+            allowed &= ~answers
         draw = generator(seed, "negatives", row)
         places = np.flatnonzero(allowed)
         _, first = np.unique(passage_text_P[candidates[places]], return_index=True)
@@ -111,18 +120,35 @@ def mine(
         missing = rules.count - len(found)
         if missing:
             report.filled_at_random += missing
-            found = np.concatenate([found, _fill(found, known_positives[row], passage_text_P, missing, draw)])
+            retrieved = candidates_QK[row] >= 0
+            avoided = set(passage_text_P[candidates_QK[row][retrieved]].tolist())
+            lowest = scores_QK[row, -1] if retrieved.all() else 0.0  # of a passage that was not retrieved: at most this
+            small = different <= rules.count + len(known_positives[row] | avoided)
+            if small or any(lowest > limit for limit in limits.values()):
+                report.filled_against_rules += missing
+            taken = known_positives[row] if small else known_positives[row] | avoided
+            found = np.concatenate([found, _fill(found, taken, passage_text_P, missing, draw)])
         chosen_QN[row] = found
     if chosen_scores:
         report.score_quantiles = [float(q) for q in np.quantile(chosen_scores, [0.0, 0.25, 0.5, 0.75, 1.0])]
     return chosen_QN, report
 
 
+def _limits(positive: np.float32, rules: NegativeRules) -> dict[str, np.float32]:
+    """Highest score of a negative by each margin, under the name of its count."""
+    limits = {}
+    if rules.absolute_margin is not None:
+        limits["over_absolute_margin"] = positive - rules.absolute_margin
+    if rules.relative_margin is not None:
+        limits["over_relative_margin"] = positive - rules.relative_margin * abs(positive)
+    return limits
+
+
 def _fill(
-    found: NDArray[np.int64], known: set[int], passage_text_P: NDArray[np.int64], missing: int, draw: np.random.Generator
+    found: NDArray[np.int64], taken: set[int], passage_text_P: NDArray[np.int64], missing: int, draw: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Random passages that are neither known positives nor chosen already."""
-    taken = {*known, *passage_text_P[found].tolist()}
+    """Random passages whose texts are not taken nor found already."""
+    taken = {*taken, *passage_text_P[found].tolist()}
     filled: list[int] = []
     for row in draw.permutation(len(passage_text_P)) if len(passage_text_P) < 4096 else iter(lambda: int(draw.integers(len(passage_text_P))), -1):
         text = int(passage_text_P[row])

@@ -7,13 +7,18 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def has_teacher(teacher_BG: Tensor) -> Tensor:
+    """bool ``[B]``: rows whose logits make a distribution, so without NaN and with one above ``-inf``."""
+    return ~teacher_BG.isnan().any(1) & (teacher_BG > -torch.inf).any(1)
+
+
 def distillation_loss(
     queries_BD: Tensor, passages_BGD: Tensor, teacher_BG: Tensor, *, temperature: float = 0.01
 ) -> Tensor:
     """``D_KL(p_ce || p_stu)`` over each query's own group, averaged over the queries that have a teacher.
 
     ``p_stu`` is the softmax of the student's cosines at ``temperature``, ``p_ce`` that of the teacher's logits at 1. A
-    ``-inf`` teacher logit gives its passage probability 0; rows with NaN logits have no teacher and do not count.
+    ``-inf`` teacher logit gives its passage probability 0; rows with NaN logits, or with ``-inf`` alone, have no teacher and do not count.
 
     Args:
         queries_BD: unit rows.
@@ -28,7 +33,7 @@ def distillation_loss(
     """
     precise = torch.float64 if queries_BD.dtype == torch.float64 else torch.float32
     student_BG = torch.einsum("bd,bgd->bg", queries_BD.to(precise), passages_BGD.to(precise)) / temperature
-    has_teacher_B = ~teacher_BG.isnan().any(1)
+    has_teacher_B = has_teacher(teacher_BG)
     teacher_BG = torch.where(has_teacher_B[:, None], teacher_BG, torch.zeros_like(teacher_BG)).to(precise)
     log_teacher_BG = functional.log_softmax(teacher_BG, 1)
     log_student_BG = functional.log_softmax(student_BG, 1)

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.packed_bert import PackedBert, is_packable
+from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.models.precision import Precision, runs_in_bf16
 from lightning_e5.storage import atomic_path
 from lightning_e5.text import TextTokenizer
@@ -61,9 +62,13 @@ class CrossEncoder(nn.Module):
     """Relevance logits of (query, passage) token pairs.
 
     Args:
-        backbone: a ``BertModel``; run without padding, token type 1 from the passage on.
-        tokenizer: with prefixes and the length limit of each side.
+        backbone: a Hugging Face encoder, with token type 1 from the passage on where it has token types; a ``BertModel``
+            runs without padding, any other padded.
+        tokenizer: with prefixes and the length limit of each side; begins and ends a text with one special token each.
         precision: of the backbone.
+
+    Raises:
+        UserError: two texts do not fit the positions, or the tokenizer has other special tokens.
 
     Source: paper section 3.3 (the teacher of distillation).
     """
@@ -71,17 +76,19 @@ class CrossEncoder(nn.Module):
     def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "fp32") -> None:
         super().__init__()
         self.backbone, self.tokenizer, self.precision = backbone, tokenizer, precision
-        self.packed = PackedBert(backbone)
+        self.packed: PackedBert | None = PackedBert(backbone) if is_packable(backbone) else None
         self.head = InteractionHead(int(backbone.config.hidden_size))
-        positions = backbone.config.max_position_embeddings
-        if 2 * tokenizer.max_length - 1 > positions:
+        special = tokenizer.backend.encode("").ids
+        if len(special) != 2:
+            raise UserError(f"teacher: a tokenizer that puts {len(special)} special tokens around a text cannot join two; the rule is 2")
+        self.separator = int(special[1])
+        positions = usable_positions(backbone)
+        if positions is not None and 2 * tokenizer.max_length - 1 > positions:
             raise UserError(f"max_length: two texts of {tokenizer.max_length} tokens do not fit {positions} positions")
 
     @classmethod
     def from_encoder(cls, encoder: TextEncoder) -> CrossEncoder:
         """A cross-encoder that starts from a bi-encoder's weights, with a new head."""
-        if encoder.packed is None:
-            raise UserError("teacher: only a BertModel can be made a cross-encoder here")
         return cls(encoder.backbone, encoder.tokenizer, precision=encoder.precision)
 
     @classmethod
@@ -106,7 +113,10 @@ class CrossEncoder(nn.Module):
         """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""
         with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, ids_T.device)):
             segments_T = self._segments(ids_T, lengths)
-            states_TD = self.packed(ids_T, lengths, segments_T)
+            if self.packed is not None:
+                states_TD = self.packed(ids_T, lengths, segments_T)
+            else:
+                states_TD = padded_states(self.backbone, ids_T, lengths, segments_T)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
         text_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(ids_T.device)
         sides = segment_means(precise, 2 * text_T + segments_T, 2 * len(lengths)).view(len(lengths), 2, -1)
@@ -114,7 +124,7 @@ class CrossEncoder(nn.Module):
 
     def _segments(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """0 up to and with the first separator of each pair, 1 after it."""
-        separator_T = torch.eq(ids_T, int(self.tokenizer.backend.token_to_id("[SEP]") or -1)).long()
+        separator_T = torch.eq(ids_T, self.separator).long()
         before_T = torch.cumsum(separator_T, 0) - separator_T
         lengths_B = torch.tensor(lengths, device=ids_T.device)
         starts_B = torch.cumsum(lengths_B, 0) - lengths_B
@@ -135,11 +145,12 @@ class CrossEncoder(nn.Module):
         training = self.training
         self.eval()
         logits_N = torch.empty(len(queries))
+        device = next(self.parameters()).device
         for first in range(0, len(queries), 16384):
             block = slice(first, first + 16384)
             batch = join_pairs(self._tokens(queries[block], "query"), self._tokens(passages[block], "passage"))
             for chunk in sorted_chunks(batch, chunk_tokens):
-                logits_N[first + chunk.rows_B] = self(chunk.ids_T, chunk.lengths).float().squeeze(1)
+                logits_N[first + chunk.rows_B] = self(chunk.ids_T.to(device), chunk.lengths).float().squeeze(1).cpu()
                 if progress is not None:
                     progress(len(chunk.lengths))
         self.train(training)

@@ -11,14 +11,20 @@ from torch import Tensor, nn
 from lightning_e5.errors import UserError
 
 
-def padded_states(backbone: Any, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Last hidden states ``[T, D]`` of packed tokens, computed with padding; little of it where lengths are alike."""
+def padded_states(backbone: Any, ids_T: Tensor, lengths: Sequence[int], segments_T: Tensor | None = None) -> Tensor:
+    """Last hidden states ``[T, D]`` of packed tokens, computed with padding; little of it where lengths are alike.
+
+    ``segments_T``: token types, for a backbone that has more than one.
+    """
     pieces = torch.split(ids_T, list(lengths))
     pad = int(getattr(backbone.config, "pad_token_id", 0) or 0)
     padded_BL = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=pad)
     positions_L = torch.arange(padded_BL.shape[1], device=ids_T.device)
     mask_BL = positions_L[None, :] < torch.tensor(lengths, device=ids_T.device)[:, None]
-    states_BLD: Tensor = backbone(input_ids=padded_BL, attention_mask=mask_BL.long()).last_hidden_state
+    types = {}
+    if segments_T is not None and int(getattr(backbone.config, "type_vocab_size", 0) or 0) > 1:
+        types["token_type_ids"] = nn.utils.rnn.pad_sequence(list(torch.split(segments_T, list(lengths))), batch_first=True)
+    states_BLD: Tensor = backbone(input_ids=padded_BL, attention_mask=mask_BL.long(), **types).last_hidden_state
     return states_BLD[mask_BL]
 
 

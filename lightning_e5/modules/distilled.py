@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_e5.losses.distillation import distillation_loss
+from lightning_e5.errors import UserError
+from lightning_e5.losses.distillation import distillation_loss, has_teacher
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.types import LossOutput, PairBatch
@@ -28,7 +29,7 @@ class DistilledModule(InBatchModule):
     def __init__(self, encoder: TextEncoder, *, alpha: float = 0.2, **training: Any) -> None:
         super().__init__(encoder, **training)
         if alpha < 0:
-            raise ValueError(f"alpha: {alpha} is below 0")
+            raise UserError(f"alpha: {alpha} is below 0")
         self.alpha = alpha
 
     def contrastive_loss(self, batch: PairBatch, queries_BD: Tensor, passages_ND: Tensor) -> LossOutput:
@@ -38,7 +39,6 @@ class DistilledModule(InBatchModule):
         groups_BGD = passages_ND.view(len(queries_BD), -1, passages_ND.shape[1])
         divergence = distillation_loss(queries_BD, groups_BGD, batch.teacher_BG, temperature=self.info_nce.temperature)
         # The mean is over rows with a teacher; weighting by their share makes it the mean over the whole batch.
-        share = (~batch.teacher_BG.isnan().any(1)).float().mean()
+        share = has_teacher(batch.teacher_BG).float().mean()
         self.measures |= {"divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
         return contrastive._replace(loss=share * divergence + self.alpha * contrastive.loss)
-

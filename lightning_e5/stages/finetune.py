@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def finetune(
     out: Path,
     *,
     encoder: Path,
-    ranked: Path,
+    ranked: Path | Mapping[str, Path],
     data: Callable[..., Any],
     module: Callable[..., Any],
     max_length: int | None = None,
@@ -31,7 +31,7 @@ def finetune(
 
     Args:
         encoder: folder of the pre-trained encoder.
-        ranked: groups with, for distillation, teacher scores (``ranked.parquet``).
+        ranked: groups with, for distillation, teacher scores (``ranked.parquet``); a mapping of names for a mixture.
         data, module: partial data module and training scheme.
         max_length: tokens per text (E5: 192 after 128 in pre-training; the position embeddings are frozen).
         precision, trainer: see the pre-training stage.

@@ -1,4 +1,4 @@
-"""Stage: mine hard negatives for the kept pairs with a trained encoder."""
+"""Stage: mine hard negatives for the kept pairs, or for a judged collection, with a trained encoder or BM25."""
 
 from __future__ import annotations
 
@@ -6,44 +6,65 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
+from lightning_e5.curation.blocks import KeptBlocks
+from lightning_e5.curation.candidates import Candidates, answers_of_the_teacher, dense_candidates, lexical_candidates
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
+from lightning_e5.curation.mining_data import MiningData, of_collection, of_pairs
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.baselines.bm25 import BM25
+from lightning_e5.evaluation.beir_data import load_beir
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
-from lightning_e5.progress import progress
-from lightning_e5.retrieval.exact import ExactIndex
-from lightning_e5.rng import generator
 from lightning_e5.storage import read_parquet, write_json, write_parquet
-from lightning_e5.text import text_id
+from lightning_e5.types import Kind
 
 
 def hard_negatives(
     out: Path,
     *,
-    pairs: Path,
-    keep: Path,
-    encoder: Path,
+    pairs: Path | None = None,
+    keep: Path | None = None,
+    collection: Path | None = None,
+    split: str = "train",
+    source: str | None = None,
+    passage_kind: Kind = "passage",
+    encoder: Path | None = None,
+    retriever: BM25 | None = None,
     count: int = 7,
     first_rank: int = 1,
     last_rank: int = 200,
     absolute_margin: float | None = None,
     relative_margin: float | None = None,
+    denoise: Path | None = None,
+    denoise_margin: float = 0.0,
+    max_score: float | None = None,
     max_queries: int | None = None,
     precision: Precision = "fp32",
     seed: int,
 ) -> dict[str, float]:
-    """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``.
+    """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``, ``passage_kind``.
+
+    What takes long (embeddings, searches, the cross-encoder's scores) is kept block by block until the end, so that a
+    killed stage continues.
 
     Args:
-        pairs: folder of pairs (see `PairStore`).
-        keep: the filter's ``ranks.parquet``.
-        encoder: the retriever.
+        pairs: folder of pairs (see `PairStore`); give this or ``collection``.
+        keep: the filter's ``ranks.parquet``; with ``pairs``.
+        collection: folder in BEIR's layout; every document judged above 0 in ``split`` is a positive.
+        split: of the collection.
+        source: the collection's name; the folder's by default.
+        passage_kind: of a collection's passages; ``query`` for sets of like texts.
+        encoder: the retriever; give this or ``retriever``.
+        retriever: BM25.
         count, first_rank, last_rank, absolute_margin, relative_margin: see `NegativeRules`.
-        max_queries: a random part of the kept pairs; None for all.
-        precision: of the backbone; scores are float32.
+        denoise: folder of a cross-encoder; a candidate that it scores above ``positive - denoise_margin``, or above
+            ``max_score``, is no negative.
+        max_queries: a random part of the rows; None for all.
+        precision: of the backbones; scores are float32.
 
     Returns:
         The mining report's counts.
@@ -51,44 +72,58 @@ def hard_negatives(
     Source: paper section 4.2 (mined hard negatives).
     """
     rules = NegativeRules(count, first_rank, last_rank, absolute_margin, relative_margin)
+    if (encoder is None) == (retriever is None):
+        raise UserError("negatives: give either an encoder or a retriever (BM25), not both or none")
+    if denoise is None and (denoise_margin != 0.0 or max_score is not None):
+        raise UserError("negatives: denoise_margin and max_score need denoise, the folder of a cross-encoder")
+    data = _data(pairs, keep, collection, split, source, max_queries, seed)
+    blocks = KeptBlocks(out / "parts")
+    if encoder is not None:
+        model = TextEncoder.from_pretrained(encoder, precision=precision)
+        candidates = dense_candidates(data, model, last_rank, blocks, passage_kind=passage_kind)
+    else:
+        assert retriever is not None
+        candidates = lexical_candidates(data, retriever, last_rank, blocks)
+    answers_QK: NDArray[np.bool_] | None = None
+    if denoise is not None:
+        teacher = load_pair_scorer(denoise, precision=precision)
+        window = slice(first_rank - 1, last_rank)
+        answers_QK = answers_of_the_teacher(data, candidates, window, teacher, blocks, margin=denoise_margin, max_score=max_score)
+    return _write(out, data, candidates, rules, answers_QK, passage_kind, blocks, seed)
+
+
+def _data(
+    pairs: Path | None, keep: Path | None, collection: Path | None, split: str, source: str | None, max_queries: int | None, seed: int
+) -> MiningData:
+    if (pairs is None) == (collection is None):
+        raise UserError("negatives: give either pairs with keep, or a collection, not both or none")
+    if collection is not None:
+        return of_collection(load_beir(collection, split, source), max_queries=max_queries, seed=seed)
+    assert pairs is not None
+    if keep is None:
+        raise UserError("negatives: pairs need keep, the filter's ranks.parquet")
     table = PairStore(pairs).read(["query", "passage", "source"])
     kept = np.flatnonzero(read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False))
     if len(kept) == 0:
         raise UserError(f"{keep}: keeps no pair")
     table = table.take(kept)
-    queries, passages = table["query"].to_pylist(), table["passage"].to_pylist()
-    query_text, passage_text = [text_id(q) for q in queries], [text_id(p) for p in passages]
-    positives: dict[int, set[int]] = {}
-    for q, p in zip(query_text, passage_text, strict=True):
-        positives.setdefault(q, set()).add(p)
-    corpus = sorted({text: row for row, text in reversed(list(enumerate(passage_text)))}.values())
-    rows = np.arange(len(queries))
-    if max_queries is not None and max_queries < len(rows):
-        rows = np.sort(generator(seed, "queries").permutation(len(rows))[:max_queries])
-    chosen = [queries[r] for r in rows]
-    model = TextEncoder.from_pretrained(encoder, precision=precision)
-    with progress(len(chosen) + len(corpus), "embed", "text") as bar:
-        queries_QD = model.embed(chosen, "query", progress=bar)
-        corpus_PD = model.embed([passages[r] for r in corpus], "passage", progress=bar)
-    index = ExactIndex()
-    index.add(corpus_PD)
-    with progress(len(chosen), "search", "query") as bar:
-        scores_QK, found_QK = index.search(queries_QD, last_rank)
-        bar(len(chosen))
-    place = {passage_text[r]: i for i, r in enumerate(corpus)}
-    own = torch.tensor([place[passage_text[r]] for r in rows])
-    positive_scores = (queries_QD * corpus_PD[own]).sum(1).numpy()
-    corpus_text = np.asarray([passage_text[r] for r in corpus], dtype=np.int64)
-    known = [positives[query_text[r]] for r in rows]
-    negatives, report = mine(
-        found_QK, scores_QK, positive_scores, known, corpus_text, rules, seed=seed
-    )
+    queries, passages, sources = (table[name].to_pylist() for name in ("query", "passage", "source"))
+    return of_pairs(queries, passages, sources, max_queries=max_queries, seed=seed)
+
+
+def _write(
+    out: Path, data: MiningData, candidates: Candidates, rules: NegativeRules, answers_QK: NDArray[np.bool_] | None,
+    passage_kind: Kind, blocks: KeptBlocks, seed: int,
+) -> dict[str, float]:  # fmt: skip
+    negatives, report = mine(*candidates, data.known, data.corpus_text_P, rules, seed=seed, answers_QK=answers_QK)
     columns = {
-        "query": chosen,
-        "positive": [passages[r] for r in rows],
-        "negatives": [[passages[corpus[n]] for n in ns] for ns in negatives],
-        "source": table["source"].take(rows),
+        "query": list(data.queries),
+        "positive": list(data.positive_texts),
+        "negatives": [[data.corpus[n] for n in ns] for ns in negatives],
+        "source": list(data.sources),
+        "passage_kind": [passage_kind] * len(data.queries),
     }
     write_parquet(out / "ranked.parquet", columns)
     write_json(out / "report.json", dataclasses.asdict(report))
+    blocks.remove()
     return {k: v for k, v in dataclasses.asdict(report).items() if isinstance(v, int)}

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_e5.curation.blocks import KeptBlocks
+from lightning_e5.curation.teacher_scores import COLLAPSED, group_scores, separation
 from lightning_e5.errors import UserError
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
-from lightning_e5.progress import progress
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
@@ -38,7 +40,7 @@ def teacher(
     """Train a cross-encoder that starts from ``encoder``; write ``cross_encoder/``.
 
     Args:
-        encoder: folder of the bi-encoder whose weights it starts from.
+        encoder: folder of the bi-encoder, or of any Hugging Face encoder, whose weights it starts from.
         ranked: mined groups (``ranked.parquet``).
         data: partial data module; with ``hold_out``, groups that training leaves out.
         module: partial training scheme.
@@ -65,28 +67,37 @@ def teacher(
 
 @torch.inference_mode()
 def _held_out(model: CrossEncoder, batches: Any) -> dict[str, float]:
-    rows = np.arange(batches.pairs, len(batches.passage_rows_NG))
+    rows = np.arange(batches.pairs, batches.rows)
     if not len(rows):
         return {}
     batch = batches.groups(rows)
     pairs = join_pairs(batch.queries, batch.passages)
     logits_N = torch.empty(len(pairs.lengths_B))
     model.eval()
+    device = next(model.parameters()).device
     for chunk in sorted_chunks(pairs, 8192):
-        logits_N[chunk.rows_B] = model(chunk.ids_T, chunk.lengths).squeeze(1).float()
+        logits_N[chunk.rows_B] = model(chunk.ids_T.to(device), chunk.lengths).squeeze(1).float().cpu()
     logits_BG = logits_N.view(len(rows), -1)
     return {"held_out_groups": len(rows), "held_out_accuracy": float((logits_BG.argmax(1) == 0).float().mean())}
 
 
 def teacher_scores(
-    out: Path, *, teacher: Path, ranked: Path, max_length: int | None = None, precision: Precision = "fp32"
+    out: Path,
+    *,
+    teacher: Path | str,
+    ranked: Path,
+    max_length: int | None = None,
+    passage_format: str = "{passage}",
+    precision: Precision = "fp32",
 ) -> dict[str, float]:
     """Write ``ranked.parquet`` again, with ``teacher_scores``: a logit for the positive, then one per negative.
 
     Args:
-        teacher: folder of the trained cross-encoder.
-        ranked: folder or file of the mined groups.
-        max_length: tokens of a query and of a passage, each; as stored by default.
+        teacher: folder of a trained cross-encoder of ours, or folder or hub name of a released one (a sequence classifier
+            with one label, such as ``intfloat/simlm-msmarco-reranker``).
+        ranked: folder or file of the mined groups; scores it has already are replaced.
+        max_length: tokens of a query and of a passage, each (released ones: of both together); as stored by default.
+        passage_format: how a released teacher reads a passage, see `SequenceClassifier`.
         precision: of the backbone.
 
     Returns:
@@ -96,31 +107,26 @@ def teacher_scores(
     Raises:
         UserError: the teacher has collapsed, that is, it scores all passages of nearly every query alike.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = ranked / "ranked.parquet" if ranked.is_dir() else ranked
     read_parquet(path, {"query": "string", "positive": "string", "negatives": "list<string>"})
     table = pq.read_table(path)
-    folder = teacher / "cross_encoder" if (teacher / "cross_encoder").is_dir() else teacher
-    model = CrossEncoder.from_pretrained(folder, max_length=max_length, precision=precision)
-    groups = [[p, *ns] for p, ns in zip(table["positive"].to_pylist(), table["negatives"].to_pylist(), strict=True)]
-    queries = [q for q, group in zip(table["query"].to_pylist(), groups, strict=True) for _ in group]
-    with progress(len(queries), "score", "pair") as bar:
-        scores = model.score(queries, [p for group in groups for p in group], progress=bar)
-    lists = [part.tolist() for part in torch.split(scores, [len(g) for g in groups])]
-    write_parquet(out / "ranked.parquet", table.append_column("teacher_scores", [_float_lists(lists)]))
-    spread = float(np.mean([np.std(s) for s in lists]))
-    if spread < 1e-4:
-        raise UserError(f"{teacher}: the teacher has collapsed (its scores differ by {spread:.1e} within a query's passages)")
-    return {
-        "groups": len(lists),
-        "positive_first": float(np.mean([s[0] >= max(s[1:]) for s in lists])),
-        "margin": float(np.mean([s[0] - max(s[1:]) for s in lists])),
-        "score_spread": spread,
-    }
-
-
-def _float_lists(lists: list[list[float]]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(lists, type=pa.list_(pa.float32()))
+    groups = [[p, *(ns or [])] for p, ns in zip(table["positive"].to_pylist(), table["negatives"].to_pylist(), strict=True)]
+    alone = next((row for row, group in enumerate(groups) if len(group) < 2), None)
+    if alone is not None:
+        raise UserError(f"{path}: row {alone} has no negatives to compare the positive with")
+    model = load_pair_scorer(teacher, max_length=max_length, passage_format=passage_format, precision=precision)
+    blocks = KeptBlocks(out / "parts")
+    scores = group_scores(table["query"].to_pylist(), groups, model, blocks)
+    if "teacher_scores" in table.column_names:
+        table = table.drop_columns(["teacher_scores"])
+    column = pa.array([s.tolist() for s in scores], type=pa.list_(pa.float32()))
+    write_parquet(out / "ranked.parquet", table.append_column("teacher_scores", column))
+    blocks.remove()
+    metrics = separation(scores)
+    if metrics["score_spread"] < COLLAPSED:
+        spread = f"{metrics['score_spread']:.1e}"
+        raise UserError(f"{teacher}: the teacher has collapsed (its scores differ by {spread} within a query's passages)")
+    return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import bm25s
 import numpy as np
@@ -72,21 +72,48 @@ class BM25:
         """
         check_search(corpus, k)
         document_ids = sorted(corpus)
-        tokens = [self.tokenize(corpus[document]) for document in document_ids]
-        if not any(tokens):
-            return {query: {} for query in queries}
-        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene", backend="numpy")
-        index.index(tokens, show_progress=False)
+        index = self.index([corpus[document] for document in document_ids])
         run: Run = {}
         for query, text in queries.items():
-            words = index.get_tokens_ids(self.tokenize(text))
-            scores = index.get_scores_from_ids(words) if words else np.zeros(len(tokens), dtype=np.float32)
+            scores = index.scores(text)
             rows = _best_rows(scores, k + self.drop_identical_ids)
             documents = [document_ids[row] for row in rows.tolist()]
             run[query] = top_documents(
                 query, documents, scores[rows].tolist(), k, drop_identical_ids=self.drop_identical_ids
             )
         return run
+
+    def index(self, texts: Sequence[str]) -> BM25Index:
+        """Count the words of the documents, once for any number of queries."""
+        return BM25Index(self, texts)
+
+
+class BM25Index:
+    """The documents of a `BM25`, ready for queries.
+
+    Args:
+        bm25: how words are cut and weighed.
+        texts: the documents.
+    """
+
+    def __init__(self, bm25: BM25, texts: Sequence[str]) -> None:
+        self._bm25, self._count = bm25, len(texts)
+        tokens = [bm25.tokenize(text) for text in texts]
+        self._index = None
+        if any(tokens):
+            self._index = bm25s.BM25(k1=bm25.k1, b=bm25.b, method="lucene", backend="numpy")
+            self._index.index(tokens, show_progress=False)
+
+    def scores(self, query: str) -> np.ndarray:
+        """float32 ``[N]``: of every document, 0 for one that shares no word with the query."""
+        words = [] if self._index is None else self._index.get_tokens_ids(self._bm25.tokenize(query))
+        if self._index is None or not words:
+            return np.zeros(self._count, dtype=np.float32)
+        return np.asarray(self._index.get_scores_from_ids(words))
+
+    def best_rows(self, scores: np.ndarray, k: int) -> np.ndarray:
+        """The rows of the ``k`` highest scores above 0, equal scores by rising row."""
+        return _best_rows(scores, k)
 
 
 def _best_rows(scores: np.ndarray, k: int) -> np.ndarray:

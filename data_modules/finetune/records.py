@@ -1,0 +1,181 @@
+"""Reading fine-tuning files row by row: JSONL and huge JSON arrays, plain or gzipped, in bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from lightning_e5.errors import UserError
+from lightning_e5.types import ReadReport
+
+#: Characters read at once from a JSON array, and the most that one of its elements may have.
+_CHUNK = 1 << 20
+_LARGEST_ELEMENT = 1 << 26
+
+
+def existing(path: Path | str, key: str) -> Path:
+    """The path, as a file that is there, or ``<path>.gz`` beside it; UserError names the YAML's ``key``."""
+    for found in (Path(path), Path(f"{path}.gz")):
+        if found.is_file():
+            return found
+    raise UserError(f"{key}: {path}: no such file (nor {Path(path).name}.gz)")
+
+
+def files_identity(paths: Sequence[Path]) -> list[list[Any]]:
+    """Name, size and time of files: what changes when they do."""
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked where its name ends in ``.gz``."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def text_lines(path: Path, report: ReadReport) -> Iterator[tuple[str, str]]:
+    """(``file:line``, line) of a UTF-8 file, split on line feeds only; a line of other bytes is rejected.
+
+    Raises:
+        UserError: a damaged gzip file.
+    """
+    with open_bytes(path) as handle:
+        number = 0
+        try:
+            for number, raw in enumerate(handle, 1):
+                try:
+                    line = raw.decode("utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    report.reject(f"{path}:{number}", "not UTF-8")
+                    continue
+                if line.strip():
+                    yield f"{path}:{number}", line
+        except (EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+            raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
+
+
+def json_lines(path: Path, report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(``file:line``, object) of a JSONL file; a line that is no JSON object is rejected."""
+    for place, line in text_lines(path, report):
+        report.counts["records"] += 1
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            report.reject(place, "not JSON")
+            continue
+        if isinstance(row, dict):
+            yield place, row
+        else:
+            report.reject(place, "not a JSON object")
+
+
+def json_array(path: Path, report: ReadReport, *, chunk: int = _CHUNK) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(``file: element n``, object) of a file that is one JSON array of objects, an element at a time.
+
+    Args:
+        path: the file; its size does not matter, one element and a chunk are in memory.
+        report: counts the records; elements that are no objects are rejected.
+        chunk: characters read at once.
+
+    Raises:
+        UserError: no JSON array, cut off, or an element that is damaged (what follows it cannot be found again).
+    """
+    decoder = json.JSONDecoder()
+    with open_bytes(path) as handle:
+        text = _Buffer(path, handle, chunk)
+        if text.next_character() != "[":
+            raise UserError(f"{path}: not a JSON array (it does not start with '[')")
+        text.drop(1)
+        number = 0
+        while (character := text.next_character()) != "]":
+            if number:
+                if character != ",":
+                    raise UserError(f"{path}: after element {number - 1} comes {character!r}, not ',' or ']'")
+                text.drop(1)
+                text.next_character()
+            element = text.decode(decoder, number)
+            report.counts["records"] += 1
+            if isinstance(element, dict):
+                yield f"{path}: element {number}", element
+            else:
+                report.reject(f"{path}: element {number}", "not a JSON object")
+            number += 1
+
+
+class _Buffer:
+    """The part of a text that is not parsed yet."""
+
+    def __init__(self, path: Path, handle: IO[bytes], chunk: int) -> None:
+        import codecs
+
+        self.path, self.handle, self.chunk = path, handle, chunk
+        self.decode_bytes = codecs.getincrementaldecoder("utf-8")().decode
+        self.text, self.start, self.ended = "", 0, False
+
+    def more(self, size: int) -> bool:
+        """Read on; False at the end."""
+        if self.ended:
+            return False
+        try:
+            data = self.handle.read(size)
+            self.ended = not data
+            self.text = self.text[self.start :] + self.decode_bytes(data, self.ended)
+        except (UnicodeDecodeError, EOFError, OSError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+            raise UserError(f"{self.path}: cannot be read to its end ({error})") from None
+        self.start = 0
+        return True
+
+    def next_character(self) -> str:
+        """The first character that is not white space, at which ``start`` then is."""
+        while True:
+            while self.start < len(self.text):
+                if not self.text[self.start].isspace():
+                    return self.text[self.start]
+                self.start += 1
+            if not self.more(self.chunk):
+                raise UserError(f"{self.path}: the JSON array is cut off (it has no ']')")
+
+    def drop(self, count: int) -> None:
+        self.start += count
+
+    def decode(self, decoder: json.JSONDecoder, number: int) -> Any:
+        """The JSON value that begins here."""
+        while True:
+            try:
+                value, end = decoder.raw_decode(self.text, self.start)
+                # A bare number may go on in the next chunk; objects cannot.
+                if end < len(self.text) or self.ended:
+                    self.start = end
+                    return value
+                problem = "it is cut off"
+            except RecursionError:
+                raise UserError(f"{self.path}: element {number} is nested too deeply") from None
+            except json.JSONDecodeError as error:
+                problem = error.msg
+            waiting = len(self.text) - self.start
+            if waiting > _LARGEST_ELEMENT or not self.more(max(self.chunk, waiting)):
+                raise UserError(f"{self.path}: element {number} is not JSON ({problem})") from None
+
+
+def string(value: Any) -> str | None:
+    """The text with white space around it cut, or None where it is no usable text (no string, empty, half a surrogate)."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
+    return value.strip()
+
+
+def passage_text(row: Any, text_key: str = "text") -> str | None:
+    """``"title text"`` of a passage object, as E5 embeds passages; None where it has no usable text."""
+    if not isinstance(row, Mapping):
+        return None
+    text = string(row.get(text_key))
+    title = row.get("title")
+    if text is None or title in (None, "", "-"):
+        return text
+    title = string(title)
+    return None if title is None else f"{title} {text}"

@@ -1,0 +1,163 @@
+"""Stage: fine-tuning data of others (MS-MARCO, NQ, NLI) as ranked groups, or as a collection to mine negatives in."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from lightning_e5.curation.ranked import Positives, RankedGroup, ranked_groups
+from lightning_e5.errors import UserError
+from lightning_e5.progress import progress
+from lightning_e5.storage import atomic_path, write_json
+from lightning_e5.text import text_id
+from lightning_e5.types import RankedSource, ReadReport
+
+#: Rows of a row group, so the most that wait in memory; a row may hold hundreds of passages.
+_ROWS_AT_ONCE = 2048
+
+
+def ranked_data(
+    out: Path,
+    *,
+    source: RankedSource,
+    negatives: int = 7,
+    positives: Positives = "first",
+    max_bad_share: float = 0.01,
+) -> dict[str, float]:
+    """Write ``ranked.parquet`` and, for queries with too few negatives, ``collection/``; ``report.json`` of what was bad.
+
+    ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list), ``source``, ``passage_kind`` and ``teacher_scores``
+    (the positive's logit, then one per negative; null without a teacher). ``collection/`` has BEIR's layout with the split
+    ``train``: `lightning_e5.stages.hard_negatives` mines in it.
+
+    Args:
+        source: reads the files.
+        negatives: a query with fewer goes to the collection (E5 trains with 7).
+        positives: ``first`` makes one group per query, ``each`` one per positive.
+        max_bad_share: of bad records; more stop the stage.
+
+    Returns:
+        Counts by name.
+
+    Raises:
+        UserError: too many bad records, or no example.
+
+    Source: paper section 4.2.
+    """
+    report, counts = ReadReport(), Counter[str]()
+    counts.update(ranked=0, with_teacher=0, to_mine=0)
+    with ExitStack() as stack:
+        table = _RankedFile(stack, out / "ranked.parquet")
+        collection = _Collection(stack, out / "collection")
+        bar = stack.enter_context(progress(None, f"read {source.name}", "query"))
+        for example in source.read(report):
+            bar(1)
+            if example.teacher_scores is not None and len(example.teacher_scores) != len(example.positives) + len(example.negatives):
+                raise ValueError(f"{source.name}: {len(example.teacher_scores)} teacher scores for a query's passages")
+            for group in ranked_groups(example, positives, counts):
+                if len(group.negatives) < negatives:
+                    collection.add(example.query, example.positives)
+                    counts["to_mine"] += 1
+                    break
+                counts["with_teacher"] += group.teacher_scores is not None
+                counts["ranked"] += 1
+                table.add(group)
+        bad = sum(n for reason, n in report.counts.items() if reason.startswith("bad: "))
+        records = max(1, report.counts["records"])
+        write_json(out / "report.json", {"counts": dict(report.counts), "bad": [list(b) for b in report.bad]})
+        if bad > max_bad_share * records:
+            place, reason = report.bad[0]
+            raise UserError(f"{source.name}: {bad} of {records} records are bad, more than max_bad_share = {max_bad_share}; the first is {place}: {reason}")
+        if not counts["ranked"] and not counts["to_mine"]:
+            raise UserError(f"{source.name}: gives no query with a positive passage")
+        counts["collection_passages"] = collection.finish(getattr(source, "corpus", lambda: iter(()))())
+        table.finish()
+    return {k: float(v) for k, v in counts.items()} | {f"source_{_name(k)}": float(v) for k, v in report.counts.items()}
+
+
+def _name(reason: str) -> str:
+    return reason.replace(": ", "_").replace(" ", "_")
+
+
+class _RankedFile:
+    """``ranked.parquet``, written in row groups; not there at all where no group was added or something failed."""
+
+    def __init__(self, stack: ExitStack, path: Path) -> None:
+        self.stack, self.path = stack, path
+        self.rows: list[RankedGroup] = []
+        self.writer: Any = None
+
+    def add(self, group: RankedGroup) -> None:
+        self.rows.append(group)
+        if len(self.rows) >= _ROWS_AT_ONCE:
+            self._write()
+
+    def finish(self) -> None:
+        if self.rows:
+            self._write()
+        if self.writer is not None:
+            self.writer.close()
+
+    def _write(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {
+            "query": pa.string(), "positive": pa.string(), "negatives": pa.list_(pa.string()), "source": pa.string(),
+            "passage_kind": pa.string(), "teacher_scores": pa.list_(pa.float32()),
+        }  # fmt: skip
+        if self.writer is None:
+            temporary = self.stack.enter_context(atomic_path(self.path))
+            self.writer = pq.ParquetWriter(temporary, pa.schema(list(types.items())), compression="zstd", write_statistics=False)
+        self.writer.write_table(pa.table({n: pa.array([getattr(r, n) for r in self.rows], t) for n, t in types.items()}))
+        self.rows.clear()
+
+
+class _Collection:
+    """A collection in BEIR's layout, written as it comes; equal passages once, equal queries once."""
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self.stack, self.folder = stack, folder
+        self.passages: dict[int, int] = {}
+        self.queries: dict[int, int] = {}
+        self.judged: set[tuple[int, int]] = set()
+        self.files: dict[str, IO[str]] = {}
+
+    def add(self, query: str, positives: tuple[str, ...]) -> None:
+        if not self.files:
+            for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv"):
+                temporary = self.stack.enter_context(atomic_path(self.folder / name))
+                self.files[name] = self.stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self.files["qrels/train.tsv"].write("query-id\tcorpus-id\tscore\n")
+        identity = text_id(query)
+        if identity not in self.queries:
+            self.queries[identity] = len(self.queries)
+            self._line("queries.jsonl", {"_id": f"q{self.queries[identity]}", "text": query})
+        for positive in positives:
+            judgement = (self.queries[identity], self._passage(positive))
+            if judgement not in self.judged:
+                self.judged.add(judgement)
+                self.files["qrels/train.tsv"].write(f"q{judgement[0]}\td{judgement[1]}\t1\n")
+
+    def finish(self, corpus: Iterator[str]) -> int:
+        """Add the source's other passages; returns how many there are."""
+        if self.files:
+            with progress(None, "corpus", "passage") as bar:
+                for passage in corpus:
+                    self._passage(passage)
+                    bar(1)
+        return len(self.passages)
+
+    def _passage(self, text: str) -> int:
+        identity = text_id(text)
+        if identity not in self.passages:
+            self.passages[identity] = len(self.passages)
+            self._line("corpus.jsonl", {"_id": f"d{self.passages[identity]}", "title": "", "text": text})
+        return self.passages[identity]
+
+    def _line(self, name: str, row: dict[str, str]) -> None:
+        self.files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
