@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_e5.errors import UserError
-from lightning_e5.models.encoder import Precision
+from lightning_e5.models.precision import Precision, runs_in_bf16
 
 #: Pairs tokenised and sorted together.
 _PAIRS_AT_ONCE = 16384
@@ -91,7 +91,7 @@ class SequenceClassifier(nn.Module):
             lengths = [len(ids) for ids in encoded["input_ids"]]
             for rows in _chunks(lengths, chunk_tokens):
                 padded = self.tokenizer.pad({k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt").to(device)
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device)):
                     logits = self.model(**padded).logits
                 logits_N[first + torch.tensor(rows)] = logits.float().squeeze(1).cpu()
                 if progress is not None:
