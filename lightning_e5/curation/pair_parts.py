@@ -102,8 +102,10 @@ def read_part(task: PartTask) -> dict[str, Any]:
             record["seconds"] = time.perf_counter() - began
             record["peak_memory_gb"] = peak_gb()
             write_json(temporary / RECORD, record)
-            shutil.rmtree(task.folder, ignore_errors=True)  # of another key, or damaged
-            os.replace(temporary, task.folder)
+            # A task that was taken for dead may have finished meanwhile; its part is the same.
+            if finished_record(task) is None:
+                shutil.rmtree(task.folder, ignore_errors=True)  # of another key, or damaged
+                os.replace(temporary, task.folder)
             fsync_directory(task.folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -87,6 +87,8 @@ def build_ccpairs(
     work.mkdir(parents=True, exist_ok=True)
     for folder in (work, work / "shards"):
         remove_temporaries(folder)
+    for half_read in (work / "parts").glob(".*.tmp"):
+        shutil.rmtree(half_read, ignore_errors=True)
     evaluation, identity = _evaluation(decontaminate, ngram_report, work)
     tasks = [
         PartTask(
