@@ -51,6 +51,11 @@ class PairColumns:
         return isinstance(self.query[0], int)
 
     @property
+    def plain(self) -> bool:
+        """Whether a row is one query, one passage and no facts."""
+        return len(self.query) == len(self.passage) == 1 and not self.facts
+
+    @property
     def needed(self) -> tuple[Column, ...]:
         """The columns without which there is no pair."""
         return (*self.query, *self.passage, *(() if self.source is None else (self.source,)))

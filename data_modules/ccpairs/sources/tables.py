@@ -86,16 +86,40 @@ class ParquetPairs(_Table):
                     hint = suggestion(missing[0], parquet.schema_arrow.names)
                     raise UserError(f"{part}: lacks the column {missing[0]!r}{hint}")
                 for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=names):
-                    columns = [_values(batch.column(name)) for name in names]
-                    for row, values in enumerate(zip(*columns, strict=True), number):
-                        report.counts["records"] += 1
-                        yield from pairs(dict(zip(names, values, strict=True)), f"{part}:row {row}", report)
+                    columns = {name: _values(batch.column(name)) for name in names}
+                    report.counts["records"] += batch.num_rows
+                    if self.columns.plain:
+                        yield from self._plain_rows(columns, f"{part}:row ", number, report)
+                    else:
+                        for row, values in enumerate(zip(*columns.values(), strict=True), number):
+                            yield from pairs(dict(zip(names, values, strict=True)), f"{part}:row {row}", report)
                     number += batch.num_rows
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if number == 0:
                 raise UserError(f"{part}: not a readable Parquet file ({reason})") from None
             report.reject(f"{part}:row {number}", "Parquet file is damaged, the rest is not read")
+
+    def _plain_rows(
+        self, columns: Mapping[str, list[Any]], place: str, first: int, report: ReadReport
+    ) -> Iterator[PairCandidate]:
+        """Rows of two texts and no facts, checked where they lie; any row that is not just that goes the general way."""
+        queries, passages = columns[str(self.columns.query[0])], columns[str(self.columns.passage[0])]
+        named = [None] * len(queries)
+        sources = [self.name] * len(queries) if self.columns.source is None else columns[str(self.columns.source)]
+        ids = named if self.columns.id is None else columns[str(self.columns.id)]
+        good = 0
+        for row, (query, passage, source, id) in enumerate(zip(queries, passages, sources, ids, strict=True)):
+            if (
+                type(query) is str and type(passage) is str and type(source) is str and source
+                and query and passage and not query.isspace() and not passage.isspace()
+            ):  # fmt: skip
+                good += 1
+                yield PairCandidate(query, passage, source, "" if id is None else str(id))
+            else:
+                values = {name: column[row] for name, column in columns.items()}
+                yield from self.columns.pairs(values, f"{place}{first + row}", report)
+        report.counts["pairs"] += good
 
 
 def _values(column: Any) -> list[Any]:
