@@ -41,21 +41,34 @@ class KeptBlocks:
         """
         for number, first in enumerate(range(0, rows, size)):
             part = slice(first, min(rows, first + size))
-            path = self.folder / f"{name}-{number:05d}.npz"
+            path = self._path(name, number)
             if path.is_file():
                 block = _read(path)
                 done(part.stop - part.start)
             else:
                 block = {key: np.asarray(values) for key, values in compute(part).items()}
-                with atomic_path(path) as temporary, temporary.open("wb") as handle:
-                    np.savez(handle, **block)  # type: ignore[arg-type]
+                write_block(path, block)
             if any(len(values) != part.stop - part.start for values in block.values()):
                 raise UserError(f"{path}: does not hold {part.stop - part.start} rows; remove {self.folder} and start again")
             yield block
 
+    def missing(self, name: str, rows: int, size: int) -> list[tuple[Path, slice]]:
+        """File and rows of each block of ``name`` that is not there yet, for tasks that compute them elsewhere."""
+        parts = [slice(first, min(rows, first + size)) for first in range(0, rows, size)]
+        return [(path, part) for number, part in enumerate(parts) if not (path := self._path(name, number)).is_file()]
+
+    def _path(self, name: str, number: int) -> Path:
+        return self.folder / f"{name}-{number:05d}.npz"
+
     def remove(self) -> None:
         """Remove the folder, once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_block(path: Path, block: Arrays) -> None:
+    """Write a finished block, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, **block)  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

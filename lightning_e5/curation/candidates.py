@@ -17,7 +17,7 @@ from lightning_e5.retrieval.exact import ExactIndex, exact_scores
 from lightning_e5.types import Kind, PairScorer
 
 #: Texts of a block of embeddings, queries of a block of searches, queries of a block of cross-encoder scores.
-_TEXTS, _SEARCHES, _JUDGED = 32768, 4096, 512
+TEXTS, _SEARCHES, _JUDGED = 32768, 4096, 512
 
 
 class Candidates(NamedTuple):
@@ -37,7 +37,7 @@ def dense_candidates(data: MiningData, model: TextEncoder, depth: int, blocks: K
             def compute(part: slice) -> dict[str, NDArray[np.float32]]:
                 return {"embeddings": model.embed(texts[part], kind, progress=bar).numpy()}
 
-            return [block["embeddings"] for block in blocks.run(name, len(texts), _TEXTS, compute, bar)]
+            return [block["embeddings"] for block in blocks.run(name, len(texts), TEXTS, compute, bar)]
 
         queries_QD = np.concatenate(embedded("queries", list(data.queries), "query"))
         passages = embedded("passages", list(data.corpus), passage_kind)
@@ -47,7 +47,7 @@ def dense_candidates(data: MiningData, model: TextEncoder, depth: int, blocks: K
     def search(part: slice) -> dict[str, NDArray[np.float32]]:
         scores, rows = index.search(queries_QD[part], depth)
         own = data.positives[part]
-        vectors = np.stack([passages[row // _TEXTS][row % _TEXTS] for row in own])
+        vectors = np.stack([passages[row // TEXTS][row % TEXTS] for row in own])
         each = np.arange(len(own))
         return {"rows": rows, "scores": scores, "positive": exact_scores(queries_QD[part], vectors, each, each)}  # type: ignore[dict-item]
 

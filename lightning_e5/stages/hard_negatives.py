@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.curation.block_tasks import embed_on
 from lightning_e5.curation.blocks import KeptBlocks
 from lightning_e5.curation.candidates import Candidates, answers_of_the_teacher, dense_candidates, lexical_candidates
+from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
 from lightning_e5.curation.mining_data import MiningData, of_collection, of_pairs
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.beir_data import load_beir
+from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
@@ -44,6 +47,8 @@ def hard_negatives(
     max_score: float | None = None,
     max_queries: int | None = None,
     precision: Precision = "fp32",
+    engine: Engine | str | None = None,
+    gpus_per_task: int = 0,
     seed: int,
 ) -> dict[str, float]:
     """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``, ``passage_kind``.
@@ -65,6 +70,8 @@ def hard_negatives(
             ``max_score``, is no negative.
         max_queries: a random part of the rows; None for all.
         precision: of the backbones; scores are float32.
+        engine: ``local``, ``ray`` or an engine with settings embeds blocks of texts as tasks; None in this process.
+        gpus_per_task: GPUs of each task.
 
     Returns:
         The mining report's counts.
@@ -79,14 +86,16 @@ def hard_negatives(
     data = _data(pairs, keep, collection, split, source, max_queries, seed)
     blocks = KeptBlocks(out / "parts")
     if encoder is not None:
-        model = TextEncoder.from_pretrained(encoder, precision=precision)
+        if engine is not None:
+            embed_on(make_engine(engine), encoder, precision, data, blocks, passage_kind=passage_kind, gpus_per_task=gpus_per_task)
+        model = TextEncoder.from_pretrained(encoder, precision=precision).to(inference_device())
         candidates = dense_candidates(data, model, last_rank, blocks, passage_kind=passage_kind)
     else:
         assert retriever is not None
         candidates = lexical_candidates(data, retriever, last_rank, blocks)
     answers_QK: NDArray[np.bool_] | None = None
     if denoise is not None:
-        teacher = load_pair_scorer(denoise, precision=precision)
+        teacher = load_pair_scorer(denoise, precision=precision).to(inference_device())
         window = slice(first_rank - 1, last_rank)
         answers_QK = answers_of_the_teacher(data, candidates, window, teacher, blocks, margin=denoise_margin, max_score=max_score)
     return _write(out, data, candidates, rules, answers_QK, passage_kind, blocks, seed)

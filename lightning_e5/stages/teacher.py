@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_e5.curation.block_tasks import ScorerSettings, load_scorer, score_on
 from lightning_e5.curation.blocks import KeptBlocks
+from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.teacher_scores import COLLAPSED, group_scores, separation
 from lightning_e5.errors import UserError
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
@@ -89,6 +90,8 @@ def teacher_scores(
     max_length: int | None = None,
     passage_format: str = "{passage}",
     precision: Precision = "fp32",
+    engine: Engine | str | None = None,
+    gpus_per_task: int = 0,
 ) -> dict[str, float]:
     """Write ``ranked.parquet`` again, with ``teacher_scores``: a logit for the positive, then one per negative.
 
@@ -99,6 +102,8 @@ def teacher_scores(
         max_length: tokens of a query and of a passage, each (released ones: of both together); as stored by default.
         passage_format: how a released teacher reads a passage, see `SequenceClassifier`.
         precision: of the backbone.
+        engine: ``local``, ``ray`` or an engine with settings scores blocks of groups as tasks; None in this process.
+        gpus_per_task: GPUs of each task.
 
     Returns:
         How well the teacher separates: mean margin of the positive over the best negative, share of positives ranked
@@ -117,9 +122,11 @@ def teacher_scores(
     alone = next((row for row, group in enumerate(groups) if len(group) < 2), None)
     if alone is not None:
         raise UserError(f"{path}: row {alone} has no negatives to compare the positive with")
-    model = load_pair_scorer(teacher, max_length=max_length, passage_format=passage_format, precision=precision)
-    blocks = KeptBlocks(out / "parts")
-    scores = group_scores(table["query"].to_pylist(), groups, model, blocks)
+    queries, blocks = table["query"].to_pylist(), KeptBlocks(out / "parts")
+    scorer = ScorerSettings(str(teacher), max_length, passage_format, precision)
+    if engine is not None:
+        score_on(make_engine(engine), scorer, queries, groups, blocks, gpus_per_task)
+    scores = group_scores(queries, groups, lambda: load_scorer(scorer), blocks)
     if "teacher_scores" in table.column_names:
         table = table.drop_columns(["teacher_scores"])
     column = pa.array([s.tolist() for s in scores], type=pa.list_(pa.float32()))

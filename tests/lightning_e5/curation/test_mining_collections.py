@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lightning_e5.curation.block_tasks as block_tasks
 import lightning_e5.curation.candidates as candidates_module
 from lightning_e5.curation.blocks import KeptBlocks
+from lightning_e5.curation.engine import LocalEngine
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25
@@ -151,7 +153,7 @@ def test_denoising(tmp_path: Path, texts: list[str], collection: Path, encoder: 
 
 
 def test_a_killed_mining_continues(tmp_path: Path, collection: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates_module, "_TEXTS", 16)
+    monkeypatch.setattr(candidates_module, "TEXTS", 16)
     monkeypatch.setattr(candidates_module, "_SEARCHES", 8)
     monkeypatch.setattr(candidates_module, "_JUDGED", 8)
     CrossEncoder.from_encoder(TextEncoder.from_pretrained(encoder, max_length=30)).save_pretrained(tmp_path / "teacher")
@@ -209,3 +211,16 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         hard_negatives(tmp_path, **settings, seed=1)
+
+
+def test_an_engine_embeds_the_same(tmp_path: Path, collection: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of texts embedded by two workers and by one give the same file."""
+    monkeypatch.setattr(candidates_module, "TEXTS", 16)
+    monkeypatch.setattr(block_tasks, "TEXTS", 16)
+    for workers in (1, 2):
+        engine = LocalEngine(workers=workers)
+        hard_negatives(tmp_path / f"{workers}", collection=collection, encoder=encoder, count=5, last_rank=30, seed=1, engine=engine)
+    one, two = ((tmp_path / f"{workers}/ranked.parquet").read_bytes() for workers in (1, 2))
+    assert one == two
+    hard_negatives(tmp_path / "here", collection=collection, encoder=encoder, count=5, last_rank=30, seed=1)
+    assert [r["query"] for r in rows_of(tmp_path / "here")] == [r["query"] for r in rows_of(tmp_path / "2")]

@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+import lightning_e5.curation.block_tasks as block_tasks
 import lightning_e5.curation.teacher_scores as scores_module
+from lightning_e5.curation.engine import LocalEngine
 from lightning_e5.errors import UserError
 from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
@@ -74,7 +76,7 @@ def test_each_passage_has_its_logit(tmp_path: Path, ranked: Path, released: Path
 
 
 def test_a_killed_scoring_continues(tmp_path: Path, ranked: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores_module, "_GROUPS", 4)
+    monkeypatch.setattr(scores_module, "GROUPS", 4)
     teacher_scores(tmp_path / "whole", teacher=released, ranked=ranked)
     written, savez = 0, np.savez
 
@@ -94,6 +96,19 @@ def test_a_killed_scoring_continues(tmp_path: Path, ranked: Path, released: Path
     teacher_scores(tmp_path / "killed", teacher=released, ranked=ranked)
     assert written == 104, "7 blocks, of which 3 were there"
     assert (tmp_path / "killed/ranked.parquet").read_bytes() == (tmp_path / "whole/ranked.parquet").read_bytes()
+
+
+def test_an_engine_scores_the_same(tmp_path: Path, ranked: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers and one, each computing blocks of groups; what is in this process only gathers them."""
+    monkeypatch.setattr(block_tasks, "GROUPS", 8)
+    monkeypatch.setattr(scores_module, "GROUPS", 8)
+    for workers in (1, 2):
+        teacher_scores(tmp_path / f"{workers}", teacher=released, ranked=ranked, engine=LocalEngine(workers=workers))
+    one, two = ((tmp_path / f"{workers}/ranked.parquet").read_bytes() for workers in (1, 2))
+    assert one == two
+    teacher_scores(tmp_path / "here", teacher=released, ranked=ranked)
+    here = [row["teacher_scores"] for row in scored(tmp_path / "here")]
+    assert [row["teacher_scores"] for row in scored(tmp_path / "2")] == [pytest.approx(scores, abs=1e-4) for scores in here]
 
 
 def test_a_collapsed_teacher_is_reported(tmp_path: Path, ranked: Path, released: Path) -> None:
