@@ -70,6 +70,11 @@ class ReciprocalRankFusion:
         """What the models say of their files."""
         return [model.fingerprint() if hasattr(model, "fingerprint") else None for model in self.models]
 
+    @property
+    def pairs_seen(self) -> int:
+        """What the models were trained on, together."""
+        return sum(int(getattr(model, "pairs_seen", 0)) for model in self.models)
+
     def retrieve(self, corpus: Mapping[str, str], queries: Mapping[str, str], k: int = 100) -> Run:
         """Let every model search, and fuse; UserError as the models'."""
         check_search(corpus, k)
@@ -104,6 +109,12 @@ class StoredEncoder:
             return [str(folder), read_json(folder / MANIFEST).get("files")]
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+    @property
+    def pairs_seen(self) -> int:
+        """Pairs that the folder's own stage trained on; 0 where it is no stage's."""
+        path = self.path / "metrics.json"
+        return int(read_json(path).get("pairs_seen", 0)) if path.is_file() else 0
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]``, as the stored model embeds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,14 @@ from lightning_e5.types import PairCandidate, ReadReport
 VERSION = 1
 #: What is counted where a document gives no pair.
 TOO_SHORT = "skipped: document too short"
-#: A full stop and its like, closing quotes and brackets, then white space before a new beginning; or a line's end.
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n\s*")
+#: A full stop and its like, closing quotes and brackets, then white space before a new beginning; a full stop that stands
+#: alone, as in texts cut into tokens, whatever follows; or a line's end.
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<=\s[.!?])\s+|\s*\n\s*")
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences, each on one line: cut at line ends, and at ``.``, ``!`` or ``?`` before a capital or digit.
+    """The text's sentences, each on one line: cut at line ends, and after ``.``, ``!`` or ``?`` that stand alone or before
+    a capital or digit.
 
     Abbreviations before a name are cut too; for training pairs that is near enough.
     """
@@ -60,6 +62,9 @@ class Signal:
         settings: all other arguments, by name; the integers among them must be at least 1.
     """
 
+    #: What heuristics may ask for, of every pair.
+    facts: Mapping[str, Any] = {}
+
     def __init__(self, texts: TextFiles, name: str, seed: int, **settings: Any) -> None:
         for key, value in settings.items():
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
@@ -82,7 +87,7 @@ class Signal:
             given = False
             for query, passage in self.pairs(text, generator(self.seed, type(self).__name__, index, number)):
                 given = True
-                yield from candidate(report, query, passage, source=self.name, id=id)
+                yield from candidate(report, query, passage, source=self.name, id=id, facts=self.facts)
             if not given:
                 report.counts[TOO_SHORT] += 1
 

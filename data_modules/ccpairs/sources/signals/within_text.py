@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +13,10 @@ from data_modules.ccpairs.sources.signals.texts import TextFiles
 
 
 class SimCse(Signal):
-    """Each text with itself: only the encoder's dropout tells the two apart, so train with ``dropout`` above 0.
+    """Each text with itself: the encoder's dropout tells the two apart (and E5's prefixes), so train with ``dropout`` above 0.
 
-    A rule against equal texts (`QueryIsPassage`) would drop every pair.
+    The pairs carry the fact ``same_text``, by which a build of pairs does not drop them; the heuristic `QueryIsPassage`
+    would drop them all.
 
     Args:
         texts: the documents.
@@ -23,6 +26,8 @@ class SimCse(Signal):
 
     Source: Gao et al. 2021, section 3 (dropout 0.1, temperature 0.05, on sentences).
     """
+
+    facts: Mapping[str, Any] = {"same_text": True}
 
     def __init__(self, texts: TextFiles, *, name: str = "simcse", min_words: int = 3, seed: int = 0) -> None:
         super().__init__(texts, name, seed, min_words=min_words)
@@ -36,6 +41,8 @@ class SimCse(Signal):
 
 class InverseCloze(Signal):
     """A random sentence as query and the block of sentences around it as passage, from which it is mostly taken out.
+
+    With it go its copies in the block, such as a title that the text repeats.
 
     Args:
         texts: the documents; each is cut into blocks of whole sentences, and each block gives one pair.
@@ -76,14 +83,15 @@ class InverseCloze(Signal):
         """One pair per block that is long enough."""
         for block in blocks(sentences(text), self.block_words):
             counts = [len(sentence.split()) for sentence in block]
+            copies = Counter(block)
             able = [
                 row for row, count in enumerate(counts)
-                if count >= self.min_query_words and sum(counts) - count >= self.min_passage_words
+                if count >= self.min_query_words and sum(counts) - count * copies[block[row]] >= self.min_passage_words
             ]  # fmt: skip
             chosen, kept = draw.random(), draw.random() < self.keep  # two draws per block, whatever is in it
             if able:
-                row = able[int(chosen * len(able))]
-                yield block[row], " ".join(block if kept else [*block[:row], *block[row + 1 :]])
+                query = block[able[int(chosen * len(able))]]
+                yield query, " ".join(block if kept else [sentence for sentence in block if sentence != query])
 
 
 class NeighbouringSpans(Signal):

@@ -20,7 +20,9 @@ from data_modules.ccpairs.sources.signals.texts import BeirTexts, JsonlTexts, Pa
 from data_modules.ccpairs.sources.signals.within_text import InverseCloze, NeighbouringSpans, SimCse
 from data_modules.ccpairs.sources.tables import JsonlPairs
 from lightning_e5.errors import UserError
+from lightning_e5.pairs import PairStore
 from lightning_e5.rng import generator
+from lightning_e5.stages.build_ccpairs import build_ccpairs
 from lightning_e5.storage import write_parquet
 from lightning_e5.types import PairCandidate, ReadReport
 
@@ -92,6 +94,28 @@ def test_inverse_cloze_takes_the_sentence_out_nine_times_of_ten(tmp_path: Path) 
     for keep, share in ((0.0, 0), (1.0, count)):
         pairs, _ = read(InverseCloze(corpus(tmp_path / "a.parquet", [document(i) for i in range(count)]), keep=keep))
         assert sum(pair.query in pair.passage for pair in pairs) == share
+
+
+def test_inverse_cloze_takes_copies_out_too(tmp_path: Path) -> None:
+    title = "The flow over a blunt body ."
+    text = f"{title}\n{title} It is laminar at first and turns turbulent further on ."
+    for seed in range(5):
+        (pair,), _ = read(InverseCloze(corpus(tmp_path / "a.parquet", [text]), keep=0.0, seed=seed))
+        assert pair.query not in pair.passage
+    (pair,), _ = read(InverseCloze(corpus(tmp_path / "a.parquet", [text]), keep=1.0))
+    assert pair.passage.count(title) == 2
+
+
+def test_all_signals_in_one_build(tmp_path: Path) -> None:
+    texts = corpus(tmp_path / "a.parquet", [document(i, 20) for i in range(12)])
+    metrics = build_ccpairs(tmp_path / "out", sources=[signal(texts) for signal in SIGNALS], seed=1)
+    assert {name: metrics[f"{name}/pairs"] for name in ("simcse", "crops", "neighbours", "bm25-taught")} == dict.fromkeys(
+        ("simcse", "crops", "neighbours", "bm25-taught"), 12.0
+    )
+    store = PairStore(tmp_path / "out")
+    assert list(store.sources) == ["simcse", "inverse-cloze", "crops", "neighbours", "bm25-taught"]
+    simcse = store.read(["query", "passage"]).slice(0, 12)
+    assert simcse["query"].to_pylist() == simcse["passage"].to_pylist()
 
 
 def test_inverse_cloze_cuts_long_documents_in_blocks(tmp_path: Path) -> None:
@@ -171,6 +195,7 @@ def test_sentences_and_blocks() -> None:
     text = 'He said "Stop." Then 3 men ran! Why?  (Nobody knows.) e.g. this stays\nA title\n\n  end'
     assert sentences(text) == ['He said "Stop."', "Then 3 men ran!", "Why?", "(Nobody knows.) e.g. this stays", "A title", "end"]
     assert sentences(" \n ") == []
+    assert sentences("flow is laminar . it separates at mach 2.5 . end") == ["flow is laminar .", "it separates at mach 2.5 .", "end"]
     assert blocks(["a b", "c", "d e f g", "h"], 3) == [["a b", "c"], ["d e f g"], ["h"]]
 
 
