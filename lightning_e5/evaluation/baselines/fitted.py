@@ -13,6 +13,8 @@ def retrieve_known(
 ) -> Run:
     """`retrieval.search.retrieve`, but nothing for a query whose vector is zero: it would rank the documents by id."""
     check_search(corpus, k)
+    if not queries:
+        return {}
     names = list(queries)
     vectors_QD = embedder.embed([queries[name] for name in names], "query")
     known = {name: queries[name] for name, vector_D in zip(names, vectors_QD, strict=True) if bool(vector_D.any())}

@@ -126,6 +126,7 @@ def test_errors() -> None:
             model.retrieve({"d": "the"}, {"q": "the"}, 5)
         with pytest.raises(UserError, match="no documents"):
             model.retrieve({}, QUERIES, 5)
+        assert model.retrieve(CORPUS, {}, 5) == {}
     with pytest.raises(UserError, match="ngrams must be at least 1, not 0"):
         TfIdf(ngrams=0)
     with pytest.raises(UserError, match="width must be at least 1"):
