@@ -44,7 +44,8 @@ class PairCandidate:
     """A pair as a source extracts it, before any heuristic has seen it.
 
     id: where it comes from (a post's id, a page's address), for reports. facts: what the source knows beside the texts
-    and heuristics may ask for: ``score`` (votes), ``over_18`` (bool), ``language`` (ISO 639-1), ``perplexity``, ``url``.
+    and heuristics may ask for: ``score`` (votes), ``over_18`` (bool), ``language`` (ISO 639-1), ``perplexity``, ``url``;
+    ``same_text`` (bool) for a pair whose texts are equal on purpose.
     """
 
     query: str

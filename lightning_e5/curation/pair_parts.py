@@ -171,6 +171,8 @@ def _drop_rule(pair: PairCandidate, heuristics: Sequence[PairHeuristic]) -> str 
     for heuristic in heuristics:
         if not heuristic(pair):
             return heuristic.name
+    if pair.facts.get("same_text"):  # on purpose
+        return None
     return SAME_TEXT if text_id(pair.query) == text_id(pair.passage) else None
 
 

@@ -109,7 +109,9 @@ def _searchers(
     encoders: Mapping[str, Path], word_vectors: Path | None, baselines: Mapping[str, Any], precision: Precision
 ) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Model name -> (what is judged, what it has seen)."""
-    searchers: dict[str, tuple[Any, dict[str, Any]]] = {name: (b, {"pairs_seen": 0}) for name, b in baselines.items()}
+    searchers: dict[str, tuple[Any, dict[str, Any]]] = {
+        name: (model, {"pairs_seen": getattr(model, "pairs_seen", 0)}) for name, model in baselines.items()
+    }
     if word_vectors is not None:
         searchers["word-vectors"] = (WordVectors.load(word_vectors / "word_vectors"), _seen(word_vectors))
     for name, folder in encoders.items():

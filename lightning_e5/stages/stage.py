@@ -90,7 +90,11 @@ def stage_fingerprint(
 
 
 def _own_fingerprint(value: Any) -> Any:
-    """What an argument says of itself that its YAML does not (such as its files' times); of a list, what its items say."""
+    """What an argument says of itself that its YAML does not (such as its files' times); of a list or mapping, what its
+    items say."""
+    if isinstance(value, Mapping):
+        by_name = {key: found for key, item in value.items() if (found := _own_fingerprint(item)) is not None}
+        return by_name or None
     if isinstance(value, list):
         found = [_own_fingerprint(item) for item in value]
         return found if any(item is not None for item in found) else None

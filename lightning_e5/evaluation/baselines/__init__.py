@@ -1,1 +1,1 @@
-"""What a trained encoder has to beat: BM25 and averaged word vectors."""
+"""What a trained encoder has to beat: lexical search, topic models, averaged word vectors, other people's encoders."""

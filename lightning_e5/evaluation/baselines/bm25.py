@@ -76,7 +76,7 @@ class BM25:
         run: Run = {}
         for query, text in queries.items():
             scores = index.scores(text)
-            rows = _best_rows(scores, k + self.drop_identical_ids)
+            rows = best_rows(scores, k + self.drop_identical_ids)
             documents = [document_ids[row] for row in rows.tolist()]
             run[query] = top_documents(
                 query, documents, scores[rows].tolist(), k, drop_identical_ids=self.drop_identical_ids
@@ -112,11 +112,11 @@ class BM25Index:
         return np.asarray(self._index.get_scores_from_ids(words))
 
     def best_rows(self, scores: np.ndarray, k: int) -> np.ndarray:
-        """The rows of the ``k`` highest scores above 0, equal scores by rising row."""
-        return _best_rows(scores, k)
+        """See `best_rows`."""
+        return best_rows(scores, k)
 
 
-def _best_rows(scores: np.ndarray, k: int) -> np.ndarray:
+def best_rows(scores: np.ndarray, k: int) -> np.ndarray:
     """The rows of the ``k`` highest scores above 0, equal scores by rising row."""
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:

@@ -1,0 +1,116 @@
+"""Reciprocal rank fusion against its formula, models from folders, and a run that notices a changed file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_e5.errors import UserError
+from lightning_e5.evaluation.baselines.bm25 import BM25
+from lightning_e5.evaluation.baselines.fusion import ReciprocalRankFusion, StoredEncoder, fuse
+from lightning_e5.evaluation.baselines.sentence_transformer import SentenceTransformerModel
+from lightning_e5.evaluation.baselines.tfidf import TfIdf
+from lightning_e5.evaluation.baselines.vectors_file import VectorsFile
+from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.retrieval.search import retrieve
+from lightning_e5.stages.stage import _own_fingerprint
+from lightning_e5.storage import write_json
+
+
+def test_the_formula() -> None:
+    first = {"q": {"a": 9.0, "b": 5.0, "c": 5.0}, "r": {"z": 1.0}}
+    second = {"q": {"d": 0.3, "a": 0.2}}
+    fused = fuse([first, second])
+    assert fused["q"] == {"a": 1 / 61 + 1 / 62, "d": 1 / 61, "b": 1 / 62, "c": 1 / 63}
+    assert list(fused["q"]) == ["a", "d", "b", "c"]
+    assert fused["r"] == {"z": 1 / 61}
+    assert fuse([second, first]) == fused
+    assert fuse([first, second], constant=1)["q"]["a"] == 1 / 2 + 1 / 3
+    ties = fuse([{"q": {"b": 1.0}}, {"q": {"a": 1.0}}])["q"]
+    assert list(ties) == ["a", "b"]
+
+
+@pytest.fixture
+def corpus(texts: list[str]) -> dict[str, str]:
+    return {f"d{i:02d}": text for i, text in enumerate(texts[:24])}
+
+
+@pytest.fixture
+def words(tmp_path: Path, corpus: dict[str, str]) -> Path:
+    pairs = [(text[:50], text) for text in corpus.values()]
+    WordVectors(WordVectorsConfig(width=16, epochs=1, batch_size=8, buckets=8)).fit(pairs, progress=False).save(tmp_path / "stage/word_vectors")
+    return tmp_path / "stage"
+
+
+def test_bm25_and_a_stored_model(words: Path, corpus: dict[str, str], texts: list[str]) -> None:
+    queries = {f"q{i}": texts[i][:40] for i in range(5)} | {"q9": ""}
+    fusion = ReciprocalRankFusion([BM25(), StoredEncoder(words)], depth=10)
+    assert fusion.pairs_seen == 0
+    write_json(words / "metrics.json", {"pairs_seen": 24})
+    assert fusion.pairs_seen == 24
+    run = fusion.retrieve(corpus, queries, 4)
+    lexical = BM25().retrieve(corpus, queries, 10)
+    dense = retrieve(WordVectors.load(words / "word_vectors"), queries, corpus, 10)
+    expected = fuse([lexical, dense])
+    assert {query: list(scores.items()) for query, scores in run.items()} == {q: list(expected[q].items())[:4] for q in queries}
+
+
+def test_a_stored_encoder(tmp_path: Path, small_bert, small_tokenizer, texts: list[str]) -> None:  # type: ignore[no-untyped-def]
+    TextEncoder(small_bert, small_tokenizer).save_pretrained(tmp_path / "stage" / "encoder")
+    expected = TextEncoder.from_pretrained(tmp_path / "stage" / "encoder").embed(texts[:3], "query")
+    for path in (tmp_path / "stage", tmp_path / "stage" / "encoder"):
+        assert torch.equal(StoredEncoder(path).embed(texts[:3], "query"), expected)
+    with pytest.raises(UserError, match="absent"):
+        StoredEncoder(tmp_path / "absent").embed(["a"], "query")
+    assert StoredEncoder(tmp_path / "absent").fingerprint() == []
+
+
+def test_a_sentence_transformers_folder(tmp_path: Path, small_bert, small_tokenizer, texts: list[str]) -> None:  # type: ignore[no-untyped-def]
+    TextEncoder(small_bert, small_tokenizer).save_pretrained(tmp_path / "model")
+    ours = TextEncoder.from_pretrained(tmp_path / "model")
+    theirs = SentenceTransformerModel(str(tmp_path / "model"), device="cpu")
+    assert (theirs.prompt("query"), theirs.prompt("passage")) == ("query: ", "passage: ")
+    for kind in ("query", "passage"):
+        torch.testing.assert_close(theirs.embed(texts[:3], kind), ours.embed(texts[:3], kind), atol=1e-5, rtol=0)
+    bare = SentenceTransformerModel(str(tmp_path / "model"), device="cpu", query_prompt="", passage_prompt="query: ")
+    assert not torch.allclose(bare.embed(texts[:1], "query"), ours.embed(texts[:1], "query"), atol=1e-4)
+    torch.testing.assert_close(bare.embed(texts[:1], "passage"), ours.embed(texts[:1], "query"), atol=1e-5, rtol=0)
+    assert theirs.embed([], "query").shape[0] == 0
+
+
+def test_a_models_own_passage_prompt_under_its_older_name(tmp_path: Path, small_bert, small_tokenizer) -> None:  # type: ignore[no-untyped-def]
+    import json
+
+    TextEncoder(small_bert, small_tokenizer).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config_sentence_transformers.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"prompts": {"query": "q: ", "passage": "p: "}}))
+    model = SentenceTransformerModel(str(tmp_path / "model"), device="cpu")
+    assert (model.prompt("query"), model.prompt("passage")) == ("q: ", "p: ")
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 2, not 1"):
+        ReciprocalRankFusion([BM25()])
+    with pytest.raises(UserError, match=r"models\[1\]: int has neither"):
+        ReciprocalRankFusion([BM25(), 3])
+    with pytest.raises(UserError, match="constant must be at least 1"):
+        ReciprocalRankFusion([BM25(), TfIdf()], constant=0)
+    with pytest.raises(UserError, match="no sentence-transformers model"):
+        SentenceTransformerModel(str(tmp_path / "absent")).embed(["a"], "query")
+    with pytest.raises(UserError, match="'query' or 'passage'"):
+        SentenceTransformerModel("any").embed(["a"], "document")  # type: ignore[arg-type]
+
+
+def test_a_changed_file_changes_the_fingerprint_of_a_mapping_of_models(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_text("cat 1 2\n")
+    models = {"bm25": BM25(), "vectors": VectorsFile(path), "both": ReciprocalRankFusion([BM25(), VectorsFile(path)])}
+    before = _own_fingerprint(models)
+    assert set(before) == {"vectors", "both"} and _own_fingerprint({"bm25": BM25()}) is None
+    path.write_text("cat 1 2\ndog 1 2\n")
+    after = _own_fingerprint(models)
+    assert after["vectors"] != before["vectors"] and after["both"] != before["both"]
