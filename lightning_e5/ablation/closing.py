@@ -17,10 +17,10 @@ def closing_table(directory: Path, headline: Sequence[str]) -> str:
     lines = [""]
     if results:
         names = list(headline) or [MAIN_METRIC]
-        shown = any(names[0] in r.row.get("published", {}) for r in results)
-        beside = ["published", "difference to it"] if shown else []
+        with_published = any(names[0] in r.row.get("published", {}) for r in results)
+        beside = ["published", "difference to it"] if with_published else []
         header = ["model", "collection", names[0], "95% interval", *beside, *names[1:], "against reference", "pairs seen", "time"]
-        lines += aligned([header, *(_row(r, names, shown) for r in results)], texts=2)
+        lines += aligned([header, *(_row(r, names, with_published) for r in results)], texts=2)
         lines += ["(pairs and time: of all the training that a model's weights went through)"]
     if tasks := run.tasks():
         lines += ["", *aligned(task_table(tasks), texts=4)]

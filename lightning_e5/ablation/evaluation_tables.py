@@ -86,8 +86,9 @@ def _task_row(row: Node, shown: bool) -> list[str]:
 
 def _validity_row(row: Node) -> list[str]:
     name = row.get("collection") or row["set"]
-    prefix = row.get("prefix")
-    prefixes = "none" if not prefix or not any(prefix.values()) else ", ".join(repr(p) for p in prefix.values())
+    stored = row.get("prefix") or {}
+    prefix = [stored[kind] for kind in ("query", "passage") if kind in stored]
+    prefixes = ", ".join(repr(p) for p in prefix) if any(prefix) else "none"
     length = row.get("max_length")
     counts = [_count(row.get(key)) for key in ("missing", "dangling")]
     return [

@@ -99,8 +99,8 @@ def evaluate(
         UserError: nothing to judge, a wrong name, a damaged file, or prefixes that are not the model's.
     """
     folders = classification or {}
-    for argument, names in (("samples_per_label", samples_per_label or {}), ("zero_shot", zero_shot or {})):
-        for name in names:
+    for argument, chosen in (("samples_per_label", [*(samples_per_label or {})]), ("zero_shot", [*(zero_shot or {})])):
+        for name in chosen:
             if name not in folders:
                 raise UserError(f"evaluate.{argument}: {name!r} is not one of the classification sets{suggestion(name, folders)}")
     if not any((collections, sts, classification, clustering, pair_classification, reranking)):
@@ -124,14 +124,14 @@ def evaluate(
     ]
     found: dict[str, float] = {}
     table: list[dict[str, Any]] = []
-    names = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
+    measured = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
     for collection, folder in (collections or {}).items():
         data = load_beir(folder, split, name=collection)
         results: dict[str, RetrievalResult] = {}
         with progress(len(models), f"evaluate on {collection}", "model") as bar:
             for name, judged in models.items():
                 started = time.perf_counter()
-                results[name] = RetrievalTask(data, k=k, metrics=names).evaluate(judged.model)
+                results[name] = RetrievalTask(data, k=k, metrics=measured).evaluate(judged.model)
                 results[name].save(out / name / collection)
                 found |= {f"{name}/{collection}/{m}": v for m, v in results[name].metrics.items()}
                 row = _retrieval_row(judged, data, results[name], published_of(published or {}, name, collection))

@@ -94,7 +94,9 @@ def run_evaluation(request: EvaluationRequest) -> Evaluation:
     with tempfile.TemporaryDirectory(prefix="evaluate-") as temporary:
         folder = Path(request.details or temporary)
         metrics = evaluate(
-            folder, **sets, encoders=encoders, baselines=baselines, split=request.split, metrics=RETRIEVAL_METRICS,
+            folder, collections=sets.get("collections"), sts=sets.get("sts"), classification=sets.get("classification"),
+            clustering=sets.get("clustering"), pair_classification=sets.get("pair_classification"),
+            reranking=sets.get("reranking"), encoders=encoders, baselines=baselines, split=request.split, metrics=RETRIEVAL_METRICS,
             samples_per_label=_counts(request.samples_per_label), normalize_features=request.normalize_features,
             precision=request.precision, prefixes=_prefixes(request), max_length=request.max_length,
             prefix_ablation=request.prefix_ablation, cosines=False, seed=request.seed,
