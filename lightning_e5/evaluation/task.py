@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.progress import progress
 from lightning_e5.types import Embedder, Metrics
 
 #: Bootstrap samples of a task's interval.
 SAMPLES = 1000
+#: Texts whose embedding shows a bar of its own.
+_MANY = 2000
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,11 @@ def quantiles(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def finite_embeddings(embedder: Embedder, texts: Sequence[str], name: str, *, normalize: bool = True) -> NDArray[np.float32]:
     """float32 ``[N, D]`` with the prefix of queries; UserError names the set and the first text that is not finite."""
-    embedded: NDArray[np.float32] = embedder.embed(texts, "query", normalize=normalize).numpy()
+    if isinstance(embedder, TextEncoder) and len(texts) >= _MANY:
+        with progress(len(texts), f"embed {name}", "text") as bar:
+            embedded: NDArray[np.float32] = embedder.embed(texts, "query", normalize=normalize, progress=bar).numpy()
+    else:
+        embedded = embedder.embed(texts, "query", normalize=normalize).numpy()
     good = np.isfinite(embedded).all(1)
     if not good.all():
         raise UserError(f"{name}: the embedding of text {int(np.argmin(good))} is not finite")

@@ -110,6 +110,8 @@ def evaluate(
         encoders or {}, word_vectors, baselines or {}, precision=precision, prefixes=prefixes, max_length=max_length,
         prefix_ablation=prefix_ablation,
     )  # fmt: skip
+    if not collections and not any(judged.embeds for judged in models.values()):
+        raise UserError(f"evaluate: {', '.join(models)} can only search, and there is no collection to search (give collections)")
     if reference is not None and reference not in models:
         raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(models)})")
     probe = {"normalize": normalize_features}

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation import task
 from lightning_e5.evaluation.baselines.bm25 import BM25
-from lightning_e5.evaluation.sts import evaluate_sts, load_sts
+from lightning_e5.evaluation.sts import STSTask, evaluate_sts, load_sts
 from lightning_e5.evaluation.zero_shot import ZeroShotPrompts
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.stages.evaluate import evaluate
@@ -52,6 +55,15 @@ def test_every_task_in_one_stage(tmp_path: Path, encoder_folder: Path, task_file
     assert (accuracy["published"], accuracy["split"], accuracy["samples_per_label"], accuracy["normalized"]) == (0.5, "test", 4, False)
     assert {"small/kinds/f1", "small/lists/mrr", "small/same/accuracy"} <= set(metrics)
     assert not any(name.startswith("bm25/") for name in metrics)
+
+
+def test_many_texts_show_progress_and_change_nothing(encoder_folder: Path, sts_file: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    encoder, texts = TextEncoder.from_pretrained(encoder_folder), STSTask(load_sts(sts_file)).texts()
+    plain = task.finite_embeddings(encoder, texts, "similar")
+    assert "embed similar" not in capsys.readouterr().err
+    monkeypatch.setattr(task, "_MANY", len(texts))
+    shown = task.finite_embeddings(encoder, texts, "similar")
+    assert (shown == plain).all() and "embed similar: 100%" in capsys.readouterr().err
 
 
 def test_a_row_says_how_its_figures_were_made(tmp_path: Path, encoder_folder: Path, collection: Path) -> None:
@@ -109,6 +121,36 @@ def test_a_folder_without_prompts_takes_any_prefix_and_another_pooling_is_refuse
 def test_a_wrong_word_is_refused(tmp_path: Path, encoder_folder: Path, task_files: dict[str, Path], wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         evaluate(tmp_path / "out", encoders={"small": encoder_folder}, classification={"kinds": task_files["classification"]}, **wrong, seed=0)
+
+
+def test_bm25_alone_on_what_is_no_collection_is_refused(tmp_path: Path, sts_file: Path) -> None:
+    with pytest.raises(UserError, match="bm25 can only search, and there is no collection"):
+        evaluate(tmp_path / "out", baselines={"bm25": BM25()}, sts={"x": sts_file}, seed=0)
+
+
+def test_an_experiment_of_tasks_alone(tmp_path: Path, encoder_folder: Path, task_files: dict[str, Path], capsys) -> None:  # type: ignore[no-untyped-def]
+    """The whole way from a YAML: checked, run, tables printed, report written."""
+    stage = {
+        "_target_": "lightning_e5.stages.evaluate.evaluate",
+        "inputs": {
+            "classification": {"kinds": f"path:{task_files['classification']}"}, "reranking": {"lists": f"path:{task_files['reranking']}"},
+            "encoders": {"small": f"path:{encoder_folder}"},
+        },
+        "zero_shot": {"kinds": {
+            "_target_": "lightning_e5.evaluation.zero_shot.ZeroShotPrompts", "text": "text: {text}", "labels": {"long": "long", "short": "short"},
+        }},
+        "samples_per_label": {"kinds": 4}, "published": {"small": {"kinds/accuracy": 0.25, "lists/map": 1}},
+    }  # fmt: skip
+    node = {"name": "judge", "runs_dir": str(tmp_path / "runs"), "logger": {"mode": "disabled"}, "stages": {"evaluate": stage}}
+    (tmp_path / "judge.yaml").write_text(yaml.safe_dump(node))
+    assert main(["run", str(tmp_path / "judge.yaml")]) == 0
+    metrics = read_json(tmp_path / "runs/judge/metrics.json")
+    assert {"small/kinds/accuracy_low", "small/kinds/zero_shot_accuracy", "small/lists/mrr"} <= set(metrics)
+    printed = capsys.readouterr().out
+    assert f"{metrics['small/kinds/accuracy'] - 0.25:+.3f}" in printed and "re-ranking" in printed
+    page = (tmp_path / "runs/judge/report.html").read_text(encoding="utf-8")
+    assert "Other tasks" in page and "<h2>Results" not in page
+    assert main(["run", str(tmp_path / "judge.yaml")]) == 0 and "nothing to do" in capsys.readouterr().out
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path: Path, encoder_folder: Path, sts_file: Path, collection: Path) -> None:
