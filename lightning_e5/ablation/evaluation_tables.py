@@ -93,7 +93,7 @@ def _validity_row(row: Node) -> list[str]:
     counts = [_count(row.get(key)) for key in ("missing", "dangling")]
     return [
         labelled(row), name, row.get("split") or "–", prefixes, "–" if length is None else f"{length:,}",
-        _share(row.get("truncated")), row["precision"], _share(row.get("tied")) if "collection" in row else "–", *counts,
+        _share(row.get("truncated")), row["precision"] or "–", _share(row.get("tied")) if "collection" in row else "–", *counts,
     ]  # fmt: skip
 
 

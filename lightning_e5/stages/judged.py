@@ -42,11 +42,11 @@ class Judged:
 
         Returns:
             ``prefix`` (kind -> prefix), ``max_length`` (tokens), ``truncated`` (share of the texts that are longer),
-            ``precision`` (fp32 or bf16, what ran); None where the model knows no such thing. ``prefix_ablation`` only
+            ``precision`` (fp32 or bf16, what ran); each None where the model knows no such thing. ``prefix_ablation`` only
             where it is so.
         """
         if not isinstance(self.model, TextEncoder):
-            return {"prefix": None, "max_length": None, "truncated": None, "precision": "fp32"}
+            return {"prefix": None, "max_length": None, "truncated": None, "precision": "fp32" if self.embeds else None}
         tokenizer = self.model.tokenizer
         longer = {kind: _longer(tokenizer, part, kind) for kind, part in texts.items()}
         total = sum(len(part) for part in texts.values())

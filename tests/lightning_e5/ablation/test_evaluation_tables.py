@@ -26,9 +26,9 @@ def test_task_rows_with_published_figures_and_labels() -> None:
 
 def test_validity_rows_of_retrieval_and_tasks() -> None:
     retrieval = {"model": "bm25", "collection": "docs", "split": "test", "missing": 2, "dangling": 3, "tied": 0.25, "queries": 8,
-                 "prefix": None, "max_length": None, "truncated": None, "precision": "fp32"}  # fmt: skip
+                 "prefix": None, "max_length": None, "truncated": None, "precision": None}  # fmt: skip
     header, first, second, third = validity_table([retrieval, *TASKS])
-    assert first == ["bm25", "docs", "test", "none", "–", "–", "fp32", "25.0%", "2", "3"]
+    assert first == ["bm25", "docs", "test", "none", "–", "–", "–", "25.0%", "2", "3"]
     assert second[:6] == ["e5", "stsb", "–", "'query: '", "128", "12.5%"] and third[2] == "test" and len(header) == len(third)
     old = {"model": "x", "collection": "y"}
     assert validity_table([old]) == [header]
