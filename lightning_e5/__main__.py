@@ -58,6 +58,16 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.evaluation_tables import evaluation_text
+    from lightning_e5.stages.evaluate_command import SHOWN_METRICS, EvaluationRequest, run_evaluation
+
+    request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
+    found = run_evaluation(EvaluationRequest(arguments.model, **request))
+    print(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
+    return 0
+
+
 def _arguments_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", help="an experiment YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.pretrain.data.batch_size=256")
@@ -87,11 +97,36 @@ def _arguments_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="where the model folder is written")
 
 
+def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
+    def several(flag: str, metavar: str, what: str, required: bool = False) -> None:
+        parser.add_argument(flag, nargs="+", action="extend", default=[], metavar=metavar, help=what, required=required)
+
+    several("--model", "MODEL", "a model folder, a run directory or bm25; NAME=FOLDER names it", required=True)
+    several("--beir", "FOLDER", "retrieval: folders in BEIR layout; NAME=FOLDER names a set, here and below")
+    several("--sts", "FILE", "similarity: score, sentence1, sentence2 (TSV, JSONL, Parquet)")
+    several("--classification", "FOLDER", "few-shot probes: train.jsonl and test.jsonl of text and label")
+    several("--clustering", "FILE", "JSONL of text and label")
+    several("--pair-classification", "FILE", "label (0 or 1), sentence1, sentence2 (TSV, JSONL, Parquet)")
+    several("--reranking", "FILE", "JSONL of query, positive and negative")
+    several("--samples-per-label", "SET=N", "few-shot samples of a classification set (default 8)")
+    parser.add_argument("--normalize-features", action="store_true", help="probe unit vectors")
+    parser.add_argument("--query-prefix", metavar="TEXT", help="instead of what the model folders store")
+    parser.add_argument("--passage-prefix", metavar="TEXT", help="instead of what the model folders store")
+    parser.add_argument("--prefix-ablation", action="store_true", help="allow prefixes other than a model's own")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens per text instead of what the folders store")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of the models (default fp32)")
+    parser.add_argument("--split", default="test", help="of judgements and classification sets (default test)")
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals' bootstraps (default 0)")
+    parser.add_argument("--out", metavar="FILE", help="write all metrics as flat JSON")
+    parser.add_argument("--details", metavar="FOLDER", help="keep runs, per-item values and tables")
+
+
 #: verb -> (what it does, its arguments, its function)
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "run": ("run an experiment; finished stages are skipped, killed ones continue", _arguments_run, _run),
     "check": ("check experiments and print their plans; builds nothing", _arguments_check, _check),
     "compare": ("a table of several runs' metrics", _arguments_compare, _compare),
+    "evaluate": ("judge any models on any data", _arguments_evaluate, _evaluate),
     "search": ("the passages of a run's corpus nearest to a text", _arguments_search, _search),
     "export": ("a run's encoder as a Hugging Face + sentence-transformers folder", _arguments_export, _export),
 }

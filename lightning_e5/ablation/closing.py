@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_e5.ablation.evaluation_tables import aligned, labelled, published_cells, task_table
 from lightning_e5.ablation.report import duration
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
 
@@ -16,16 +17,13 @@ def closing_table(directory: Path, headline: Sequence[str]) -> str:
     lines = [""]
     if results:
         names = list(headline) or [MAIN_METRIC]
-        header = ["model", "collection", names[0], "95% interval", *names[1:], "against reference", "pairs seen", "time"]
-        lines += _aligned([header, *(_row(r, names) for r in results)])
+        with_published = any(names[0] in r.row.get("published", {}) for r in results)
+        beside = ["published", "difference to it"] if with_published else []
+        header = ["model", "collection", names[0], "95% interval", *beside, *names[1:], "against reference", "pairs seen", "time"]
+        lines += aligned([header, *(_row(r, names, with_published) for r in results)], texts=2)
         lines += ["(pairs and time: of all the training that a model's weights went through)"]
-    if similarity := run.similarity():
-        header = ["model", "STS set", "Spearman", "95% interval", "pairs"]
-        rows = [
-            [r["model"], r["set"], f"{r['spearman']:.3f}", f"[{r['spearman_low']:.3f}, {r['spearman_high']:.3f}]", f"{r['pairs']:,}"]
-            for r in similarity
-        ]
-        lines += ["", *_aligned([header, *rows])]
+    if tasks := run.tasks():
+        lines += ["", *aligned(task_table(tasks), texts=4)]
     if "filter/removed_mismatches" in run.metrics:
         lines += ["", (
             f"filter: removed {run.metrics['filter/removed_mismatches']:.1%} of the planted mismatches, kept "
@@ -39,7 +37,7 @@ def closing_table(directory: Path, headline: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _row(result: Result, names: Sequence[str]) -> list[str]:
+def _row(result: Result, names: Sequence[str], shown: bool) -> list[str]:
     row = result.row
     difference = "the reference" if "difference" not in row else (
         f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
@@ -47,14 +45,9 @@ def _row(result: Result, names: Sequence[str]) -> list[str]:
     values = [f"{result.metrics[name]:.3f}" for name in names]
     interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
     spent = "none" if not result.trained_by else "unknown" if result.seconds is None else duration(result.seconds)
-    return [result.model, result.collection, values[0], interval, *values[1:], difference, f"{result.pairs:,}", spent]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    numeric = [c > 1 for c in range(len(widths))]
-    lines = ["  ".join(v.rjust(w) if n else v.ljust(w) for v, w, n in zip(r, widths, numeric, strict=True)) for r in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    figure = row.get("published", {}).get(names[0])
+    beside = published_cells(result.metrics[names[0]], figure) if shown else []
+    return [labelled(row), result.collection, values[0], interval, *beside, *values[1:], difference, f"{result.pairs:,}", spent]
 
 
 def _next_steps(directory: Path, judged: bool) -> list[str]:

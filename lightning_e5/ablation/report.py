@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_e5.ablation import figures
 from lightning_e5.ablation.data_report import data_sections
+from lightning_e5.ablation.evaluation_tables import labelled, published_cells, task_table, validity_table
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
@@ -18,6 +19,12 @@ from lightning_e5.storage import write_text
 REPORT = "report.html"
 RECALL = "recall@100"
 _ABSENT = "–"
+_TASKS_NOTE = "95% intervals by bootstrap over items: pairs, texts (and resamplings or clusterings) or queries."
+_VALIDITY_NOTE = (
+    "Truncated: share of the texts with more tokens than the limit. Tied at 10: share of the queries whose documents at ranks "
+    "10 and 11 have one score. Missing: judged queries without a result, counted as 0. Dangling: judgements of documents "
+    "outside the collection."
+)
 
 
 def write_report(directory: Path, metrics: Mapping[str, float]) -> None:
@@ -41,13 +48,14 @@ def report_page(run: RunData) -> str:
     if results:
         body += [heading("Results"), results_table(run, results), paragraph(_results_note(run, results), "note")]
         body += _pictures(figures.ndcg_intervals(run), "nDCG@10 of each model with its 95% interval")
-    if similarity := run.similarity():
-        rows = [
-            [r["model"], r["set"], f"{r['spearman']:.3f}", f"[{r['spearman_low']:.3f}, {r['spearman_high']:.3f}]", f"{r['pairs']:,}"]
-            for r in similarity
-        ]
-        body += [heading("Textual similarity"), table(["model", "set", "Spearman", "95% interval", "pairs"], rows, numbers=[2, 3, 4])]
-        body += [paragraph("Spearman's correlation of cosines with people's scores; intervals by bootstrap over pairs.", "note")]
+    tasks = run.tasks()
+    if tasks:
+        header, *rows = task_table(tasks)
+        body += [heading("Other tasks"), table(header, rows, numbers=range(4, len(header))), paragraph(_TASKS_NOTE, "note")]
+    header, *rows = validity_table([*(r.row for r in results), *tasks])
+    if rows:
+        body += [heading("How the figures were made"), table(header, rows, numbers=[4, 5, *range(7, len(header))])]
+        body += [paragraph(_VALIDITY_NOTE, "note")]
     body += data_sections(run)
     for stage in run.filters():
         body += filter_section(run, stage)
@@ -68,6 +76,9 @@ def results_table(run: RunData, results: Sequence[Result]) -> str:
     references = {r.collection: run.reference(r.collection) for r in results}
     header = ["model", "collection", MAIN_METRIC, "95% interval", RECALL]
     named = sorted({name for name in references.values() if name})
+    shown = any(MAIN_METRIC in r.row.get("published", {}) for r in results)
+    if shown:
+        header += ["published", "difference to it"]
     if named:
         header += [f"difference to {' / '.join(named)}", "verdict"]
     header += ["pairs seen", "in all", "time"]
@@ -75,12 +86,15 @@ def results_table(run: RunData, results: Sequence[Result]) -> str:
     for result in results:
         low, high = result.row.get("low"), result.row.get("high")
         interval = _ABSENT if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
-        row = [result.model, result.collection, _value(result, MAIN_METRIC), interval, _value(result, RECALL)]
+        row = [labelled(result.row), result.collection, _value(result, MAIN_METRIC), interval, _value(result, RECALL)]
+        if shown:
+            figure = result.row.get("published", {}).get(MAIN_METRIC)
+            row += published_cells(result.metrics[MAIN_METRIC], figure)
         if named:
             row += _difference(result, references[result.collection])
         rows.append([*row, f"{result.row.get('pairs_seen', 0):,}", f"{result.pairs:,}", duration(result.seconds)])
-    columns = [2, 3, 4, len(header) - 3, len(header) - 2, len(header) - 1]
-    return table(header, rows, numbers=[*columns, 5] if named else columns)
+    numbers = [c for c in range(2, len(header)) if header[c] != "verdict"]
+    return table(header, rows, numbers=numbers)
 
 
 def duration(seconds: float | None) -> str:

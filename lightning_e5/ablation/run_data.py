@@ -26,7 +26,7 @@ from lightning_e5.pairs import PairStore
 from lightning_e5.storage import MANIFEST, read_json, read_log, read_parquet, sha256_file
 
 METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
-TABLE, STS_TABLE = "table.json", "sts.json"
+TABLE, TASKS_TABLE = "table.json", "tasks.json"
 #: The metric that a run's intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
 
@@ -142,9 +142,9 @@ class RunData:
                 rows[row["model"], row["collection"]] = self._result(stage, row, metrics)
         return list(rows.values())
 
-    def similarity(self) -> list[Node]:
-        """Every model on every STS set: ``model``, ``set``, ``spearman`` with its interval, ``pairs``."""
-        return [row for stage in self.stages_with(STS_TABLE) for row in read_json(self.stage(stage) / STS_TABLE)]
+    def tasks(self) -> list[Node]:
+        """Every model on every task beside retrieval: ``model``, ``set``, ``task``, ``metric``, ``value``, ``low``, ``high``."""
+        return [row for stage in self.stages_with(TASKS_TABLE) for row in read_json(self.stage(stage) / TASKS_TABLE)]
 
     def reference(self, collection: str) -> str | None:
         """The model that the others of a collection were compared with, if any was."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.beir_data import text_lines
+from lightning_e5.evaluation.beir_data import json_object, text_lines
+from lightning_e5.evaluation.task import TaskResult
 from lightning_e5.types import Embedder, Kind, Metrics
 
 _COLUMNS = ("score", "sentence1", "sentence2")
@@ -50,13 +50,39 @@ def load_sts(path: Path | str, name: str | None = None) -> STSData:
         UserError: with file and line, for anything missing or malformed.
     """
     path = Path(path)
-    rows = list(_rows(path))
+    rows = [row[1:] for row in pair_rows(path, _COLUMNS)]
     if len(rows) < 3:
         raise UserError(f"{path}: has {len(rows)} pairs; a correlation needs at least 3")
     scores = np.array([score for score, _, _ in rows])
     if (scores == scores[0]).all():
         raise UserError(f"{path}: all pairs have the score {scores[0]:g}, so there is nothing to correlate with")
     return STSData(name or path.stem, [a for _, a, _ in rows], [b for _, _, b in rows], scores)
+
+
+@dataclass(frozen=True)
+class STSTask:
+    """STS as one of the tasks of an evaluation."""
+
+    data: STSData
+
+    @property
+    def name(self) -> str:
+        """The set's name."""
+        return self.data.name
+
+    def texts(self) -> list[str]:
+        """The first sentences, then the second ones."""
+        return [*self.data.first, *self.data.second]
+
+    def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
+        """`evaluate_sts` with the prefix of queries."""
+        result = evaluate_sts(self.data, embedder, seed=seed)
+        value, low, high = (result.metrics[name] for name in ("spearman", "spearman_low", "spearman_high"))
+        columns = {"score": self.data.scores, "cosine": result.cosines}
+        return TaskResult(
+            "sts", "spearman", value, low, high, len(self.data.scores), {"pearson": result.metrics["pearson"]},
+            {"tied": result.tied}, columns, "pairs.parquet",
+        )  # fmt: skip
 
 
 def evaluate_sts(data: STSData, embedder: Embedder, *, kind: Kind = "query", samples: int = 1000, seed: int = 0) -> STSResult:
@@ -99,48 +125,54 @@ def correlation(cosines_N: NDArray[Any], scores_N: NDArray[np.float64]) -> float
     return float(stats.spearmanr(cosines_N, scores_N).statistic)
 
 
-def _rows(path: Path) -> Iterator[tuple[float, str, str]]:
+def pair_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, float, str, str]]:
+    """(place, number, text, text) of each row of a file of pairs: TSV with a header and no quoting, JSONL, or Parquet.
+
+    Args:
+        path: ``.parquet``, ``.jsonl``, ``.json``, anything else is TSV; the last two may be gzipped.
+        columns: the names of the number and of the two texts.
+
+    Raises:
+        UserError: with file and line, for anything missing or malformed.
+    """
     if path.suffix == ".parquet":
         from lightning_e5.storage import read_parquet
 
-        table = read_parquet(path, {"score": "double", "sentence1": "string", "sentence2": "string"})
+        table = read_parquet(path, {columns[0]: "double", columns[1]: "string", columns[2]: "string"})
         for number, row in enumerate(table.to_pylist()):
-            yield _checked(row, f"{path}: row {number}")
+            where = f"{path}: row {number}"
+            yield where, *_checked(row, where, columns)
         return
     lines = text_lines(path)
     if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
         for number, line in lines:
             where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise UserError(f"{where}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: not a JSON object")
-            yield _checked(row, where)
+            yield where, *_checked(json_object(line, where), where, columns)
         return
     _, header = next(lines, (0, ""))
     names = header.split("\t")
-    if not set(_COLUMNS) <= set(names):
-        raise UserError(f"{path}:1: lacks the header {' '.join(_COLUMNS)} (separated by tabs)")
+    if not set(columns) <= set(names):
+        raise UserError(f"{path}:1: lacks the header {' '.join(columns)} (separated by tabs)")
     for number, line in lines:
+        where = f"{path}:{number}"
         cells = line.split("\t")
         if len(cells) != len(names):
-            raise UserError(f"{path}:{number}: has {len(cells)} columns separated by tabs, not {len(names)}")
-        yield _checked(dict(zip(names, cells, strict=True)), f"{path}:{number}")
+            raise UserError(f"{where}: has {len(cells)} columns separated by tabs, not {len(names)}")
+        yield where, *_checked(dict(zip(names, cells, strict=True)), where, columns)
 
 
-def _checked(row: Mapping[str, Any], where: str) -> tuple[float, str, str]:
-    for key in _COLUMNS:
+def _checked(row: Mapping[str, Any], where: str, columns: Sequence[str]) -> tuple[float, str, str]:
+    for key in columns:
         if key not in row:
             raise UserError(f"{where}: lacks the key {key!r}")
-    for key in _COLUMNS[1:]:
-        if not isinstance(row[key], str) or not row[key].strip():
+    number, first, second = (row[key] for key in columns)
+    for key, text in zip(columns[1:], (first, second), strict=True):
+        if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}: the key {key!r} is not a text")
     try:
-        score = float(row["score"])
+        value = float(number)
     except (TypeError, ValueError):
-        raise UserError(f"{where}: the score {row['score']!r} is not a number") from None
-    if not math.isfinite(score):
-        raise UserError(f"{where}: the score {row['score']!r} is not finite")
-    return score, row["sentence1"], row["sentence2"]
+        raise UserError(f"{where}: the {columns[0]} {number!r} is not a number") from None
+    if not math.isfinite(value):
+        raise UserError(f"{where}: the {columns[0]} {number!r} is not finite")
+    return value, first, second

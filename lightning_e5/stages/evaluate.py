@@ -1,31 +1,40 @@
-"""Stage: judge encoders and baselines on retrieval collections and STS sets, with intervals over queries and pairs."""
+"""Stage: judge encoders and baselines on retrieval collections and on the other tasks, with intervals."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lightning_e5.errors import UserError
-from lightning_e5.evaluation.baselines.word_vectors import WordVectors
+from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.beir_data import RetrievalData, load_beir
+from lightning_e5.evaluation.classification import SAMPLES_PER_LABEL, ClassificationTask
+from lightning_e5.evaluation.clustering import ClusteringTask
+from lightning_e5.evaluation.labelled import load_split
+from lightning_e5.evaluation.metrics import DEFAULT_METRICS
+from lightning_e5.evaluation.pair_classification import PairClassificationTask
+from lightning_e5.evaluation.reranking import RerankingTask
 from lightning_e5.evaluation.retrieval import RetrievalResult, RetrievalTask
 from lightning_e5.evaluation.significance import bootstrap_interval, paired_difference
-from lightning_e5.evaluation.sts import evaluate_sts, load_sts
+from lightning_e5.evaluation.sts import STSTask, load_sts
+from lightning_e5.evaluation.task import Task
+from lightning_e5.evaluation.zero_shot import ZeroShotPrompts, ZeroShotTask
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
-from lightning_e5.storage import read_json, write_json, write_parquet
+from lightning_e5.stages.judged import Judged, load_models
+from lightning_e5.stages.published import Published, check_published, published_of
+from lightning_e5.storage import write_json, write_parquet
 
 #: The metric that intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
-#: The STS rows of an evaluation.
-STS_TABLE = "sts.json"
+#: The rows of all tasks beside retrieval.
+TASKS_TABLE = "tasks.json"
 #: Pairs whose cosines are kept for the report.
 COSINE_SAMPLE = 500
 
@@ -35,97 +44,149 @@ def evaluate(
     *,
     collections: Mapping[str, Path] | None = None,
     sts: Mapping[str, Path] | None = None,
+    classification: Mapping[str, Path] | None = None,
+    clustering: Mapping[str, Path] | None = None,
+    pair_classification: Mapping[str, Path] | None = None,
+    reranking: Mapping[str, Path] | None = None,
+    zero_shot: Mapping[str, ZeroShotPrompts] | None = None,
     encoders: Mapping[str, Path] | None = None,
     word_vectors: Path | None = None,
     baselines: Mapping[str, Any] | None = None,
     reference: str | None = None,
     split: str = "test",
     k: int = 100,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    samples_per_label: Mapping[str, int] | None = None,
+    normalize_features: bool = False,
     precision: Precision = "fp32",
+    prefixes: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    prefix_ablation: bool = False,
+    published: Mapping[str, Mapping[str, float]] | None = None,
+    cosines: bool = True,
     seed: int,
 ) -> dict[str, float]:
-    """Write ``<model>/<collection>/`` (TREC run, per-query values), ``table.json`` and ``sts.json``; return flat metrics.
+    """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``.
 
     Args:
         collections: name -> folder in BEIR layout.
-        sts: name -> file of sentence pairs with scores (see `load_sts`); for the models that embed.
+        sts, pair_classification: name -> file of sentence pairs (see `load_sts`, `PairClassificationTask.load`).
+        classification: name -> folder with ``train.jsonl`` and ``<split>.jsonl`` of ``text`` and ``label``.
+        clustering: name -> JSONL(.gz) file of ``text`` and ``label``.
+        reranking: name -> JSONL(.gz) file of ``query``, ``positive`` and ``negative``.
+        zero_shot: name of a classification set -> how its texts and labels are worded.
         encoders: model name -> stage folder or encoder folder.
         word_vectors: folder of the averaged word vectors; judged as ``word-vectors``.
         baselines: model name -> an object with ``retrieve`` (BM25).
         reference: the model that all others are compared with, pairwise over queries.
-        split: of the judgements.
+        split: of the judgements, and of the classification sets.
         k: passages retrieved per query.
+        metrics: of retrieval; ``ndcg@10`` is always one.
+        samples_per_label: name of a classification set -> few-shot samples; 8 where not given.
+        normalize_features: probe unit vectors (see `ClassificationTask`).
         precision: of the encoders' backbones; search and scores are always float32.
+        prefixes: ``query`` and ``passage``, for all encoders; refused where a model folder stores others.
+        max_length: tokens per text, for all encoders; as stored in their folders where not given.
+        prefix_ablation: allow other prefixes; the rows are labelled.
+        published: model -> ``<set>/<metric>`` -> a published figure, shown beside ours.
+        cosines: keep cosines of judged and of random pairs for the report.
 
     Returns:
-        ``<model>/<collection>/<metric>``, and ``<model>/<collection>/ndcg@10_low`` and ``_high`` (95% interval); for an
-        STS set ``spearman``, ``spearman_low`` and ``spearman_high``.
+        ``<model>/<set>/<metric>``, and of each set's main metric (``ndcg@10`` for retrieval) also ``_low`` and ``_high``,
+        the 95% interval.
+
+    Raises:
+        UserError: nothing to judge, a wrong name, a damaged file, or prefixes that are not the model's.
     """
-    metrics: dict[str, float] = {}
+    folders = classification or {}
+    for argument, chosen in (("samples_per_label", [*(samples_per_label or {})]), ("zero_shot", [*(zero_shot or {})])):
+        for name in chosen:
+            if name not in folders:
+                raise UserError(f"evaluate.{argument}: {name!r} is not one of the classification sets{suggestion(name, folders)}")
+    if not any((collections, sts, classification, clustering, pair_classification, reranking)):
+        raise UserError("evaluate: nothing to judge on (give collections, sts, classification, clustering, pair_classification or reranking)")
+    _check_names((collections, sts, classification, clustering, pair_classification, reranking))
+    models = load_models(
+        encoders or {}, word_vectors, baselines or {}, precision=precision, prefixes=prefixes, max_length=max_length,
+        prefix_ablation=prefix_ablation,
+    )  # fmt: skip
+    if not collections and not any(judged.embeds for judged in models.values()):
+        raise UserError(f"evaluate: {', '.join(models)} can only search, and there is no collection to search (give collections)")
+    if reference is not None and reference not in models:
+        raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(models)})")
+    probe = {"normalize": normalize_features}
+    samples = samples_per_label or {}
+    tasks: list[Task] = [
+        *(STSTask(load_sts(p, n)) for n, p in (sts or {}).items()),
+        *(ClassificationTask.load(p, split, n, samples_per_label=samples.get(n, SAMPLES_PER_LABEL), **probe) for n, p in folders.items()),
+        *(ZeroShotTask(load_split(folders[n], split, n), wording) for n, wording in (zero_shot or {}).items()),
+        *(PairClassificationTask.load(p, n) for n, p in (pair_classification or {}).items()),
+        *(RerankingTask.load(p, n) for n, p in (reranking or {}).items()),
+        *(ClusteringTask.load(p, n) for n, p in (clustering or {}).items()),
+    ]
+    found: dict[str, float] = {}
     table: list[dict[str, Any]] = []
-    searchers = _searchers(encoders or {}, word_vectors, baselines or {}, precision)
-    if not collections and not sts:
-        raise UserError("evaluate: nothing to judge on (give collections or sts)")
-    if reference is not None and reference not in searchers:
-        raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(searchers)})")
+    measured = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
     for collection, folder in (collections or {}).items():
         data = load_beir(folder, split, name=collection)
         results: dict[str, RetrievalResult] = {}
-        with progress(len(searchers), f"evaluate on {collection}", "model") as bar:
-            for name, (searcher, seen) in searchers.items():
+        with progress(len(models), f"evaluate on {collection}", "model") as bar:
+            for name, judged in models.items():
                 started = time.perf_counter()
-                results[name] = RetrievalTask(data, k=k).evaluate(searcher)
+                results[name] = RetrievalTask(data, k=k, metrics=measured).evaluate(judged.model)
                 results[name].save(out / name / collection)
-                metrics |= {f"{name}/{collection}/{m}": v for m, v in results[name].metrics.items()}
-                table.append({"model": name, "collection": collection, "seconds": time.perf_counter() - started, **seen})
-                if isinstance(searcher, TextEncoder):
-                    _save_cosines(out / name / collection / "cosines.parquet", searcher, data, seed)
+                found |= {f"{name}/{collection}/{m}": v for m, v in results[name].metrics.items()}
+                row = _retrieval_row(judged, data, results[name], published_of(published or {}, name, collection))
+                table.append({"model": name, "collection": collection, "seconds": time.perf_counter() - started, **row})
+                if cosines and isinstance(judged.model, TextEncoder):
+                    _save_cosines(out / name / collection / "cosines.parquet", judged.model, data, seed)
                 bar(1)
-        metrics |= _intervals(collection, results, reference, table, seed)
-    metrics |= _judge_sts(out, sts or {}, searchers, seed)
+        found |= _intervals(collection, results, reference, table, seed)
+    found |= judge_tasks(out, tasks, models, published or {}, split if folders else None, seed)
+    check_published(published or {}, models, found)
     write_json(out / "timing_table.json", table)
     write_json(out / "table.json", [{k: v for k, v in row.items() if k != "seconds"} for row in table])
-    return metrics
+    return found
 
 
-def _judge_sts(out: Path, sets: Mapping[str, Path], searchers: Mapping[str, tuple[Any, Any]], seed: int) -> dict[str, float]:
-    """STS of every model that embeds; ``<model>/<set>/pairs.parquet`` and ``sts.json``."""
-    metrics: dict[str, float] = {}
+def _check_names(groups: Sequence[Mapping[str, Path] | None]) -> None:
+    """UserError for two sets of one name, whose metrics would be one another's."""
+    names = [name for group in groups for name in group or {}]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"evaluate: two sets are named {name!r}")
+
+
+def judge_tasks(
+    out: Path, tasks: Sequence[Task], models: Mapping[str, Judged], published: Published, split: str | None, seed: int
+) -> dict[str, float]:
+    """Every task beside retrieval with every model that embeds: ``<model>/<set>/`` and ``tasks.json``; flat metrics."""
+    found: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
-    embedders = {name: model for name, (model, _) in searchers.items() if hasattr(model, "embed")}
-    for name, path in sets.items():
-        data = load_sts(path, name)
-        for model, embedder in embedders.items():
-            result = evaluate_sts(data, embedder, seed=seed)
-            metrics |= {f"{model}/{name}/{m}": v for m, v in result.metrics.items()}
-            write_parquet(out / model / name / "pairs.parquet", {"score": data.scores, "cosine": result.cosines})
-            rows.append({"model": model, "set": name, "pairs": len(data.scores), "tied": result.tied, **result.metrics})
+    embedders = {name: judged for name, judged in models.items() if judged.embeds}
+    for task in tasks:
+        texts = task.texts()
+        with progress(len(embedders), f"evaluate on {task.name}", "model") as bar:
+            for name, judged in embedders.items():
+                result = task.evaluate(judged.model, seed=seed)
+                found |= {f"{name}/{task.name}/{m}": v for m, v in result.metrics.items()}
+                write_parquet(out / name / task.name / result.file, result.columns)
+                row = {"model": name, "set": task.name, **result.row(), **judged.facts({"query": texts})}
+                if split is not None and isinstance(task, ClassificationTask | ZeroShotTask):
+                    row["split"] = split
+                figure = published_of(published, name, task.name).get(result.metric)
+                rows.append(row if figure is None else {**row, "published": figure})
+                bar(1)
     if rows:
-        write_json(out / STS_TABLE, rows)
-    return metrics
+        write_json(out / TASKS_TABLE, rows)
+    return found
 
 
-def _searchers(
-    encoders: Mapping[str, Path], word_vectors: Path | None, baselines: Mapping[str, Any], precision: Precision
-) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Model name -> (what is judged, what it has seen)."""
-    searchers: dict[str, tuple[Any, dict[str, Any]]] = {
-        name: (model, {"pairs_seen": getattr(model, "pairs_seen", 0)}) for name, model in baselines.items()
-    }
-    if word_vectors is not None:
-        searchers["word-vectors"] = (WordVectors.load(word_vectors / "word_vectors"), _seen(word_vectors))
-    for name, folder in encoders.items():
-        directory = folder / "encoder" if (folder / "encoder").is_dir() else folder
-        searchers[name] = (TextEncoder.from_pretrained(directory, precision=precision), _seen(folder))
-    if not searchers:
-        raise UserError("evaluate: no model to judge (give encoders, word_vectors or baselines)")
-    return searchers
-
-
-def _seen(stage: Path) -> dict[str, Any]:
-    """Pairs and groups that the stage itself trained on."""
-    path = stage / "metrics.json"
-    return {"pairs_seen": int(read_json(path).get("pairs_seen", 0))} if path.is_file() else {"pairs_seen": 0}
+def _retrieval_row(judged: Judged, data: RetrievalData, result: RetrievalResult, published: Mapping[str, float]) -> dict[str, Any]:
+    """What a row of the retrieval table says beside the figures."""
+    facts = judged.facts({"query": list(data.queries.values()), "passage": list(data.corpus.values())})
+    row = {**judged.seen, "split": result.split, **result.counts, "tied": result.tied.get(10), **facts}
+    return {**row, "published": dict(published)} if published else row
 
 
 def _intervals(

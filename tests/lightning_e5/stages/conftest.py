@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,47 @@ def small_experiment(tmp_path: Path) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path, small_bert, small_tokenizer) -> Path:  # type: ignore[no-untyped-def]
+    from lightning_e5.models.encoder import TextEncoder
+
+    TextEncoder(small_bert, small_tokenizer).save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.fixture
+def sts_file(tmp_path: Path, texts: list[str]) -> Path:
+    lines = [" ".join(t.split()) for t in texts[:40]]
+    rows = [f"{i % 6}\t{lines[i]}\t{lines[(i * 7 + 1) % 40]}" for i in range(40)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["score\tsentence1\tsentence2", *rows]) + "\n", encoding="utf-8")
+    return tmp_path / "pairs.tsv"
+
+
+@pytest.fixture
+def collection(tmp_path: Path, texts: list[str]) -> Path:
+    folder = tmp_path / "collection"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "title": "", "text": t}) + "\n" for i, t in enumerate(texts[:30])))
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": texts[i][:40]}) + "\n" for i in range(8)))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(8)))
+    return folder
+
+
+@pytest.fixture
+def task_files(tmp_path: Path, texts: list[str]) -> dict[str, Path]:
+    """A small set of every kind of task but retrieval and STS, by the argument of the evaluate stage."""
+    lines = [" ".join(t.split()) for t in texts[:60]]
+    labelled = [json.dumps({"text": t, "label": "long" if len(t) > 120 else "short"}) + "\n" for t in lines]
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("".join(labelled[:30]), encoding="utf-8")
+    (folder / "test.jsonl").write_text("".join(labelled[30:]), encoding="utf-8")
+    (tmp_path / "groups.jsonl.gz").write_bytes(gzip.compress("".join(labelled).encode()))
+    pairs = [f"{i % 2}\t{lines[i]}\t{lines[i] if i % 2 else lines[59 - i]}\n" for i in range(30)]
+    (tmp_path / "same.tsv").write_text("label\tsentence1\tsentence2\n" + "".join(pairs), encoding="utf-8")
+    lists = [{"query": lines[i][:30], "positive": [lines[i]], "negative": [f"{i} {t}" for t in lines[40:44]]} for i in range(10)]
+    (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lists), encoding="utf-8")
+    files = {"clustering": "groups.jsonl.gz", "pair_classification": "same.tsv", "reranking": "lists.jsonl"}
+    return {"classification": folder} | {argument: tmp_path / name for argument, name in files.items()}

@@ -1,0 +1,105 @@
+"""Evaluation rows as tables of text, for the terminal and the report: results of the tasks, and how figures were made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_e5.config import Node
+
+Rows = list[list[str]]
+
+
+def task_table(rows: Sequence[Node]) -> Rows:
+    """The rows of ``tasks.json`` (all tasks beside retrieval) under one header; published figures where there are any."""
+    shown = any("published" in row for row in rows)
+    header = ["model", "set", "task", "metric", "value", "95% interval", *(["published", "difference"] if shown else []), "items"]
+    return [header, *(_task_row(row, shown) for row in rows)]
+
+
+def validity_table(rows: Sequence[Node]) -> Rows:
+    """What must be known to read the figures: split, prefixes, length limit, truncated texts, precision, ties, gaps.
+
+    ``rows``: of ``table.json``, of ``tasks.json``, or both; rows without these facts (of older runs) are left out.
+    """
+    header = ["model", "set", "split", "prefixes", "max length", "truncated", "precision", "tied at 10", "missing", "dangling"]
+    return [header, *(_validity_row(row) for row in rows if "precision" in row)]
+
+
+def retrieval_table(rows: Sequence[Node], metrics: Mapping[str, float], names: Sequence[str]) -> Rows:
+    """The rows of ``table.json`` with some of their metrics.
+
+    Args:
+        rows: of ``table.json``.
+        metrics: flat, ``<model>/<collection>/<metric>``.
+        names: the metrics shown; the interval is the first one's.
+    """
+    shown = any(names[0] in row.get("published", {}) for row in rows)
+    header = ["model", "set", names[0], "95% interval", *(["published", "difference"] if shown else []), *names[1:], "queries"]
+    table = [header]
+    for row in rows:
+        values = [metrics[f"{row['model']}/{row['collection']}/{name}"] for name in names]
+        figure = row.get("published", {}).get(names[0])
+        beside = published_cells(values[0], figure) if shown else []
+        cells = [f"{values[0]:.3f}", interval(row), *beside, *(f"{v:.3f}" for v in values[1:]), f"{row['queries']:,}"]
+        table.append([labelled(row), row["collection"], *cells])
+    return table
+
+
+def evaluation_text(retrieval: Sequence[Node], tasks: Sequence[Node], metrics: Mapping[str, float], names: Sequence[str]) -> str:
+    """All tables of an evaluation for a terminal; arguments as above."""
+    parts = [aligned(retrieval_table(retrieval, metrics, names), texts=2)] if retrieval else []
+    parts += [aligned(task_table(tasks), texts=4)] if tasks else []
+    parts += [aligned(validity_table([*retrieval, *tasks]), texts=4)]
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def aligned(rows: Rows, texts: int) -> list[str]:
+    """Lines for a terminal, the header underlined; the first ``texts`` columns left, the others right."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    lines = [
+        "  ".join(v.ljust(w) if c < texts else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def published_cells(value: float, figure: float | None) -> list[str]:
+    """A published figure and how far ours is above it; empty cells where there is none."""
+    return ["", ""] if figure is None else [f"{figure:.3f}", f"{value - figure:+.3f}"]
+
+
+def interval(row: Node) -> str:
+    """The 95% interval of a row's main metric."""
+    low, high = row.get("low"), row.get("high")
+    return "–" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+
+
+def labelled(row: Node) -> str:
+    """The model's name, marked where other prefixes than its own were used."""
+    return f"{row['model']} (prefix ablation)" if row.get("prefix_ablation") else str(row["model"])
+
+
+def _task_row(row: Node, shown: bool) -> list[str]:
+    beside = published_cells(row["value"], row.get("published")) if shown else []
+    return [labelled(row), row["set"], row["task"], row["metric"], f"{row['value']:.3f}", interval(row), *beside, f"{row['items']:,}"]
+
+
+def _validity_row(row: Node) -> list[str]:
+    name = row.get("collection") or row["set"]
+    stored = row.get("prefix") or {}
+    prefix = [stored[kind] for kind in ("query", "passage") if kind in stored]
+    prefixes = ", ".join(repr(p) for p in prefix) if any(prefix) else "none"
+    length = row.get("max_length")
+    counts = [_count(row.get(key)) for key in ("missing", "dangling")]
+    return [
+        labelled(row), name, row.get("split") or "–", prefixes, "–" if length is None else f"{length:,}",
+        _share(row.get("truncated")), row["precision"] or "–", _share(row.get("tied")) if "collection" in row else "–", *counts,
+    ]  # fmt: skip
+
+
+def _share(value: Any) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _count(value: Any) -> str:
+    return "–" if value is None else f"{value:,}"

@@ -1,0 +1,51 @@
+"""The tables of an evaluation in the closing text and the report: one for all tasks, one on how figures were made."""
+
+from __future__ import annotations
+
+from lightning_e5.ablation.closing import closing_table
+from lightning_e5.ablation.evaluation_tables import aligned, retrieval_table, task_table, validity_table
+from lightning_e5.ablation.report import write_report
+from lightning_e5.storage import read_json, write_json
+
+FACTS = {"prefix": {"query": "query: "}, "max_length": 128, "truncated": 0.125, "precision": "fp32"}
+TASKS = [
+    {"model": "e5", "set": "stsb", "task": "sts", "metric": "spearman", "value": 0.8, "low": 0.78, "high": 0.82, "items": 1379, **FACTS},
+    {"model": "e5", "set": "banking", "task": "classification", "metric": "accuracy", "value": 0.75, "low": 0.7, "high": 0.8,
+     "items": 3080, "published": 0.77, "split": "test", "prefix_ablation": True, **FACTS},
+]  # fmt: skip
+
+
+def test_task_rows_with_published_figures_and_labels() -> None:
+    header, sts, banking = task_table(TASKS)
+    assert dict(zip(header, banking, strict=True)) == {
+        "model": "e5 (prefix ablation)", "set": "banking", "task": "classification", "metric": "accuracy", "value": "0.750",
+        "95% interval": "[0.700, 0.800]", "published": "0.770", "difference": "-0.020", "items": "3,080",
+    }  # fmt: skip
+    assert sts[header.index("published")] == "" and "published" not in task_table(TASKS[:1])[0]
+
+
+def test_validity_rows_of_retrieval_and_tasks() -> None:
+    retrieval = {"model": "bm25", "collection": "docs", "split": "test", "missing": 2, "dangling": 3, "tied": 0.25, "queries": 8,
+                 "prefix": None, "max_length": None, "truncated": None, "precision": None}  # fmt: skip
+    header, first, second, third = validity_table([retrieval, *TASKS])
+    assert first == ["bm25", "docs", "test", "none", "–", "–", "–", "25.0%", "2", "3"]
+    assert second[:6] == ["e5", "stsb", "–", "'query: '", "128", "12.5%"] and third[2] == "test" and len(header) == len(third)
+    old = {"model": "x", "collection": "y"}
+    assert validity_table([old]) == [header]
+    table = retrieval_table([retrieval | {"low": 0.1, "high": 0.3, "published": {"ndcg@10": 0.25}}], {"bm25/docs/ndcg@10": 0.2}, ["ndcg@10"])
+    assert table[1] == ["bm25", "docs", "0.200", "[0.100, 0.300]", "0.250", "-0.050", "8"]
+    lines = aligned(table, texts=2)
+    assert len(lines) == 3 and lines[0].startswith("model  set")
+
+
+def test_closing_text_and_report_show_them(make_run) -> None:  # type: ignore[no-untyped-def]
+    path = make_run()
+    stage = path / "stages" / "evaluate"
+    write_json(stage / "tasks.json", TASKS)
+    table = read_json(stage / "table.json")
+    write_json(stage / "table.json", [row | {"published": {"ndcg@10": 0.111}} if row["model"] == "bm25" else row for row in table])
+    text = closing_table(path, ["ndcg@10", "recall@100"])
+    assert "spearman" in text and "difference to it" in text and "0.111" in text and "e5 (prefix ablation)" in text
+    write_report(path, {**read_json(path / "metrics.json")})
+    page = (path / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Other tasks</h2>" in page and "How the figures were made" in page and "12.5%" in page and "0.111" in page

@@ -1,0 +1,84 @@
+"""``python -m lightning_e5 evaluate``: names, the metrics file, the printed tables, and one sentence for a mistake."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lightning_e5.__main__ import main
+from lightning_e5.stages.evaluate_command import RETRIEVAL_METRICS, set_name
+from lightning_e5.storage import read_json
+
+
+@pytest.fixture
+def model(encoder_folder: Path) -> Path:
+    target = encoder_folder.with_name("All-Small-L2")
+    os.rename(encoder_folder, target)
+    return target
+
+
+def test_any_model_on_any_data(tmp_path: Path, model: Path, sts_file: Path, collection: Path, task_files: dict[str, Path], capsys) -> None:  # type: ignore[no-untyped-def]
+    os.rename(collection, collection.with_name("SciFake"))
+    os.rename(sts_file, sts_file.with_name("stsx_test.tsv"))
+    out = tmp_path / "results" / "metrics.json"
+    code = main([
+        "evaluate", "--model", str(model), "bm25", "--model", f"again={model}", "--beir", str(collection.with_name("SciFake")),
+        "--sts", str(sts_file.with_name("stsx_test.tsv")), "--classification", str(task_files["classification"]),
+        "--samples-per-label", "kinds=4", "--clustering", f"g={task_files['clustering']}", "--reranking", str(task_files["reranking"]),
+        "--pair-classification", str(task_files["pair_classification"]), "--max-length", "24", "--out", str(out),
+        "--details", str(tmp_path / "details"),
+    ])  # fmt: skip
+    assert code == 0
+    metrics = read_json(out)
+    assert {f"{m}/scifake/{name}" for m in ("all-small-l2", "again", "bm25") for name in RETRIEVAL_METRICS} <= set(metrics)
+    for name in ("stsx/spearman", "kinds/accuracy", "g/v_measure", "lists/map", "same/ap", "scifake/ndcg@10_low"):
+        assert metrics[f"all-small-l2/{name}"] == metrics[f"again/{name}"]
+    assert [p.name for p in out.parent.iterdir()] == ["metrics.json"]  # no temporary file is left
+    assert (tmp_path / "details" / "bm25" / "scifake" / "run.trec").is_file()
+    printed = capsys.readouterr().out
+    assert f"{metrics['all-small-l2/stsx/spearman']:.3f}" in printed and f"{metrics['bm25/scifake/ndcg@10']:.3f}" in printed
+    assert "truncated" in printed and "'query: ', 'passage: '" in printed
+
+
+def test_the_encoder_of_a_run_goes_by_the_runs_name(tmp_path: Path, encoder_folder: Path, sts_file: Path) -> None:
+    run = tmp_path / "my-run"
+    run.mkdir()
+    os.rename(encoder_folder, run / "encoder")
+    assert main(["evaluate", "--model", str(run), "--sts", str(sts_file), "--out", str(tmp_path / "m.json")]) == 0
+    assert "my-run/pairs/spearman" in read_json(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "absent", "--sts", "{sts}"], "--model: absent: no such model folder (nor bm25)"),
+        (["--model", "bm25", "bm25", "--sts", "{sts}"], "two models are named 'bm25'"),
+        (["--model", "{model}"], "nothing to judge on"),
+        (["--model", "{model}", "--sts", "absent.tsv"], "absent.tsv: no such file or directory"),
+        (["--model", "{model}", "--sts", "{sts}", "{sts}"], "two sets are named 'pairs'"),
+        (["--model", "{model}", "--sts", "a/b={sts}"], "is not NAME=FOLDER"),
+        (["--model", "{model}", "--sts", "{sts}", "--samples-per-label", "x"], "'x' is not SET=N"),
+        (["--model", "{model}", "--sts", "{sts}", "--query-prefix", ""], "belong together"),
+        (["--model", "{model}", "--sts", "{sts}", "--query-prefix", "", "--passage-prefix", ""], "stores the prefixes"),
+        (["--model", "{model}", "--sts", "{sts}", "--out", "{folder}"], "is a directory"),
+        (["--model", "{folder}", "--sts", "{sts}"], "no model folder (has no config.json)"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_with_one_sentence(tmp_path: Path, model: Path, sts_file: Path, capsys, arguments: list[str], message: str) -> None:  # type: ignore[no-untyped-def]
+    places = {"{sts}": str(sts_file), "{model}": str(model), "{folder}": str(tmp_path)}
+    given = arguments
+    for key, value in places.items():
+        given = [a.replace(key, value) for a in given]
+    assert main(["evaluate", *given]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("stsb_test.tsv", "stsb"), ("newsgroups20.jsonl.gz", "newsgroups20"), ("A-dev.parquet", "a"), ("latest.tsv", "latest")],
+)
+def test_names_of_files(tmp_path: Path, name: str, expected: str) -> None:
+    assert set_name(tmp_path / name) == expected
