@@ -125,21 +125,18 @@ class BestRows:
     def _above_threshold(
         self, queries: Float32, chunk: Float32, floor: NDArray[np.float64], slack: NDArray[np.float64]
     ) -> tuple[Int64, Int64, Float32]:
-        approximate = self._scores(queries, chunk)
+        if self.device is not None:
+            return _above_on_device(queries, chunk, self.k, floor, slack, self.device)
+        out = self._product[: len(queries) * len(chunk)].reshape(len(queries), len(chunk))
+        approximate = approximate_scores(queries, chunk, out)
         if len(chunk) > self.k and np.isneginf(floor).any():  # no k-th score yet: the chunk's own
             np.maximum(floor, _kth_largest(approximate, self.k), out=floor)
-        threshold = np.nextafter((floor - 2 * slack).astype(np.float32), np.float32(-np.inf))
+        threshold = _threshold(floor, slack)
         above = self._above[: approximate.size].reshape(approximate.shape)
         np.greater_equal(approximate, threshold[:, None], out=above)
         flat = _places(above.ravel())
         owner, column = np.divmod(flat, len(chunk))
         return owner, column, approximate.ravel()[flat]
-
-    def _scores(self, queries: Float32, chunk: Float32) -> Float32:
-        if self.device is None:
-            out = self._product[: len(queries) * len(chunk)].reshape(len(queries), len(chunk))
-            return approximate_scores(queries, chunk, out)
-        return _scores_on_device(queries, chunk, self.device)
 
 
 def longest_norm(block: Float32) -> float:
@@ -182,16 +179,23 @@ def approximate_scores(queries: Float32, chunk: Float32, out: Float32) -> Float3
     return np.matmul(queries, chunk.T, out=out)
 
 
-def _scores_on_device(queries: Float32, chunk: Float32, device: str) -> Float32:
+def _above_on_device(
+    queries: Float32, chunk: Float32, k: int, floor: NDArray[np.float64], slack: NDArray[np.float64], device: str
+) -> tuple[Int64, Int64, Float32]:
+    """The same on a device; only the few pairs that are left come back."""
     import torch
 
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False  # its errors are far beyond the bound
-    try:
-        product = torch.from_numpy(queries).to(device) @ torch.from_numpy(np.ascontiguousarray(chunk)).to(device).T
-        return np.asarray(product.cpu().numpy())
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+    if torch.backends.cuda.matmul.allow_tf32:
+        raise RuntimeError("TF32 products err far beyond the bound: torch.backends.cuda.matmul.allow_tf32 must be off")
+    product = torch.from_numpy(queries).to(device) @ torch.tensor(chunk, device=device).T
+    if len(chunk) > k and np.isneginf(floor).any():
+        np.maximum(floor, product.topk(k, dim=1).values[:, -1].cpu().numpy(), out=floor)
+    owner, column = torch.nonzero(product >= torch.from_numpy(_threshold(floor, slack)).to(device)[:, None], as_tuple=True)
+    return owner.cpu().numpy(), column.cpu().numpy(), product[owner, column].cpu().numpy()
+
+
+def _threshold(floor: NDArray[np.float64], slack: NDArray[np.float64]) -> Float32:
+    return np.asarray(np.nextafter((floor - 2 * slack).astype(np.float32), np.float32(-np.inf)))
 
 
 def _kth_largest(scores: Float32, k: int) -> Float32:

@@ -42,6 +42,8 @@ def evaluate(
     split: str = "test",
     k: int = 100,
     precision: Precision = "fp32",
+    index: Any = None,
+    cache_dir: Path | None = None,
     seed: int,
 ) -> dict[str, float]:
     """Write ``<model>/<collection>/`` (TREC run, per-query values), ``table.json`` and ``sts.json``; return flat metrics.
@@ -56,6 +58,9 @@ def evaluate(
         split: of the judgements.
         k: passages retrieved per query.
         precision: of the encoders' backbones; search and scores are always float32.
+        index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the
+            table. Exact search by default.
+        cache_dir: folder to keep the passages' embeddings in, and to search them from.
 
     Returns:
         ``<model>/<collection>/<metric>``, and ``<model>/<collection>/ndcg@10_low`` and ``_high`` (95% interval); for an
@@ -74,10 +79,11 @@ def evaluate(
         with progress(len(searchers), f"evaluate on {collection}", "model") as bar:
             for name, (searcher, seen) in searchers.items():
                 started = time.perf_counter()
-                results[name] = RetrievalTask(data, k=k).evaluate(searcher)
+                results[name] = RetrievalTask(data, k=k, index=index, cache_dir=cache_dir).evaluate(searcher)
+                recall = {key: value for key, value in results[name].counts.items() if key.startswith("ann_recall")}
                 results[name].save(out / name / collection)
                 metrics |= {f"{name}/{collection}/{m}": v for m, v in results[name].metrics.items()}
-                table.append({"model": name, "collection": collection, "seconds": time.perf_counter() - started, **seen})
+                table.append({"model": name, "collection": collection, "seconds": time.perf_counter() - started, **seen, **recall})
                 if isinstance(searcher, TextEncoder):
                     _save_cosines(out / name / collection / "cosines.parquet", searcher, data, seed)
                 bar(1)
