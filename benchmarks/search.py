@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def measure(chosen: Any) -> dict[str, Any]:
     with _numpy_threads(chosen.threads):
         ours = index.search(queries, chosen.k)[1]
         peak = peak_gb()  # before faiss takes a copy of the vectors
-        contestants = {"product": product, "ours": lambda: index.search(queries, chosen.k)}
+        contestants: dict[str, Callable[[], object]] = {"product": product, "ours": lambda: index.search(queries, chosen.k)}
         facts: dict[str, Any] = {}
         if not chosen.no_faiss:
             import faiss

@@ -8,7 +8,8 @@ rounded to float32. The outcome depends on the vectors alone: not on chunks, blo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,14 @@ class _Pairs(NamedTuple):
     owner: Int64
     row: Int64
     score: Float32
+
+    def at(self, chosen: NDArray[Any]) -> _Pairs:
+        return _Pairs(self.owner[chosen], self.row[chosen], self.score[chosen])
+
+
+def _joined(parts: Sequence[_Pairs]) -> _Pairs:
+    owners, rows, scores = zip(*parts, strict=True)
+    return _Pairs(np.concatenate(owners), np.concatenate(rows), np.concatenate(scores))
 
 
 class BestRows:
@@ -92,7 +101,8 @@ class BestRows:
 
     def _screened(self, queries: Float32, block: Float32, floor: NDArray[np.float64], slack: NDArray[np.float64]) -> _Pairs:
         """What of a block could be among the best ``k``, at most about ``2 k`` of it for each query."""
-        kept, limit = _Pairs(*(np.empty(0, dtype=d) for d in (np.int64, np.int64, np.float32))), len(queries) * self.k
+        kept = _Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+        limit = len(queries) * self.k
         fresh: list[_Pairs] = []
         waiting = 0
         for start in range(0, len(block), self.corpus_chunk):
@@ -109,18 +119,16 @@ class BestRows:
         self, queries: Float32, block: Float32, parts: list[_Pairs], floor: NDArray[np.float64], slack: NDArray[np.float64]
     ) -> _Pairs:
         """Raise ``floor`` to the k-th best score and drop what lies below it; many near ties are decided exactly."""
-        pairs = _Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        pairs = _joined(parts)
         np.maximum(floor, _kth_best(pairs.owner, pairs.score, len(queries), self.k), out=floor)
-        keep = pairs.score >= (floor - 2 * slack)[pairs.owner]
-        pairs = _Pairs(*(column[keep] for column in pairs))
+        pairs = pairs.at(pairs.score >= (floor - 2 * slack)[pairs.owner])
         crowded = (np.bincount(pairs.owner, minlength=len(queries)) > 2 * self.k + 64)[pairs.owner]
         if not crowded.any():
             return pairs
-        tied, others = (_Pairs(*(column[chosen] for column in pairs)) for chosen in (crowded, ~crowded))
+        tied = pairs.at(crowded)
         exact = exact_scores(queries, block, tied.owner, tied.row)
         order, rank = _ranked(tied.owner, exact, tied.row)
-        best = order[rank < self.k]
-        return _Pairs(*(np.concatenate(c) for c in zip(others, (tied.owner[best], tied.row[best], exact[best]), strict=True)))
+        return _joined([pairs.at(~crowded), tied._replace(score=exact).at(order[rank < self.k])])
 
     def _above_threshold(
         self, queries: Float32, chunk: Float32, floor: NDArray[np.float64], slack: NDArray[np.float64]

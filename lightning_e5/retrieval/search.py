@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.exact import ExactIndex, VectorIndex
+from lightning_e5.retrieval.stored_embeddings import kept_embeddings
 from lightning_e5.types import Embedder, Kind, Run
 
 
@@ -81,7 +82,7 @@ def _retrieve(
         return RetrievalWithIndex({}, None)
     document_ids, query_ids = sorted(corpus), sorted(queries)
     texts = [corpus[i] for i in document_ids]
-    stored = _stored(cache_dir, embedder, texts, passage_kind)
+    stored = None if cache_dir is None else kept_embeddings(cache_dir, embedder, texts, passage_kind)
     exact: Any = stored
     if stored is None:
         exact = ExactIndex()
@@ -103,19 +104,6 @@ def _retrieve(
         documents, kept = [d for d, _ in found], [s for _, s in found]
         ranked[query] = top_documents(query, documents, kept, k, drop_identical_ids=drop_identical_ids)
     return RetrievalWithIndex({query: ranked[query] for query in queries}, recall)
-
-
-def _stored(cache_dir: Path | str | None, embedder: Embedder, texts: list[str], kind: Kind) -> Any:
-    """The embeddings kept for this model and these texts, in a folder of their own; None where they cannot be kept."""
-    from lightning_e5.progress import progress
-    from lightning_e5.retrieval.stored_embeddings import model_fingerprint, store_embeddings, texts_digest
-
-    model = model_fingerprint(embedder) if cache_dir is not None else None
-    if cache_dir is None or model is None:
-        return None
-    folder = Path(cache_dir) / f"{model[:16]}-{texts_digest(texts)[:16]}-{kind}"
-    with progress(len(texts), "embed the corpus", "text") as bar:
-        return store_embeddings(folder, embedder, texts, kind, model=model, progress=bar)
 
 
 def check_search(corpus: Mapping[str, str], k: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_e5.errors import UserError
+from lightning_e5.progress import progress as show_progress
 from lightning_e5.retrieval.best_rows import BestRows, Float32, Int64
 from lightning_e5.retrieval.exact import check_searchable, checked_vectors
 from lightning_e5.storage import (
@@ -198,6 +199,18 @@ def store_embeddings(
     return StoredEmbeddings(folder, verify=False)
 
 
+def kept_embeddings(
+    cache_dir: Path | str, embedder: Embedder, texts: Sequence[str], kind: Kind = "passage"
+) -> StoredEmbeddings | None:
+    """`store_embeddings` in a folder of their own for each model and texts; None for an embedder without a fingerprint."""
+    model = model_fingerprint(embedder)
+    if model is None:
+        return None
+    folder = Path(cache_dir) / f"{model[:16]}-{texts_digest(texts)[:16]}-{kind}"
+    with show_progress(len(texts), "embed the corpus", "text") as bar:
+        return store_embeddings(folder, embedder, texts, kind, model=model, progress=bar)
+
+
 def texts_digest(texts: Sequence[str]) -> str:
     """Sha256 of texts and where each ends."""
     digest = hashlib.sha256()
@@ -219,8 +232,8 @@ def model_fingerprint(embedder: Any) -> str | None:
         return None
     import torch
 
-    config = getattr(getattr(embedder, "backbone", None), "config", None)
-    settings = {k: v for k, v in config.to_dict().items() if k != "_name_or_path"} if hasattr(config, "to_dict") else {}
+    config: Any = getattr(getattr(embedder, "backbone", None), "config", None)
+    settings = {k: v for k, v in config.to_dict().items() if k != "_name_or_path"} if config is not None else {}
     facts = [embedder.tokenizer.fingerprint(), getattr(embedder, "precision", ""), json.dumps(settings, sort_keys=True, default=str)]
     digest = hashlib.sha256("\0".join(facts).encode())
     for name, tensor in sorted(embedder.state_dict().items()):

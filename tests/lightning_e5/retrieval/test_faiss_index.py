@@ -84,7 +84,7 @@ def test_threads_are_given_back_and_an_empty_index_copies():
 def test_refuses_bad_use():
     with pytest.raises(UserError, match="unknown kind 'hsnw'; did you mean 'hnsw'"):
         FaissIndex("hsnw")
-    with pytest.raises(UserError, match="index.nprobe: 0 is not >= 1"):
+    with pytest.raises(UserError, match=r"index\.nprobe: 0 is not >= 1"):
         FaissIndex("ivf", nprobe=0)
     with pytest.raises(UserError, match="empty"):
         FaissIndex().search(QUERIES, 1)
