@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.beir_data import RetrievalData, load_beir
+from lightning_e5.evaluation.retrieval import RetrievalTask
 from lightning_e5.types import Kind
 
 #: Where BEIR's authors publish the archives.
@@ -88,6 +90,13 @@ def load_beir_set(folder: Path | str, name: str) -> list[RetrievalData]:
     own = Path(folder) / name
     parts = [(own / forum, f"{name}/{forum}") for forum in facts.forums] or [(own, name)]
     return [load_beir(path, facts.split, label, with_title=not facts.text_only) for path, label in parts]
+
+
+def beir_tasks(folder: Path | str, name: str, **options: Any) -> list[RetrievalTask]:
+    """A set's retrieval tasks by its own rules; ``options`` as `RetrievalTask` (``k``, ``index``, ``cache_dir`` ...)."""
+    facts = beir_set(name)
+    rules = {"passage_kind": facts.passage_kind, "drop_identical_ids": facts.drop_identical_ids}
+    return [RetrievalTask(data, **{**rules, **options}) for data in load_beir_set(folder, name)]
 
 
 def mean_of_forums(metrics: Sequence[dict[str, float]]) -> dict[str, float]:

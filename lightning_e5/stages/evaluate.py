@@ -43,7 +43,7 @@ def evaluate(
     k: int = 100,
     precision: Precision = "fp32",
     index: Any = None,
-    cache_dir: Path | None = None,
+    cache_dir: Path | str | None = None,
     seed: int,
 ) -> dict[str, float]:
     """Write ``<model>/<collection>/`` (TREC run, per-query values), ``table.json`` and ``sts.json``; return flat metrics.

@@ -14,7 +14,7 @@ import pytest
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation import beir_download
 from lightning_e5.evaluation.beir_download import download_beir
-from lightning_e5.evaluation.beir_sets import BEIR_SETS, beir_set, load_beir_set, mean_of_forums
+from lightning_e5.evaluation.beir_sets import BEIR_SETS, beir_set, beir_tasks, load_beir_set, mean_of_forums
 
 
 def archive(members, *, link=None, compress=zipfile.ZIP_DEFLATED):
@@ -243,6 +243,10 @@ def test_cqadupstack_is_twelve_collections_and_quora_is_all_queries(server, tmp_
     server.body = archive(collection("quora"))
     get(server, tmp_path, "quora")
     assert load_beir_set(tmp_path, "quora")[0].corpus == {"d1": "a text"}  # without its title
+    (task,) = beir_tasks(tmp_path, "quora", k=10, metrics=["mrr@10"])
+    (other,) = beir_tasks(tmp_path, "quora", k=10, metrics=["mrr@10"], passage_kind="passage")
+    assert (task.passage_kind, task.drop_identical_ids, other.passage_kind) == ("query", True, "passage")
+    assert [t.passage_kind for t in beir_tasks(tmp_path, "cqadupstack")] == ["passage"] * 12
     server.body = archive(collection("msmarco", split="dev"))
     get(server, tmp_path, "msmarco")
     assert load_beir_set(tmp_path, "msmarco")[0].split == "dev"
