@@ -61,8 +61,9 @@ class BestRows:
         self.scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         self.rows = np.full((len(queries), k), _NO_ROW, dtype=np.int64)
         self._norms = _norms(queries)
-        self._product = np.empty(query_chunk * corpus_chunk, dtype=np.float32)  # used again and again: new pages are slow
-        self._above = np.empty(query_chunk * corpus_chunk, dtype=bool)
+        values = query_chunk * corpus_chunk if device is None else 0
+        self._product = np.empty(values, dtype=np.float32)  # used again and again: new pages are slow
+        self._above = np.empty(values, dtype=bool)
 
     def show(self, block: Float32, first: int, longest: float | None = None) -> None:
         """Take the rows of a block into account.
