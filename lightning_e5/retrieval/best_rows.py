@@ -21,7 +21,7 @@ Int64 = NDArray[np.int64]
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _SMALLEST_NORMAL = 2.0**-126  # what one flushed product can lose
-_RESCORED_VALUES = 1 << 21  # values per slice of the float64 pass: 2^21 x 8 bytes = 16 MiB per operand
+_RESCORED_VALUES = 1 << 16  # values per slice of the float64 pass: 512 KiB per operand stay in the cache
 _NO_ROW = np.iinfo(np.int64).max
 
 

@@ -42,6 +42,19 @@ def test_ties_beyond_the_first_fetch_go_to_the_lower_row():
     assert rows.tolist() == [[0, 3, 6, 9, 12]]
     assert len(set(scores[0].tolist())) == 1
 
+    class HigherRowsFirst:
+        """The same index, breaking ties the other way."""
+
+        def search(self, queries, fetch):
+            approximate, found = real.search(queries, 600)
+            order = np.lexsort((-found, -approximate.round(5)), axis=1)[:, :fetch]
+            return np.take_along_axis(approximate, order, 1), np.take_along_axis(found, order, 1)
+
+    index = filled(FaissIndex(), vectors)
+    index.search(vectors[:1], 1)
+    real, index._index = index._index, HigherRowsFirst()
+    assert index.search(vectors[:1], 5)[1].tolist() == [[0, 3, 6, 9, 12]]
+
 
 def test_recall_is_measured_and_rises_with_the_effort():
     few, many = (filled(FaissIndex("ivf", lists=40, nprobe=n, threads=1)) for n in (1, 40))

@@ -54,11 +54,11 @@ def expected_run(queries, corpus, k, drop):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     corpus=st.dictionaries(st.sampled_from([f"d{i:02d}" for i in range(40)]), texts, min_size=1, max_size=40),
     others=st.dictionaries(st.sampled_from(["q1", "q2"]), texts, max_size=2),
-    k=st.integers(1, 45),
+    k=st.integers(1, 6) | st.just(45),
     order=st.randoms(use_true_random=False),
     drop=st.booleans(),
 )
@@ -78,6 +78,20 @@ def test_every_path_gives_the_same_run(tmp_path_factory, path, corpus, others, k
     assert {query: list(found.items()) for query, found in run.items()} == expected_run(queries, corpus, k, drop)
     for query, found in run.items():
         assert len(found) == min(k, len(corpus) - (drop and query in corpus))  # exactly k after the removal
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("k", [1, 4, 19])
+def test_each_query_of_the_corpus_gets_k_others(tmp_path, path, k):
+    """As in ArguAna: all documents are queries; each is dropped for itself alone."""
+    rng = np.random.default_rng(6)
+    corpus = {f"d{i:02d}": "".join(rng.choice(list("abcdefgh"), 12)) for i in range(20)}
+    run = retrieve(Letters(), corpus, corpus, k, **PATHS[path](tmp_path))
+    assert all(query not in found and len(found) == k for query, found in run.items())
+    assert set().union(*run.values()) == set(corpus) or k < 19
+    kept = retrieve(Letters(), corpus, corpus, k, drop_identical_ids=False, **PATHS[path](tmp_path / "again"))
+    assert all(len(found) == k for found in kept.values())
+    assert all(next(iter(found.values())) >= np.float32(1 - 1e-6) for found in kept.values())
 
 
 def unit(seed, count, width=24):
