@@ -34,20 +34,23 @@ class RetrievalData:
     dangling: int = 0
 
 
-def load_beir(folder: Path | str, split: str = "test", name: str | None = None) -> RetrievalData:
+def load_beir(
+    folder: Path | str, split: str = "test", name: str | None = None, *, with_title: bool = True
+) -> RetrievalData:
     """Read one split of a folder in BEIR's layout.
 
     Args:
         folder: holds ``corpus.jsonl``, ``queries.jsonl`` (or their ``.gz``) and ``qrels/``.
         split: the file of ``qrels/`` without ``.tsv``.
         name: the data set's name; the folder's by default.
+        with_title: put a document's title before its text.
 
     Raises:
         UserError: with file and line, for anything missing, malformed or named twice, and for a set without
             documents, without a relevant judgement, or with a judged query that has no text.
     """
     folder = Path(folder)
-    corpus = load_corpus(folder)
+    corpus = load_corpus(folder, with_title=with_title)
     texts = _read_texts(_either(folder, "queries.jsonl"), with_title=False)
     qrels_path = folder / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(qrels_path, texts)
@@ -58,12 +61,12 @@ def load_beir(folder: Path | str, split: str = "test", name: str | None = None) 
     return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling)
 
 
-def load_corpus(folder: Path | str) -> dict[str, str]:
-    """The documents of a folder in BEIR's layout, ``title text`` by id; UserError as `load_beir`."""
+def load_corpus(folder: Path | str, *, with_title: bool = True) -> dict[str, str]:
+    """The documents of a folder in BEIR's layout, ``title text`` (or ``text``) by id; UserError as `load_beir`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such directory")
-    corpus = _read_texts(_either(folder, "corpus.jsonl"), with_title=True)
+    corpus = _read_texts(_either(folder, "corpus.jsonl"), with_title=with_title)
     if not corpus:
         raise UserError(f"{folder}: the corpus has 0 documents")
     return corpus

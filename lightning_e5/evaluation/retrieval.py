@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import RetrievalData
 from lightning_e5.evaluation.metrics import DEFAULT_METRICS, evaluate_run, parse_metric, rank_documents
-from lightning_e5.retrieval.search import retrieve
+from lightning_e5.retrieval.exact import VectorIndex
+from lightning_e5.retrieval.search import retrieve, retrieve_with_index
 from lightning_e5.storage import write_parquet, write_text
-from lightning_e5.types import Embedder, Metrics, Run
+from lightning_e5.types import Embedder, Kind, Metrics, Run
 
 _SPACE = re.compile(r"[\s%]")
 
@@ -33,7 +35,8 @@ class RetrievalResult:
 
     ``metrics``: flat, ``ndcg@10`` and its like, means over the judged queries; ``per_query``: metric -> query id ->
     value; ``run``: as judged; ``counts``: queries judged, documents, judged queries without a result (``missing``),
-    judgements outside the corpus (``dangling``); ``tied``: cut-off below ``k`` -> share of the queries where the id
+    judgements outside the corpus (``dangling``), and with an approximate index its recall against exact search at the
+    run's depth (``ann_recall@100``); ``tied``: cut-off below ``k`` -> share of the queries where the id
     decides there.
     """
 
@@ -42,7 +45,7 @@ class RetrievalResult:
     metrics: Metrics
     per_query: dict[str, dict[str, float]]
     run: Run
-    counts: dict[str, int]
+    counts: dict[str, int | float]
     tied: dict[int, float]
 
     def save(self, out_dir: Path | str) -> None:
@@ -70,11 +73,20 @@ class RetrievalTask:
         data: queries, documents and judgements.
         k: documents retrieved per query; at least the largest cut-off of ``metrics``.
         metrics: names such as ``ndcg@10``.
+        index: an empty index that an embedder's vectors are searched with, such as `FaissIndex`; it is copied for each
+            evaluation. Exact search by default.
+        cache_dir: folder that documents' embeddings are kept in and searched from (see `retrieve`).
+        passage_kind: prefix of the documents: ``query`` where queries and documents are texts of one kind (Quora).
+        drop_identical_ids: leave out the document with the id of the query.
     """
 
     data: RetrievalData
     k: int = 100
     metrics: Sequence[str] = DEFAULT_METRICS
+    index: VectorIndex | None = None
+    cache_dir: Path | str | None = None
+    passage_kind: Kind = "passage"
+    drop_identical_ids: bool = True
 
     def __post_init__(self) -> None:
         deepest = max((parse_metric(name)[1] for name in self.metrics), default=1)
@@ -87,25 +99,35 @@ class RetrievalTask:
         return self.data.name
 
     def evaluate(self, searcher: Embedder | Searcher) -> RetrievalResult:
-        """Search with an embedder (exactly, over unit vectors) or with the searcher's own ``retrieve``, and judge it.
+        """Search with an embedder (exactly or with ``index``) or with the searcher's own ``retrieve``, and judge it.
 
         Source: paper section 4.2 and table 2 (BEIR, nDCG@10).
         """
         data = self.data
+        recall = None
         if isinstance(searcher, Searcher):
             run = searcher.retrieve(data.corpus, data.queries, self.k)
         elif hasattr(searcher, "embed"):
-            run = retrieve(searcher, data.queries, data.corpus, self.k)
+            options: dict[str, Any] = {
+                "drop_identical_ids": self.drop_identical_ids, "passage_kind": self.passage_kind, "cache_dir": self.cache_dir
+            }  # fmt: skip
+            if self.index is None:
+                run = retrieve(searcher, data.queries, data.corpus, self.k, **options)
+            else:
+                index = copy.deepcopy(self.index)  # empty for every searcher
+                run, recall = retrieve_with_index(searcher, data.queries, data.corpus, self.k, index, **options)
         else:
             raise UserError(f"{type(searcher).__name__} has neither 'embed' nor 'retrieve', so it cannot be evaluated")
         scores = evaluate_run(run, data.qrels, self.metrics)
         judged = len(next(iter(scores.per_query.values()), {}))
-        counts = {
+        counts: dict[str, int | float] = {
             "queries": judged,
             "documents": len(data.corpus),
             "missing": scores.missing,
             "dangling": data.dangling,
         }
+        if recall is not None:
+            counts[f"ann_recall@{self.k}"] = recall
         tied = {cutoff: share for cutoff, share in scores.tied.items() if cutoff < self.k}  # the run ends at k
         return RetrievalResult(data.name, data.split, scores.mean, scores.per_query, run, counts, tied)
 

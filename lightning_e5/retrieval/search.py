@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.exact import ExactIndex, VectorIndex
-from lightning_e5.types import Embedder, Run
+from lightning_e5.retrieval.stored_embeddings import kept_embeddings
+from lightning_e5.types import Embedder, Kind, Run
+
+
+class RetrievalWithIndex(NamedTuple):
+    """A run made with an index, and the index's recall against exact search (None for an index that is exact)."""
+
+    run: Run
+    recall: float | None
 
 
 def retrieve(
@@ -17,6 +27,8 @@ def retrieve(
     *,
     index: VectorIndex | None = None,
     drop_identical_ids: bool = True,
+    passage_kind: Kind = "passage",
+    cache_dir: Path | str | None = None,
 ) -> Run:
     """Rank the documents for each query by the inner product of their unit embeddings.
 
@@ -27,10 +39,14 @@ def retrieve(
         embedder: embeds queries with kind ``query`` and documents with kind ``passage``.
         queries: query id -> text.
         corpus: document id -> text.
-        k: documents per query; fewer only where the corpus has fewer.
+        k: documents per query; fewer only where the corpus has fewer or an approximate index finds fewer.
         index: an empty index to search with; exact search by default.
         drop_identical_ids: leave out, for each query, the document of the same id (a query taken from the corpus
             would find itself first), as BEIR does. Other queries can still retrieve it.
+        passage_kind: prefix of the documents.
+        cache_dir: folder for the documents' embeddings, written in shards: a killed search goes on, a second search with
+            the same model and corpus embeds nothing, and exact search then reads them from disk, so the corpus may be
+            larger than memory. Left alone where the embedder has no fingerprint.
 
     Returns:
         query id -> document id -> score, best first, with ``queries``' order of queries.
@@ -38,21 +54,56 @@ def retrieve(
     Raises:
         UserError: ``k`` is below 1 or the corpus is empty.
     """
+    options = {"index": index, "drop_identical_ids": drop_identical_ids, "passage_kind": passage_kind, "cache_dir": cache_dir}
+    return _retrieve(embedder, queries, corpus, k, measure=False, **options).run  # type: ignore[arg-type]
+
+
+def retrieve_with_index(
+    embedder: Embedder, queries: Mapping[str, str], corpus: Mapping[str, str], k: int, index: VectorIndex, **options: Any
+) -> RetrievalWithIndex:
+    """As `retrieve`, and where the index is approximate (has ``recall_against``) its recall@``k`` is measured."""
+    return _retrieve(embedder, queries, corpus, k, index=index, measure=True, **options)
+
+
+def _retrieve(
+    embedder: Embedder,
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    k: int,
+    *,
+    index: VectorIndex | None,
+    measure: bool,
+    drop_identical_ids: bool = True,
+    passage_kind: Kind = "passage",
+    cache_dir: Path | str | None = None,
+) -> RetrievalWithIndex:
     check_search(corpus, k)
     if not queries:
-        return {}
+        return RetrievalWithIndex({}, None)
     document_ids, query_ids = sorted(corpus), sorted(queries)
-    index = ExactIndex() if index is None else index
-    index.add(embedder.embed([corpus[i] for i in document_ids], "passage", normalize=True))
+    texts = [corpus[i] for i in document_ids]
+    stored = None if cache_dir is None else kept_embeddings(cache_dir, embedder, texts, passage_kind)
+    exact: Any = stored
+    if stored is None:
+        exact = ExactIndex()
+        shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=True)]
+    else:
+        shards = stored.shards() if index is not None else []
+    recall_against = getattr(index, "recall_against", None) if measure else None
+    for shard in shards:
+        if stored is None and (index is None or recall_against is not None):
+            exact.add(shard)
+        if index is not None:
+            index.add(shard.astype("float32") if stored is not None else shard)
     vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=True)
-    scores, rows = index.search(vectors, k + drop_identical_ids)
-    ranked = {
-        query: top_documents(
-            query, [document_ids[row] for row in query_rows], query_scores, k, drop_identical_ids=drop_identical_ids
-        )
-        for query, query_rows, query_scores in zip(query_ids, rows.tolist(), scores.tolist(), strict=True)
-    }
-    return {query: ranked[query] for query in queries}
+    recall = None if recall_against is None else recall_against(exact, vectors, k)
+    scores, rows = (exact if index is None else index).search(vectors, k + drop_identical_ids)
+    ranked = {}
+    for query, query_rows, query_scores in zip(query_ids, rows.tolist(), scores.tolist(), strict=True):
+        found = [(document_ids[row], score) for row, score in zip(query_rows, query_scores, strict=True) if row >= 0]
+        documents, kept = [d for d, _ in found], [s for _, s in found]
+        ranked[query] = top_documents(query, documents, kept, k, drop_identical_ids=drop_identical_ids)
+    return RetrievalWithIndex({query: ranked[query] for query in queries}, recall)
 
 
 def check_search(corpus: Mapping[str, str], k: int) -> None:

@@ -64,6 +64,8 @@ def evaluate(
     prefix_ablation: bool = False,
     published: Mapping[str, Mapping[str, float]] | None = None,
     cosines: bool = True,
+    index: Any = None,
+    cache_dir: Path | str | None = None,
     seed: int,
 ) -> dict[str, float]:
     """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``.
@@ -90,6 +92,9 @@ def evaluate(
         prefix_ablation: allow other prefixes; the rows are labelled.
         published: model -> ``<set>/<metric>`` -> a published figure, shown beside ours.
         cosines: keep cosines of judged and of random pairs for the report.
+        index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the
+            table. Exact search by default.
+        cache_dir: folder to keep the passages' embeddings in, and to search them from.
 
     Returns:
         ``<model>/<set>/<metric>``, and of each set's main metric (``ndcg@10`` for retrieval) also ``_low`` and ``_high``,
@@ -133,7 +138,7 @@ def evaluate(
         with progress(len(models), f"evaluate on {collection}", "model") as bar:
             for name, judged in models.items():
                 started = time.perf_counter()
-                results[name] = RetrievalTask(data, k=k, metrics=measured).evaluate(judged.model)
+                results[name] = RetrievalTask(data, k=k, metrics=measured, index=index, cache_dir=cache_dir).evaluate(judged.model)
                 results[name].save(out / name / collection)
                 found |= {f"{name}/{collection}/{m}": v for m, v in results[name].metrics.items()}
                 row = _retrieval_row(judged, data, results[name], published_of(published or {}, name, collection))

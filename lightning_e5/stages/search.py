@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import load_corpus
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.retrieval.exact import ExactIndex
-from lightning_e5.storage import sha256_file
+from lightning_e5.retrieval.stored_embeddings import kept_embeddings
 
 
 def search(model: Path, text: str, *, corpus: str | None = None, k: int = 5) -> str:
@@ -30,9 +31,7 @@ def search(model: Path, text: str, *, corpus: str | None = None, k: int = 5) -> 
     documents = load_corpus(folder)
     encoder = TextEncoder.from_pretrained(encoder_dir)
     names = list(documents)
-    index = ExactIndex()
-    index.add(_embeddings(encoder, encoder_dir, folder, documents, model))
-    scores, rows = index.search(encoder.embed([text], "query"), k)
+    scores, rows = _search(encoder, list(documents.values()), text, k, model)
     lines = [f"{len(names):,} passages of {folder}, searched with {encoder_dir}", ""]
     for place, (score, row) in enumerate(zip(scores[0].tolist(), rows[0].tolist(), strict=True), start=1):
         passage = " ".join(documents[names[row]].split())
@@ -48,22 +47,14 @@ def _own_collection(run: Path) -> Path:
     return found[0].parent
 
 
-def _embeddings(encoder: TextEncoder, encoder_dir: Path, folder: Path, documents: dict[str, str], model: Path):  # type: ignore[no-untyped-def]
-    """The corpus's embeddings; kept in the run directory and used again while encoder and corpus are the same files."""
-    import torch
-
-    files = [encoder_dir / "model.safetensors", *sorted(folder.glob("corpus.jsonl*"))]
-    key = [sha256_file(f) for f in files if f.is_file()]
-    cache = model / "search_cache.pt" if (model / "stages").is_dir() else None
-    if cache is not None and cache.is_file():
-        stored = torch.load(cache, weights_only=True)
-        if stored["key"] == key:
-            return stored["embeddings"]
-    with progress(len(documents), "embed the corpus", "text") as bar:
-        embeddings = encoder.embed(list(documents.values()), "passage", progress=bar)
-    if cache is not None:
-        from lightning_e5.storage import atomic_path
-
-        with atomic_path(cache) as temporary:
-            torch.save({"key": key, "embeddings": embeddings}, temporary)
-    return embeddings
+def _search(encoder: TextEncoder, texts: list[str], text: str, k: int, model: Path) -> tuple[Any, Any]:
+    """Scores and rows; a run directory keeps the embeddings of every corpus that was searched with it."""
+    query = encoder.embed([text], "query")
+    if (model / "stages").is_dir():
+        stored = kept_embeddings(model / "search_cache", encoder, texts)
+        if stored is not None:
+            return stored.search(query, k)
+    index = ExactIndex()
+    with progress(len(texts), "embed the corpus", "text") as bar:
+        index.add(encoder.embed(texts, "passage", progress=bar))
+    return index.search(query, k)

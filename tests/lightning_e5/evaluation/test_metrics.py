@@ -95,6 +95,35 @@ def test_equals_pytrec_eval_where_nothing_is_tied(run, qrels):
             assert value == pytest.approx(expected.get(query, {}).get(f"{TREC[family]}{k}", 0.0), abs=1e-9)
 
 
+def as_trec_eval_breaks_ties(run):
+    """The same rankings with ties broken by rising id, as scores without ties that float32 holds."""
+    return {
+        query: {d: float(len(scores) - rank) for rank, d in enumerate(sorted(scores, key=lambda d: (-scores[d], d)))}
+        for query, scores in run.items()
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(run=st.dictionaries(queries, tied_scores), qrels=all_qrels, extra=st.integers(0, 3))
+def test_every_metric_equals_pytrec_eval_with_ties_missing_queries_and_dangling_judgements(run, qrels, extra):
+    qrels = {q: {**grades, **{f"gone{i}": i for i in range(extra + 1)}} for q, grades in qrels.items()}  # not in any run
+    names = [f"{family}@{k}" for family in ("ndcg", "recall", "map", "mrr", "precision") for k in (1, 3, 10, 1000)]
+    scores = evaluate_run(run, qrels, names)
+    ranked = as_trec_eval_breaks_ties(run)
+    judged = [q for q, grades in qrels.items() if any(g > 0 for g in grades.values())]
+    for name in names:
+        family, k = parse_metric(name)
+        if family == "mrr":  # trec_eval's has no cut-off: the run is cut
+            cut = {q: {d: s for d, s in r.items() if s > len(r) - k} for q, r in ranked.items()}
+            found, key = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(cut), "recip_rank"
+        else:
+            measure = TREC[family].removesuffix("_")
+            found, key = pytrec_eval.RelevanceEvaluator(qrels, {f"{measure}.{k}"}).evaluate(ranked), f"{measure}_{k}"
+        expected = {q: found.get(q, {}).get(key, 0.0) for q in judged}  # a missing query is 0
+        assert scores.per_query[name] == pytest.approx(expected, abs=1e-9), name
+        assert scores.mean[name] == pytest.approx(sum(expected.values()) / len(judged), abs=1e-9)
+
+
 def test_ties_go_to_the_lower_id_not_as_in_trec_eval():
     run, qrels = {"q": {"a": 1.0, "b": 1.0}}, {"q": {"a": 1}}
     assert evaluate_run(run, qrels, ["mrr@10"]).mean == {"mrr@10": 1.0}

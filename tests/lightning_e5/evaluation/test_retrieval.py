@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -9,6 +11,8 @@ import torch
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import RetrievalData
 from lightning_e5.evaluation.retrieval import RetrievalTask
+from lightning_e5.retrieval.exact import ExactIndex
+from lightning_e5.retrieval.faiss_index import FaissIndex
 
 
 class Letters:
@@ -51,6 +55,51 @@ def test_judges_an_embedder():
     assert result.counts == {"queries": 2, "documents": 4, "missing": 0, "dangling": 1}
     assert result.tied == {1: 0.0, 10: 0.0}  # nothing is known of ties at the end of the run
     assert list(result.run["q1"])[:2] == ["d 1", "d4"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_approximate_index_shows_its_recall(tmp_path, kept):
+    rng = random.Random(0)
+    corpus = {f"d{i:03d}": "".join(rng.choices("abc", k=9)) + "abc"[i % 3] * (i % 17) for i in range(400)}
+    queries = {f"q{i}": "".join(rng.choices("abc", k=7)) for i in range(20)}
+    data = RetrievalData("toy", "test", corpus, queries, {q: {"d000": 1} for q in queries})
+    embedder = Known() if kept else Letters()
+    options = {"k": 10, "metrics": ["ndcg@10"], "cache_dir": tmp_path if kept else None}
+    exact = RetrievalTask(data, **options).evaluate(embedder)
+    assert "ann_recall@10" not in exact.counts
+    flat = RetrievalTask(data, index=FaissIndex("flat", threads=1), **options)
+    for _ in range(2):  # the index is empty each time
+        found = flat.evaluate(embedder)
+        assert found.counts["ann_recall@10"] == 1.0
+        assert found.run == exact.run
+    task = RetrievalTask(data, index=FaissIndex("ivf", lists=60, nprobe=1, threads=1), **options)
+    found = task.evaluate(embedder)
+    assert 0 < found.counts["ann_recall@10"] < 1
+    assert found.run != exact.run
+    assert "ann_recall@10" not in RetrievalTask(data, index=ExactIndex(), **options).evaluate(embedder).counts
+
+
+class Known(Letters):
+    def fingerprint(self):
+        return "letters"
+
+
+class Kinds(Letters):
+    def __init__(self):
+        self.kinds = []
+
+    def embed(self, texts, kind, *, normalize=True):
+        self.kinds.append(kind)
+        return super().embed(texts, kind)
+
+
+def test_documents_may_be_of_the_kind_of_queries_and_keep_their_own():
+    data = RetrievalData("toy", "test", {"q1": "aaa", "d2": "aab"}, {"q1": "aaa"}, {"q1": {"d2": 1}})
+    embedder = Kinds()
+    result = RetrievalTask(data, k=10, metrics=["mrr@10"], passage_kind="query", drop_identical_ids=False).evaluate(embedder)
+    assert embedder.kinds == ["query", "query"]
+    assert result.metrics == {"mrr@10": 0.5}
+    assert RetrievalTask(data, k=10, metrics=["mrr@10"]).evaluate(embedder).metrics == {"mrr@10": 1.0}
 
 
 def test_judges_a_searcher_and_counts_what_is_missing():

@@ -15,6 +15,7 @@ from lightning_e5.evaluation import task
 from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.sts import STSTask, evaluate_sts, load_sts
 from lightning_e5.evaluation.zero_shot import ZeroShotPrompts
+from lightning_e5.instantiate import instantiate
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.stages.evaluate import evaluate
 from lightning_e5.storage import read_json, read_parquet
@@ -156,6 +157,18 @@ def test_an_experiment_of_tasks_alone(tmp_path: Path, encoder_folder: Path, task
 def test_two_sets_of_one_name_are_refused(tmp_path: Path, encoder_folder: Path, sts_file: Path, collection: Path) -> None:
     with pytest.raises(UserError, match="two sets are named 'x'"):
         evaluate(tmp_path / "out", encoders={"small": encoder_folder}, sts={"x": sts_file}, collections={"x": collection}, seed=0)
+
+
+def test_an_index_and_kept_embeddings_change_no_score(tmp_path: Path, encoder_folder: Path, collection: Path) -> None:
+    given = {"collections": {"toy": collection}, "encoders": {"small": encoder_folder}, "baselines": {"bm25": BM25()}, "seed": 3}
+    node = {"_target_": "lightning_e5.retrieval.faiss_index.FaissIndex", "kind": "flat", "threads": 1}
+    plain = evaluate(tmp_path / "plain", **given)
+    kept = evaluate(tmp_path / "kept", **given, index=instantiate(node, "index"), cache_dir=tmp_path / "cache")
+    assert kept == plain
+    rows = {row["model"]: row for row in read_json(tmp_path / "kept" / "table.json")}
+    assert rows["small"]["ann_recall@100"] == 1.0
+    assert "ann_recall@100" not in rows["bm25"]
+    assert len(list((tmp_path / "cache").glob("*/manifest.json"))) == 1
 
 
 def test_nothing_to_judge_on_is_refused(tmp_path: Path, encoder_folder: Path) -> None:

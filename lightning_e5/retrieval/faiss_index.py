@@ -1,0 +1,193 @@
+"""faiss's CPU indexes behind the project's index protocol, with its rule for ties and a measured recall.
+
+faiss proposes rows; their scores are computed again exactly (`exact_scores`), so that a score never depends on the index
+and equal scores rank by rising row. Where a cut could fall into near ties, more rows are fetched until it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_e5.errors import UserError, suggestion
+from lightning_e5.retrieval.best_rows import Float32, Int64, exact_scores, longest_norm, score_error_bound
+from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
+from lightning_e5.rng import derive_seed, generator
+
+Kind = Literal["flat", "ivf", "hnsw"]
+
+_KINDS = ("flat", "ivf", "hnsw")
+_QUERIES_AT_ONCE = 1024
+
+
+class FaissIndex:
+    """Inner-product search by faiss: ``flat`` finds what exact search finds, ``ivf`` and ``hnsw`` nearly all of it.
+
+    The index is trained and built at the first search, over all rows added until then; rows added later let it be built
+    anew. It always runs on the CPU, whichever faiss is installed. Two builds from the same rows and seed are the same
+    index: a graph (``hnsw``) is therefore built by one thread, and only searched by several.
+
+    Args:
+        kind: ``flat`` (all rows), ``ivf`` (the lists of the nearest centroids), ``hnsw`` (a graph of neighbours).
+        lists: centroids of ``ivf``; 4 times the square root of the number of rows by default, at most a 39th of it.
+        nprobe: lists that a search of ``ivf`` looks into.
+        train_rows: rows of ``ivf`` that centroids are trained on, drawn by ``seed``; all where there are fewer.
+        links: neighbours of a row in the graph of ``hnsw``.
+        ef_construction: candidates kept while the graph is built.
+        ef_search: candidates kept during a search of ``hnsw``; at least the number of rows asked for.
+        threads: of training and search; faiss's own number by default.
+        seed: of training.
+
+    Raises:
+        UserError: an unknown kind or a number below 1.
+    """
+
+    def __init__(
+        self,
+        kind: Kind = "flat",
+        *,
+        lists: int | None = None,
+        nprobe: int = 16,
+        train_rows: int = 262_144,
+        links: int = 32,
+        ef_construction: int = 200,
+        ef_search: int = 128,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if kind not in _KINDS:
+            raise UserError(f"index.kind: unknown kind {kind!r}{suggestion(kind, _KINDS)}")
+        numbers = {"lists": lists, "nprobe": nprobe, "train_rows": train_rows, "links": links,
+                   "ef_construction": ef_construction, "ef_search": ef_search, "threads": threads}  # fmt: skip
+        for name, value in numbers.items():
+            if value is not None and value < 1:
+                raise UserError(f"index.{name}: {value} is not >= 1")
+        self.kind, self.lists, self.nprobe, self.train_rows = kind, lists, nprobe, train_rows
+        self.links, self.ef_construction, self.ef_search = links, ef_construction, ef_search
+        self.threads, self.seed = threads, seed
+        self._added: list[Float32] = []
+        self._vectors: Float32 | None = None
+        self._index: Any = None
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self._added)
+
+    def add(self, vectors: Any) -> None:
+        """Append ``[N, D]`` float32 rows; UserError for another width than before, or values that are not finite."""
+        block = checked_vectors(vectors, "vectors", self._added[0].shape[1] if self._added else None)
+        self._added.append(block)
+        self._index = None
+
+    def search(self, queries: Any, k: int) -> tuple[Float32, Int64]:
+        """The best ``k`` rows that the index finds.
+
+        Args:
+            queries: ``[Q, D]`` float32.
+            k: results per query; cut to the number of rows.
+
+        Returns:
+            Scores float32 ``[Q, k]``, falling and exact, and rows int64 ``[Q, k]``, equal scores by rising row; where
+            an approximate index finds fewer, the last rows are -1 with score -inf.
+
+        Raises:
+            UserError: the index is empty, ``k`` is below 1, or the queries do not fit the rows or are not finite.
+        """
+        check_searchable(len(self), k)
+        array = checked_vectors(queries, "queries", self._added[0].shape[1])
+        k = min(k, len(self))
+        scores = np.full((len(array), k), -np.inf, dtype=np.float32)
+        rows = np.full((len(array), k), -1, dtype=np.int64)
+        with _faiss_threads(self.threads):
+            self._build()
+            for start in range(0, len(array), _QUERIES_AT_ONCE):
+                self._search(array, np.arange(start, min(len(array), start + _QUERIES_AT_ONCE)), k, scores, rows)
+        return scores, rows
+
+    def recall_against(self, referee: VectorIndex, queries: Any, k: int) -> float:
+        """Recall@k against exact search: the mean share of the referee's best ``k`` that this index finds.
+
+        A row whose score equals the referee's k-th counts as one of them, so ties cost nothing.
+
+        Args:
+            referee: an `ExactIndex`, say, with the same rows.
+            queries: ``[Q, D]`` float32, at least one.
+            k: cut to the number of rows.
+        """
+        expected, _ = referee.search(queries, k)
+        if not len(expected):
+            raise UserError("recall needs at least one query")
+        found, _ = self.search(queries, k)
+        return float((found >= expected[:, -1:]).mean())
+
+    def _search(self, queries: Float32, places: Int64, k: int, scores: Float32, rows: Int64) -> None:
+        assert self._vectors is not None
+        norms = np.linalg.norm(queries[places].astype(np.float64), axis=1)
+        slack = score_error_bound(norms, self._longest, queries.shape[1])
+        fetch = min(len(self), k + 8)
+        while len(places):
+            approximate, found = self._index.search(np.ascontiguousarray(queries[places]), fetch)
+            owner, column = np.nonzero(found >= 0)
+            row = found[owner, column]
+            exact = np.full(found.shape, -np.inf, dtype=np.float32)
+            exact[owner, column] = exact_scores(queries, self._vectors, places[owner], row)
+            order = np.lexsort((found, -exact), axis=1)[:, :k]
+            scores[places] = np.take_along_axis(exact, order, axis=1)
+            rows[places] = np.take_along_axis(found, order, axis=1)
+            # what was not fetched scores at most the last that was, give or take the rounding
+            unsure = (found[:, -1] >= 0) & (approximate[:, -1] + 2 * slack >= scores[places, -1]) & (fetch < len(self))
+            places, slack, fetch = places[unsure], slack[unsure], min(len(self), 2 * fetch)
+
+    def _build(self) -> None:
+        if self._index is not None:
+            return
+        self._vectors = self._added[0] if len(self._added) == 1 else np.concatenate(self._added)
+        self._added = [self._vectors]  # one copy
+        self._longest = longest_norm(self._vectors)
+        self._index = {"flat": self._flat, "ivf": self._ivf, "hnsw": self._hnsw}[self.kind](self._vectors)
+
+    def _flat(self, vectors: Float32) -> Any:
+        import faiss
+
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
+        return index
+
+    def _ivf(self, vectors: Float32) -> Any:
+        import faiss
+
+        count, width = vectors.shape
+        lists = min(count, self.lists) if self.lists else max(1, min(int(4 * count**0.5), count // 39))
+        centroids = faiss.IndexFlatIP(width)
+        index = faiss.IndexIVFFlat(centroids, width, lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed = derive_seed(self.seed, "faiss", "centroids") % 2**31
+        index.cp.min_points_per_centroid = 1  # else faiss warns on stderr
+        draw = generator(self.seed, "faiss", "rows")
+        index.train(vectors if count <= self.train_rows else vectors[np.sort(draw.permutation(count)[: self.train_rows])])
+        index.add(vectors)
+        index.nprobe = min(self.nprobe, lists)
+        return index
+
+    def _hnsw(self, vectors: Float32) -> Any:
+        import faiss
+
+        index = faiss.IndexHNSWFlat(vectors.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = self.ef_construction
+        index.hnsw.efSearch = self.ef_search
+        with _faiss_threads(1):
+            index.add(vectors)
+        return index
+
+
+@contextmanager
+def _faiss_threads(threads: int | None) -> Iterator[None]:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,105 @@
+"""faiss behind the index protocol: equality with exact search, recall, seeds, threads, errors."""
+
+from __future__ import annotations
+
+import copy
+
+import faiss
+import numpy as np
+import pytest
+
+from lightning_e5.errors import UserError
+from lightning_e5.retrieval.exact import ExactIndex
+from lightning_e5.retrieval.faiss_index import FaissIndex
+
+
+def unit(seed, count, width=16):
+    vectors = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+VECTORS, QUERIES = unit(0, 1500), unit(1, 40)
+
+
+def filled(index, vectors=VECTORS):
+    for part in np.array_split(vectors, 3):
+        index.add(part)
+    return index
+
+
+EXACT = filled(ExactIndex())
+
+
+@pytest.mark.parametrize("k", [1, 10, 1500, 5000])
+def test_flat_is_exact_search(k):
+    for found, expected in zip(filled(FaissIndex()).search(QUERIES, k), EXACT.search(QUERIES, k), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_ties_beyond_the_first_fetch_go_to_the_lower_row():
+    vectors = np.tile(unit(2, 3), (200, 1))  # each of 3 rows 200 times
+    scores, rows = filled(FaissIndex(), vectors).search(vectors[:1], 5)
+    assert rows.tolist() == [[0, 3, 6, 9, 12]]
+    assert len(set(scores[0].tolist())) == 1
+
+    class HigherRowsFirst:
+        """The same index, breaking ties the other way."""
+
+        def search(self, queries, fetch):
+            approximate, found = real.search(queries, 600)
+            order = np.lexsort((-found, -approximate.round(5)), axis=1)[:, :fetch]
+            return np.take_along_axis(approximate, order, 1), np.take_along_axis(found, order, 1)
+
+    index = filled(FaissIndex(), vectors)
+    index.search(vectors[:1], 1)
+    real, index._index = index._index, HigherRowsFirst()
+    assert index.search(vectors[:1], 5)[1].tolist() == [[0, 3, 6, 9, 12]]
+
+
+def test_recall_is_measured_and_rises_with_the_effort():
+    few, many = (filled(FaissIndex("ivf", lists=40, nprobe=n, threads=1)) for n in (1, 40))
+    found = few.search(QUERIES, 10)[1]
+    expected = EXACT.search(QUERIES, 10)[1]
+    share = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, expected, strict=True)])
+    assert few.recall_against(EXACT, QUERIES, 10) == pytest.approx(share)
+    assert 0 < share < 0.9
+    assert many.recall_against(EXACT, QUERIES, 10) == 1.0
+    assert filled(FaissIndex("hnsw", threads=1)).recall_against(EXACT, QUERIES, 10) > 0.95
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_the_same_index_twice_whatever_the_threads(kind):
+    runs = [filled(FaissIndex(kind, nprobe=2, ef_search=12, threads=threads)).search(QUERIES, 10) for threads in (1, 2)]
+    np.testing.assert_array_equal(runs[0][1], runs[1][1])
+    np.testing.assert_array_equal(runs[0][0], runs[1][0])
+
+
+def test_the_seed_decides_the_centroids():
+    runs = [filled(FaissIndex("ivf", lists=40, nprobe=1, threads=1, seed=seed)).search(QUERIES, 10)[1] for seed in (0, 1)]
+    assert not np.array_equal(runs[0], runs[1])
+
+
+def test_too_few_found_is_said_with_minus_one():
+    index = filled(FaissIndex("ivf", lists=300, nprobe=1, threads=1))
+    scores, rows = index.search(QUERIES, 100)
+    assert (rows == -1).any()
+    assert np.isneginf(scores[rows == -1]).all()
+    assert (rows[:, 0] >= 0).all()
+    assert all((np.diff((row >= 0).astype(int)) <= 0).all() for row in rows)  # the missing ones come last
+
+
+def test_threads_are_given_back_and_an_empty_index_copies():
+    before = faiss.omp_get_max_threads()
+    filled(copy.deepcopy(FaissIndex("flat", threads=1))).search(QUERIES, 1)
+    assert faiss.omp_get_max_threads() == before
+
+
+def test_refuses_bad_use():
+    with pytest.raises(UserError, match="unknown kind 'hsnw'; did you mean 'hnsw'"):
+        FaissIndex("hsnw")
+    with pytest.raises(UserError, match=r"index\.nprobe: 0 is not >= 1"):
+        FaissIndex("ivf", nprobe=0)
+    with pytest.raises(UserError, match="empty"):
+        FaissIndex().search(QUERIES, 1)
+    with pytest.raises(UserError, match="width 3, the index has width 16"):
+        filled(FaissIndex()).add(np.ones((1, 3), dtype=np.float32))

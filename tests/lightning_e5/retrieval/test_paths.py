@@ -1,0 +1,151 @@
+"""One rule for every search path: exact, chunked, stored shards, faiss. Self-retrieval, ties, invariance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightning_e5.retrieval.best_rows import BestRows
+from lightning_e5.retrieval.exact import ExactIndex
+from lightning_e5.retrieval.faiss_index import FaissIndex
+from lightning_e5.retrieval.search import retrieve
+from lightning_e5.retrieval.stored_embeddings import store_embeddings
+
+
+class Letters:
+    """Unit vectors of letter counts: many texts tie exactly."""
+
+    calls = 0
+
+    def fingerprint(self):
+        return "letters"
+
+    def embed(self, texts, kind, *, normalize=True):
+        self.calls += 1
+        vectors = torch.tensor([[float(text.count(letter)) for letter in "abcdefgh"] for text in texts]) + 0.125
+        return torch.nn.functional.normalize(vectors)
+
+
+texts = st.text(alphabet="abcdefgh", min_size=1, max_size=5)
+# a brute force for every kind of index: all lists of the inverted file, more candidates than there are rows
+PATHS = {
+    "exact": lambda folder: {},
+    "chunked": lambda folder: {"index": ExactIndex(corpus_chunk=3, query_chunk=2)},
+    "stored": lambda folder: {"cache_dir": folder},
+    "flat": lambda folder: {"index": FaissIndex("flat", threads=1)},
+    "ivf": lambda folder: {"index": FaissIndex("ivf", lists=3, nprobe=3, threads=1)},
+    "hnsw": lambda folder: {"index": FaissIndex("hnsw", ef_search=500, links=64, threads=1)},
+}
+
+
+def expected_run(queries, corpus, k, drop):
+    """Sorting in float64, with nothing of the search code."""
+    embedder = Letters()
+    vectors = {d: np.float64(embedder.embed([corpus[d]], "passage").numpy()[0]) for d in corpus}
+    run = {}
+    for query, text in queries.items():
+        vector = np.float64(embedder.embed([text], "query").numpy()[0])
+        scores = {d: float(np.float32((vector * vectors[d]).sum())) for d in corpus if not (drop and d == query)}
+        run[query] = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:k]
+    return run
+
+
+@pytest.mark.parametrize("path", PATHS)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    corpus=st.dictionaries(st.sampled_from([f"d{i:02d}" for i in range(40)]), texts, min_size=1, max_size=40),
+    others=st.dictionaries(st.sampled_from(["q1", "q2"]), texts, max_size=2),
+    k=st.integers(1, 6) | st.just(45),
+    order=st.randoms(use_true_random=False),
+    drop=st.booleans(),
+)
+def test_every_path_gives_the_same_run(tmp_path_factory, path, corpus, others, k, order, drop):
+    queries = {**dict(list(corpus.items())[:10]), **others}  # as in ArguAna: queries lie in the corpus
+    documents = list(corpus)
+    order.shuffle(documents)
+    folder = tmp_path_factory.mktemp("cache")
+    run = retrieve(Letters(), queries, {d: corpus[d] for d in documents}, k, drop_identical_ids=drop, **PATHS[path](folder))
+    if path == "hnsw":  # a graph of few equal vectors need not reach every row; what it finds follows the same rules
+        for query, found in run.items():
+            allowed = dict(expected_run({query: queries[query]}, corpus, len(corpus), drop)[query])
+            assert all(allowed[d] == score for d, score in found.items())
+            assert list(found.items()) == sorted(found.items(), key=lambda item: (-item[1], item[0]))
+            assert len(found) <= k
+        return
+    assert {query: list(found.items()) for query, found in run.items()} == expected_run(queries, corpus, k, drop)
+    for query, found in run.items():
+        assert len(found) == min(k, len(corpus) - (drop and query in corpus))  # exactly k after the removal
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("k", [1, 4, 19])
+def test_each_query_of_the_corpus_gets_k_others(tmp_path, path, k):
+    """As in ArguAna: all documents are queries; each is dropped for itself alone."""
+    rng = np.random.default_rng(6)
+    corpus = {f"d{i:02d}": "".join(rng.choice(list("abcdefgh"), 12)) for i in range(20)}
+    run = retrieve(Letters(), corpus, corpus, k, **PATHS[path](tmp_path))
+    assert all(query not in found and len(found) == k for query, found in run.items())
+    assert set().union(*run.values()) == set(corpus) or k < 19
+    kept = retrieve(Letters(), corpus, corpus, k, drop_identical_ids=False, **PATHS[path](tmp_path / "again"))
+    assert all(len(found) == k for found in kept.values())
+    assert all(next(iter(found.values())) >= np.float32(1 - 1e-6) for found in kept.values())
+
+
+def unit(seed, count, width=24):
+    vectors = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+    vectors[count // 2 :] = vectors[: count - count // 2]  # every row twice
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("shard_rows", [1, 7, 50, 1000])
+@pytest.mark.parametrize("devices", [None, ["cpu", "cpu", "cpu"]])
+def test_shards_chunks_and_devices_change_nothing(tmp_path, shard_rows, devices):
+    vectors, queries = unit(0, 60), unit(1, 9)
+    table = {str(i): v for i, v in enumerate(vectors)}
+    index = ExactIndex()
+    index.add(vectors)
+    expected = index.search(queries, 11)
+    stored = store_embeddings(tmp_path, Table(table), list(table), model="m", shard_rows=shard_rows)
+    for chunks in ({}, {"corpus_chunk": 1, "query_chunk": 1}, {"corpus_chunk": 7, "query_chunk": 100}):
+        scores, rows = stored.search(queries, 11, devices=devices, **chunks)
+        np.testing.assert_array_equal(scores, expected[0])
+        np.testing.assert_array_equal(rows, expected[1])
+
+
+class Table:
+    def __init__(self, table):
+        self.table = table
+
+    def embed(self, texts, kind, *, normalize=True):
+        return torch.from_numpy(np.stack([self.table[t] for t in texts]))
+
+
+def test_a_torch_device_screens_as_numpy_does():
+    vectors, queries = unit(2, 200), unit(3, 9)
+    index = ExactIndex()
+    index.add(vectors)
+    expected = index.search(queries, 11)
+    best = BestRows(queries, 11, corpus_chunk=16, query_chunk=4, device="cpu")
+    for first in (100, 0):  # blocks in any order
+        best.show(vectors[first : first + 100], first)
+    np.testing.assert_array_equal(best.scores, expected[0])
+    np.testing.assert_array_equal(best.rows, expected[1])
+
+
+def test_many_ties_are_cut_to_bounded_candidates():
+    """More than 2 k + 64 rows tie at the cut: they are decided exactly while the block passes."""
+    rng = np.random.default_rng(4)
+    vectors = unit(5, 900)
+    vectors[rng.permutation(900)[:600]] = vectors[0]
+    queries = vectors[:3] + 0
+    index = ExactIndex(corpus_chunk=100, query_chunk=2)
+    index.add(vectors)
+    scores, rows = index.search(queries, 5)
+    exact = (queries.astype(np.float64)[:, None] * vectors[None].astype(np.float64)).sum(2).astype(np.float32)
+    for q in range(3):
+        best = sorted(range(900), key=lambda i: (-exact[q, i], i))[:5]
+        assert rows[q].tolist() == best
+        assert scores[q].tolist() == [exact[q, i] for i in best]
