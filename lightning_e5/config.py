@@ -7,6 +7,7 @@ checked in ``lightning_e5.instantiate``.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,23 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Node:
     experiment: Node = {str(key): value for key, value in resolved.items()}
     _check_top_level(path, experiment)
     return experiment
+
+
+def outside_path(reference: str) -> Path | None:
+    """The path of a stage's input that is no earlier stage's: ``path:DIR``, or ``package:NAME/DIR`` for a file or folder
+    that an installed package carries (the package is not imported); None for a reference to a stage.
+
+    A package that is not installed gives a path that is not there.
+    """
+    kind, _, rest = reference.partition(":")
+    if kind == "path":
+        return Path(rest)
+    if kind != "package":
+        return None
+    name, _, inside = rest.partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    places = list(spec.submodule_search_locations or []) if spec is not None else []
+    return Path(places[0], inside) if places else Path(reference)
 
 
 def config_hash(value: Any) -> str:

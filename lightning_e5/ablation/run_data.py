@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.ablation.filter_data import FilterRanks, FilterSample, draw_samples, read_filter
-from lightning_e5.config import Node, load_experiment
+from lightning_e5.config import Node, load_experiment, outside_path
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.pairs import SHARDS as PAIR_SHARDS
 from lightning_e5.pairs import TABLE as PAIR_TABLE
@@ -226,7 +226,7 @@ class RunData:
         return PairStore(folder) if folder is not None and any((folder / n).is_file() for n in (PAIR_TABLE, PAIR_SHARDS)) else None
 
     def _resolve(self, reference: str) -> Path:
-        return Path(reference[5:]) if reference.startswith("path:") else self.path / "stages" / reference
+        return outside_path(reference) or self.path / "stages" / reference
 
 
 def _metrics(stage: Path) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lightning_e5.config import Node, load_experiment
+from lightning_e5.config import Node, load_experiment, outside_path
 from lightning_e5.errors import UserError
 from lightning_e5.stages.runner import check_experiment, run_directory
 
@@ -104,8 +104,8 @@ def _training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, ma
 
 def _absent(inputs: Any) -> list[str]:
     """Paths among a stage's inputs that are not there (running would end at once)."""
-    paths = [text.removeprefix("path:") for text in _flat(inputs) if text.startswith("path:")]
-    return [path for path in paths if not Path(path).exists()]
+    paths = [path for text in _flat(inputs) if (path := outside_path(text)) is not None]
+    return [str(path) for path in paths if not path.exists()]
 
 
 def _days(node: Node, sizes: tuple[int, int, int, int, int] | None, length: int, devices: Sequence[Node]) -> list[str]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, differing_keys, read_yaml, redact
+from lightning_e5.config import Node, differing_keys, outside_path, read_yaml, redact
 from lightning_e5.errors import TrainingStopped, UserError, suggestion
 from lightning_e5.instantiate import check_node, resolve_target
 from lightning_e5.launch import is_first_process, wait_for
@@ -73,9 +73,9 @@ def _check_reference(reference: Any, key: str, seen: list[str], paths: bool) -> 
         return
     if not isinstance(reference, str):
         raise UserError(f"{key}: {reference!r} is not a stage or path")
-    if reference.startswith("path:"):
-        if paths and not Path(reference.removeprefix("path:")).exists():
-            raise UserError(f"{key}: {reference.removeprefix('path:')}: no such file or directory")
+    if (outside := outside_path(reference)) is not None:
+        if paths and not outside.exists():
+            raise UserError(f"{key}: {outside}: no such file or directory")
         return
     stage = reference.split("/")[0]
     if stage not in seen:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, config_hash, redact
+from lightning_e5.config import Node, config_hash, outside_path, redact
 from lightning_e5.errors import UserError
 from lightning_e5.instantiate import instantiate, resolve_target
 from lightning_e5.rng import derive_seed
@@ -104,8 +104,7 @@ def _own_fingerprint(value: Any) -> Any:
 def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
     if isinstance(reference, dict):
         return {k: _reference_identity(r, outputs) for k, r in reference.items()}
-    if reference.startswith("path:"):
-        path = Path(reference.removeprefix("path:"))
+    if (path := outside_path(reference)) is not None:
         if not path.exists():
             return None
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -117,8 +116,8 @@ def _reference_identity(reference: Any, outputs: Mapping[str, Path]) -> Any:
 def _resolve_reference(reference: Any, outputs: Mapping[str, Path]) -> Any:
     if isinstance(reference, dict):
         return {k: _resolve_reference(r, outputs) for k, r in reference.items()}
-    if reference.startswith("path:"):
-        return Path(reference.removeprefix("path:"))
+    if (outside := outside_path(reference)) is not None:
+        return outside
     stage, _, rest = reference.partition("/")
     path = outputs[stage] / rest if rest else outputs[stage]
     if not path.exists():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.config import MAX_EXTENDS, check_name, config_hash, differing_keys, load_experiment, merge
+from lightning_e5.config import MAX_EXTENDS, check_name, config_hash, differing_keys, load_experiment, merge, outside_path
 from lightning_e5.errors import UserError
 
 STAGE = "stages: {one: {_target_: a.b, k: 1, deep: {x: 1, y: [1, 2]}}}\n"
@@ -197,3 +197,15 @@ def test_the_hash_is_of_the_content() -> None:
     assert len({config_hash(o) for o in others}) == len(others)
     with pytest.raises(ValueError):
         config_hash({"a": math.nan})
+
+
+def test_paths_outside_the_run(tmp_path: Path) -> None:
+    """A path, a file of an installed package, a package that is not there, and a stage."""
+    import networkx
+
+    assert outside_path(f"path:{tmp_path}/a:b") == tmp_path / "a:b"
+    assert outside_path("package:networkx/algorithms") == Path(networkx.__file__).parent / "algorithms"
+    missing = outside_path("package:no_such_package_here/model")
+    assert missing is not None and not missing.exists()
+    assert outside_path("package:../../etc") == Path("package:../../etc")
+    assert outside_path("pairs/test") is None
