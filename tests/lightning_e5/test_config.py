@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.config import MAX_EXTENDS, check_name, config_hash, differing_keys, load_experiment, merge, outside_path
+from lightning_e5.config import (
+    MAX_EXTENDS,
+    check_name,
+    config_hash,
+    differing_keys,
+    load_experiment,
+    merge,
+    outside_path,
+)
 from lightning_e5.errors import UserError
 
 STAGE = "stages: {one: {_target_: a.b, k: 1, deep: {x: 1, y: [1, 2]}}}\n"
