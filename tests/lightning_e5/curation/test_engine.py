@@ -79,7 +79,11 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, number: signal.Signals) -
     script = tmp_path / "script.py"
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
+    # Where these tests run in the background, SIGINT is ignored, and a child would inherit that.
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
     parent.send_signal(number)
     errors = parent.communicate(timeout=30)[1]

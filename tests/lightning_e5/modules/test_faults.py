@@ -63,7 +63,13 @@ def state(out: Path, ranks: int, case: str = CASE) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("ranks", "told", "number"),
-    [(1, [0], signal.SIGTERM), (2, [0], signal.SIGUSR1), (2, [1], signal.SIGTERM), (2, [0, 1], signal.SIGTERM), (2, [1, 0], signal.SIGUSR1)],
+    [
+        (1, [0], signal.SIGTERM),
+        (2, [1], signal.SIGTERM),
+        pytest.param(2, [0], signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(2, [0, 1], signal.SIGTERM, marks=pytest.mark.slow),
+        (2, [1, 0], signal.SIGUSR1),
+    ],
 )
 def test_a_signal_to_one_or_all_ranks_stops_all_after_a_checkpoint(tmp_path: Path, ranks: int, told: list[int], number: int) -> None:
     process = start(tmp_path, ranks, steps=100_000)
@@ -95,7 +101,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_out_of_memory_changes_no_gradient(tmp_path: Path, ranks: int) -> None:
     for fault in ("", "oom"):
         (tmp_path / fault).mkdir(exist_ok=True)
@@ -110,7 +116,7 @@ def test_out_of_memory_changes_no_gradient(tmp_path: Path, ranks: int) -> None:
         assert torch.allclose(gradient, halved["gradients"][name], rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_value_that_is_not_finite_stops_all_ranks_before_the_step(tmp_path: Path, ranks: int) -> None:
     code, errors = finish(start(tmp_path, ranks, fault="nan", steps=50))
     assert code not in (0, 143)

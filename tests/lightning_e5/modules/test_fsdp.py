@@ -79,11 +79,12 @@ def test_resumed_is_bit_equal(sharded: Trained, tmp_path: Path) -> None:
             assert torch.equal(value, resumed[case]["state"][name]), name
 
 
-@pytest.mark.parametrize(("ranks", "strategy"), [(1, "ranks"), (2, "ranks"), (4, "fsdp")])
+@pytest.mark.parametrize(("ranks", "strategy"), [(1, "ranks"), pytest.param(2, "ranks", marks=pytest.mark.slow), pytest.param(4, "fsdp", marks=pytest.mark.slow)])
 def test_a_sharded_checkpoint_is_anyones(sharded: Trained, tmp_path: Path, ranks: int, strategy: str) -> None:
     assert_continues(sharded, sharded.continued(tmp_path, ranks, strategy))
 
 
+@pytest.mark.slow
 def test_sharded_continues_from_one_device(one: Trained, tmp_path: Path) -> None:
     assert_continues(one, one.continued(tmp_path, 2, "fsdp"))
 
@@ -98,6 +99,7 @@ def assert_continues(whole: Trained, resumed: Trained) -> None:
             assert torch.allclose(value.double(), resumed[case]["state"][name].double(), rtol=1e-7, atol=1e-9), name
 
 
+@pytest.mark.slow
 def test_out_of_memory_changes_no_gradient(sharded: Trained, tmp_path: Path) -> None:
     code, errors = finish(start(tmp_path, 2, fault="oom", strategy="fsdp"))
     assert code == 0, errors[-2000:]
@@ -105,12 +107,14 @@ def test_out_of_memory_changes_no_gradient(sharded: Trained, tmp_path: Path) -> 
     assert_same_training(sharded["in_batch-1"], result(tmp_path, 2))
 
 
+@pytest.mark.slow
 def test_a_value_that_is_not_finite_stops_all_ranks(tmp_path: Path) -> None:
     code, errors = finish(start(tmp_path, 2, fault="nan", strategy="fsdp", steps=50))
     assert code not in (0, 143)
     assert "is not finite" in errors and "rows of this rank's batch" in errors
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_ranks_after_a_whole_checkpoint(sharded: Trained, tmp_path: Path) -> None:
     process = start(tmp_path, 2, strategy="fsdp", steps=100_000)
     wait_for_checkpoint(tmp_path)
