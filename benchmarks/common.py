@@ -99,25 +99,37 @@ def sentence_transformer(encoder: TextEncoder, folder: Path) -> Any:
 
 
 class Timing(NamedTuple):
-    """Medians over the rounds, seconds."""
+    """Medians over the rounds, seconds; how many rounds."""
 
     wall: float
     cpu: float
+    rounds: int
 
 
-def alternate(contestants: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, Timing]:
-    """Run all contestants in turn, ``rounds`` times, after ``warm_up`` rounds that do not count."""
+def alternate(
+    contestants: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1, minutes: float = float("inf")
+) -> dict[str, Timing]:
+    """Run all contestants in turn, ``rounds`` times, after ``warm_up`` rounds that do not count.
+
+    No round begins that would end after ``minutes``, but one is always counted: where a round takes long, the warm-up is
+    left out and there are fewer rounds.
+    """
+    started, longest = time.monotonic(), 0.0
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(1 - warm_up, rounds + 1):
+        began = time.monotonic()
+        if longest and began - started + longest > 60 * minutes:
+            break
         for name, run in contestants.items():
             synchronize()
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             synchronize()
-            if number > 0:
-                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
             told(f"round {number}/{rounds}: {name} {time.perf_counter() - wall:.2f} s")
-    return {n: Timing(statistics.median(w for w, _ in t), statistics.median(c for _, c in t)) for n, t in times.items()}
+        longest = max(longest, time.monotonic() - began)
+    counted = {name: taken[warm_up:] or taken[-1:] for name, taken in times.items()}
+    return {n: Timing(statistics.median(w for w, _ in t), statistics.median(c for _, c in t), len(t)) for n, t in counted.items()}
 
 
 def synchronize() -> None:

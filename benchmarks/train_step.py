@@ -93,7 +93,7 @@ def best_mini_batch(model: Any, precision: str, batch: int = 128) -> int:
     return min(seconds, key=lambda size: seconds[size])
 
 
-def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, warm_up: int) -> list[dict[str, Any]]:
+def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, warm_up: int, minutes: float) -> list[dict[str, Any]]:
     """Rows of one shape and precision."""
     pairs = real_pairs()
     encoder = make_encoder(shape, pairs.tokenizer, precision=precision)
@@ -109,14 +109,14 @@ def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_t
             peers = {"cached": Peer(model, queries, passages, precision, mini_batch)}
             if batch <= plain_up_to:
                 peers["plain"] = Peer(model, queries, passages, precision, None)
-            times = alternate({"replayed": replayed, "kept": kept, **peers}, rounds, warm_up)
+            times = alternate({"replayed": replayed, "kept": kept, **peers}, rounds, warm_up, minutes)
             forward = encoder_flops(encoder.backbone.config, replayed.texts.lengths_B.tolist())
             for name, ours in (("replayed", replayed), ("kept", kept)):
                 done = forward * (3 + ours.report.replayed_tokens / ours.report.tokens)
                 for against in peers:
                     peer = f"{against} mb{mini_batch}" if against == "cached" else against
                     rows.append({
-                        "name": f"{shape} {name} / {peer}", "batch": batch, "precision": precision,
+                        "name": f"{shape} {name} / {peer}", "batch": batch, "precision": precision, "rounds": times[name].rounds,
                         "ours_s": times[name].wall, "peer_s": times[against].wall,
                         "ratio": times[against].wall / times[name].wall, "gemm_share": done / times[name].wall / peak,
                         "ours_cpu_s": times[name].cpu, "peer_cpu_s": times[against].cpu,
@@ -134,12 +134,13 @@ def main() -> None:
         precision={"nargs": "+", "default": ["fp32", "bf16"], "choices": ["fp32", "bf16"]},
         chunk_tokens={"type": int, "default": 4096},
         warm_up={"type": int, "default": 1, "help": "rounds before, which do not count (default 1)"},
+        minutes={"type": float, "default": 8.0, "help": "time for the rounds of one batch size; one round is always made (default 8)"},
         plain_up_to={"type": int, "default": 256, "help": "largest batch at which the plain loss, all in one graph, runs too"},
     )
     rows: list[dict[str, Any]] = []
     for shape in chosen.shape:
         for precision in chosen.precision:
-            rows += measure(shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.warm_up)
+            rows += measure(shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.warm_up, chosen.minutes)
     report(rows, chosen.json)
 
 
