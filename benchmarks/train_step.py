@@ -94,7 +94,7 @@ def best_mini_batch(model: Any, precision: str, batch: int = 128) -> int:
     return min(seconds, key=lambda size: seconds[size])
 
 
-def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, minutes: float) -> list[dict[str, Any]]:
+def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, minutes: float, mini_batch: int | None) -> list[dict[str, Any]]:
     """Rows of one shape and precision."""
     pairs = real_pairs()
     encoder = make_encoder(shape, pairs.tokenizer, precision=precision)
@@ -102,8 +102,9 @@ def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_t
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = sentence_transformer(encoder, Path(folder) / "model")
-        mini_batch = best_mini_batch(model, precision)
-        for graph in (0, None):  # warm up; the peer is warm from the probe
+        mini_batch = mini_batch or best_mini_batch(model, precision)
+        Peer(model, *pairs.batch(64), precision, mini_batch)()  # warm up
+        for graph in (0, None):
             Ours(encoder, *pairs.batch(64), graph, chunk_tokens)()
         for batch in batches:
             told(f"{shape} {precision} batch {batch}")
@@ -137,12 +138,13 @@ def main() -> None:
         precision={"nargs": "+", "default": ["fp32", "bf16"], "choices": ["fp32", "bf16"]},
         chunk_tokens={"type": int, "default": 4096},
         minutes={"type": float, "default": 6.0, "help": "time for the rounds of one batch size; one round is always made (default 6)"},
+        mini_batch={"type": int, "help": "of the peer; by default the fastest of 16 to 128 is found first"},
         plain_up_to={"type": int, "default": 256, "help": "largest batch at which the plain loss, all in one graph, runs too"},
     )
     rows: list[dict[str, Any]] = []
     for shape in chosen.shape:
         for precision in chosen.precision:
-            rows += measure(shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.minutes)
+            rows += measure(shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.minutes, chosen.mini_batch)
     report(rows, chosen.json)
 
 
