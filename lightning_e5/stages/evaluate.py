@@ -140,7 +140,6 @@ def evaluate(
     measured = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
     for collection, folder in (collections or {}).items():
         judged_by = load_collection(folder, collection, split=split, rules=rules_of(collection, rules))
-        data = judged_by.data
         results: dict[str, RetrievalResult] = {}
         with progress(len(models), f"evaluate on {collection}", "model") as bar:
             for name, judged in models.items():
