@@ -19,7 +19,7 @@ from lightning_e5.text import E5_PREFIXES
 CARD = "README.md"
 #: A row's task -> the Hub's name of it.
 TASKS = {
-    "retrieval": "Retrieval", "similarity": "STS", "classification": "Classification", "zero-shot classification": "Classification",
+    "retrieval": "Retrieval", "sts": "STS", "classification": "Classification", "zero-shot": "Classification",
     "clustering": "Clustering", "pair classification": "PairClassification", "re-ranking": "Reranking",
 }  # fmt: skip
 

@@ -135,10 +135,15 @@ def _remarks(rows: Sequence[Node]) -> list[str]:
         name = row.get("collection") or row.get("set")
         if rules := row.get("rules"):
             said.append(f"{name}: by the rules of BEIR's {rules['beir']} ({_listed({k: v for k, v in rules.items() if k != 'beir'})})")
-        for key, value in row.items():
-            if "contamin" in key:
-                said.append(f"{name}: {key.replace('_', ' ')}: {_listed(value) if isinstance(value, dict) else value}")
+        if (status := row.get("contamination")) is not None:
+            said.append(f"{name}: {_contamination(str(status), row.get('contaminated') or {})}")
     return list(dict.fromkeys(said))
+
+
+def _contamination(status: str, found: Node) -> str:
+    if status == "measured" and "share" in found:
+        return f"{found['share']:.1%} of the test items ({found['count']:,}) also lie in the training texts"
+    return {"none": "the model was trained on nothing"}.get(status, "whether test items lie in the training texts is not known")
 
 
 def _listed(values: Node) -> str:

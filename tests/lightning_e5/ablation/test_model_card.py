@@ -50,10 +50,10 @@ def test_the_head_is_the_hubs_and_the_figures_are_the_runs(make_run: Any, export
     run = with_model(make_run(lift=0.2))
     table = read_json(run / "stages/evaluate/table.json")
     for row in table:
-        row |= {"split": "test", "precision": "fp32", "rules": {"beir": "quora", "text_only": True}, "contaminated": {"queries": 3}}
+        row |= {"split": "test", "precision": "fp32", "rules": {"beir": "quora", "text_only": True}, "contamination": "measured", "contaminated": {"share": 0.075, "count": 3}}
     write_json(run / "stages/evaluate/table.json", table)
     write_json(run / "stages/evaluate/tasks.json", [
-        {"model": m, "set": "s", "task": "similarity", "metric": "spearman", "value": v, "low": v - 0.1, "high": v + 0.1, "items": 9, "precision": "fp32"}
+        {"model": m, "set": "s", "task": "sts", "metric": "spearman", "value": v, "low": v - 0.1, "high": v + 0.1, "items": 9, "precision": "fp32"}
         for m, v in (("first", 0.125), ("second", 0.625))
     ])  # fmt: skip
     write_json(run / "stages/pairs/packages.json", {"source": "docs", "test": "docs", "packages": {
@@ -77,7 +77,7 @@ def test_the_head_is_the_hubs_and_the_figures_are_the_runs(make_run: Any, export
     assert f"{metrics['second/docs/ndcg@10']:.3f} | {second['low']:.3f} to {second['high']:.3f} | {metrics['bm25/docs/ndcg@10']:.3f} |" in line
     for words in ("| one 1.2 | pairs | 1,234 |", "held out for the test | 55", "1,200 pairs to train on", "temperature | 0.03", "batch size | 512",
                   "| tuned | pairs seen | 320 |", "| noisy | pairs seen | 100 |", "seed 7", "| commit | abc with uncommitted changes |", "| torch | 2 |",
-                  "rules of BEIR's quora", "queries 3", "Consistency filter"):  # fmt: skip
+                  "rules of BEIR's quora", "docs: 7.5% of the test items (3) also lie in the training texts", "Consistency filter"):  # fmt: skip
         assert words in card.replace("\\", ""), words
     assert "license" not in ModelCard(write_model_card(run, exported).read_text()).data.to_dict()
     assert exported_models(RunData(run)) == {"second"}
