@@ -46,7 +46,7 @@ def data_stages(name: str, tmp_path: Path, *overrides: str) -> dict[str, Any]:
         "roots": {"one": package(tmp_path / "one", ("sort", "copy", "merge")), "held": package(tmp_path / "held", ("split",))},
     }  # fmt: skip
     docs["held_out"] = ["held"]
-    experiment["stages"]["pairs"]["engine"] = {"_target_": "lightning_e5.curation.engine.LocalEngine", "workers": 1}  # no new process
+    experiment["stages"]["pairs"]["engine"] = {"_target_": "lightning_e5.curation.engine.LocalEngine", "workers": 1}
     stages = {key: experiment["stages"][key] for key in ("docs", "pairs")}
     return {**experiment, "stages": stages, "final_encoder": None}
 
