@@ -54,7 +54,13 @@ def _search(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from lightning_e5.stages.export import export
 
-    print(export(Path(arguments.run), Path(arguments.directory)))
+    run, directory = Path(arguments.run), Path(arguments.directory)
+    print(export(run, directory, onnx=arguments.onnx))
+    if not arguments.no_card:
+        from lightning_e5.ablation.model_card import write_model_card
+
+        write_model_card(run, directory, language=arguments.language, license=arguments.license)
+        print(f"{directory / 'README.md'}: the model card")
     return 0
 
 
@@ -95,6 +101,10 @@ def _arguments_search(parser: argparse.ArgumentParser) -> None:
 def _arguments_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("directory", metavar="DIR", help="where the model folder is written")
+    parser.add_argument("--onnx", action="store_true", help="also onnx/model.onnx, compared with the weights")
+    parser.add_argument("--no-card", action="store_true", help="no README.md about the model")
+    parser.add_argument("--license", metavar="NAME", help="of the model, for the card, such as mit (default: none named)")
+    parser.add_argument("--language", metavar="CODE", default="en", help="of the texts, for the card (default en)")
 
 
 def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +113,7 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
 
     several("--model", "MODEL", "a model folder, a run directory or bm25; NAME=FOLDER names it", required=True)
     several("--beir", "FOLDER", "retrieval: folders in BEIR layout; NAME=FOLDER names a set, here and below")
+    several("--rules", "SET=BEIR-SET", "judge a retrieval set by that public set's rules instead of by its name; SET=none: by none")
     several("--sts", "FILE", "similarity: score, sentence1, sentence2 (TSV, JSONL, Parquet)")
     several("--classification", "FOLDER", "few-shot probes: train.jsonl and test.jsonl of text and label")
     several("--clustering", "FILE", "JSONL of text and label")
