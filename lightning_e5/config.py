@@ -213,8 +213,6 @@ def _check_top_level(path: Path, experiment: Node) -> None:
     for key in experiment:
         if key not in TOP_LEVEL:
             raise UserError(f"{path}: unknown key {key!r}{suggestion(key, TOP_LEVEL)}")
-    if isinstance(experiment.get("stages"), dict):
-        experiment["stages"] = _without_nulls(experiment["stages"])
     experiment.setdefault("seed", 1)
     experiment.setdefault("runs_dir", "runs")
     experiment.setdefault("threads", None)
@@ -232,13 +230,3 @@ def _check_top_level(path: Path, experiment: Node) -> None:
         check_name(name, f"{path}: stages")
         if not isinstance(stage, dict) or "_target_" not in stage:
             raise UserError(f"{path}: stages.{name}: needs a _target_")
-
-
-def _without_nulls(stages: Node) -> Node:
-    """The stages but those that are null, each without inputs that are null: how a file takes out what it extends."""
-
-    def given(inputs: Any) -> Any:
-        return {k: given(v) for k, v in inputs.items() if v is not None} if isinstance(inputs, dict) else inputs
-
-    kept = {name: node for name, node in stages.items() if node is not None}
-    return {n: {**v, "inputs": given(v["inputs"])} if isinstance(v, dict) and "inputs" in v else v for n, v in kept.items()}
