@@ -1,7 +1,7 @@
 """An ablation's runs, each an ordinary experiment.
 
 Its experiment is the scale's base, merged with the scale's ``over``, the variant's, the scale's for that variant, and
-the command line's ``key=value``, in this order.
+the command line's ``key=value``, in this order. A stage, or an input of one, that is null after that is left out.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def plan_ablation(
         tree = base
         for over in overs:
             tree = merge(tree, over)
-        trees[variant] = tree
+        trees[variant] = _without_absent(tree)
     every = [_planned(ablation, v, tree, seed, overrides) for seed in ablation.seeds for v, tree in trees.items()]
     places = {run.experiment["runs_dir"] for run in every}
     if len(places) > 1:
@@ -97,6 +97,19 @@ def _planned(ablation: Ablation, variant: str, tree: Node, seed: int, overrides:
     except UserError as error:
         raise error if str(error).startswith(title) else UserError(f"{title}: {error}") from None
     return PlannedRun(name, variant, seed, experiment)
+
+
+def _without_absent(tree: Node) -> Node:
+    """The tree without the stages, and without the inputs of stages, that a variant sets to null."""
+    stages = {name: node for name, node in (tree.get("stages") or {}).items() if node is not None}
+    for name, node in stages.items():
+        if isinstance(node, dict) and isinstance(node.get("inputs"), dict):
+            stages[name] = {**node, "inputs": _without_nulls(node["inputs"])}
+    return {**tree, "stages": stages}
+
+
+def _without_nulls(node: Node) -> Node:
+    return {k: _without_nulls(v) if isinstance(v, dict) else v for k, v in node.items() if v is not None}
 
 
 def _without_names(experiment: Node) -> Node:
