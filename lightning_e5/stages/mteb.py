@@ -12,7 +12,16 @@ from typing import Any
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.mteb_adapter import MtebEncoder, encoder_revision, text_kind
 from lightning_e5.evaluation.mteb_local import feed
-from lightning_e5.evaluation.mteb_tasks import MissingData, averages, find_tasks, main_score, metric_name, offline, result_path, run_task
+from lightning_e5.evaluation.mteb_tasks import (
+    MissingData,
+    averages,
+    find_tasks,
+    main_score,
+    metric_name,
+    offline,
+    result_path,
+    run_task,
+)
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.stages.judged import Judged, load_encoder, own_prefixes

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from mteb.abstasks import AbsTaskClassification, AbsTaskClusteringLegacy, AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskSTS
+from mteb.abstasks import (
+    AbsTaskClassification,
+    AbsTaskClusteringLegacy,
+    AbsTaskPairClassification,
+    AbsTaskRetrieval,
+    AbsTaskSTS,
+)
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from lightning_e5.evaluation.beir_data import RetrievalData
@@ -27,14 +33,16 @@ def small_task(base: Any, kind: str, main_score: str, dataset: Any, name: str = 
     return type("Small", (base,), {"metadata": about, "load_data": load_data, **attributes})()
 
 
-def retrieval(data: RetrievalData, top_ranked: Mapping[str, list[str]] | None = None, kind: str = "Retrieval", **more: Any) -> Any:
+def retrieval(
+    data: RetrievalData, top_ranked: Mapping[str, list[str]] | None = None, kind: str = "Retrieval", main: str = "ndcg_at_10", **more: Any
+) -> Any:
     """A retrieval or re-ranking task of our own data."""
     part = {
         "corpus": Dataset.from_dict({"id": list(data.corpus), "title": [""] * len(data.corpus), "text": list(data.corpus.values())}),
         "queries": Dataset.from_dict({"id": list(data.queries), "text": list(data.queries.values())}),
         "relevant_docs": {q: dict(grades) for q, grades in data.qrels.items()}, "top_ranked": top_ranked,
     }  # fmt: skip
-    return small_task(AbsTaskRetrieval, kind, "ndcg_at_10", {"default": {"test": part}}, **more)
+    return small_task(AbsTaskRetrieval, kind, main, {"default": {"test": part}}, **more)
 
 
 def sts(first: list[str], second: list[str], scores: list[float], **more: Any) -> Any:
