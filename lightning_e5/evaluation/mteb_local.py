@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import load_beir
 from lightning_e5.evaluation.labelled import LabelledTexts, load_labelled, load_split
@@ -49,7 +51,7 @@ def feed(task: Any, path: Path) -> None:
         data = {split: Dataset.from_dict(dict(zip(columns, (two.first, two.second, two.labels), strict=True)))}
     elif kind == "Classification":
         parts = {task.train_split: load_split(path, "train"), split: load_split(path, split)}
-        order = {label: number for number, label in enumerate(sorted(set(parts[task.train_split].labels)))}
+        order = {label: number for number, label in enumerate(np.unique(parts[task.train_split].array()).tolist())}
         data = {part: Dataset.from_dict(_labelled(task, texts, order)) for part, texts in parts.items()}
     elif kind == "Clustering" and task.input_column_name == "sentences":
         texts = load_labelled(path)
