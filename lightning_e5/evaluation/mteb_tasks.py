@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,7 +146,9 @@ def _evaluate(mteb: Any, encoder: MtebEncoder, task: Any, cache: Any) -> Any:
     # mteb's own bars and notes would break our progress line
     logging.getLogger("mteb").setLevel(logging.ERROR)
     options = {"batch_size": 256, "show_progress_bar": False}  # of mteb's loader of texts, not of the model
-    return mteb.evaluate(encoder, task, cache=cache, co2_tracker=False, encode_kwargs=options, show_progress_bar=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*superseded by.*")  # the benchmark's own tasks are wanted, not newer ones
+        return mteb.evaluate(encoder, task, cache=cache, co2_tracker=False, encode_kwargs=options, show_progress_bar=False)
 
 
 def _finished(cache: Any, task: Any, meta: Any) -> bool:
