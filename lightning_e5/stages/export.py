@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.training_record import read_record
 
 
 def export(run: Path, directory: Path) -> str:
@@ -17,6 +18,8 @@ def export(run: Path, directory: Path) -> str:
         raise UserError(f"{directory}: exists already and is not an empty directory")
     encoder = TextEncoder.from_pretrained(source)
     encoder.save_pretrained(directory)
+    if (record := read_record(source)) is not None:
+        record.save(directory)
     prefixes = encoder.tokenizer.prefixes
     return (
         f"{directory}: {encoder.width} values per embedding, prefixes {prefixes.query!r} and {prefixes.passage!r}\n"
