@@ -103,6 +103,7 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
 
     several("--model", "MODEL", "a model folder, a run directory or bm25; NAME=FOLDER names it", required=True)
     several("--beir", "FOLDER", "retrieval: folders in BEIR layout; NAME=FOLDER names a set, here and below")
+    several("--rules", "SET=BEIR-SET", "judge a retrieval set by that public set's rules instead of by its name; SET=none: by none")
     several("--sts", "FILE", "similarity: score, sentence1, sentence2 (TSV, JSONL, Parquet)")
     several("--classification", "FOLDER", "few-shot probes: train.jsonl and test.jsonl of text and label")
     several("--clustering", "FILE", "JSONL of text and label")
