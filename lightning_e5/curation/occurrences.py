@@ -117,10 +117,10 @@ class TextOccurrences:
             first = np.searchsorted(self._hashes, runs[at], "left")
             last = np.searchsorted(self._hashes, runs[at], "right")
             at, first, last = at[last > first], first[last > first], last[last > first]
-            text = np.searchsorted(starts, at, "right") - 1  # the last text that starts there: those before it are empty
-            inside = at + length <= starts[text] + counts[text]  # a run of words of one text, not of two
-            at, first, last, text = at[inside], first[inside], last[inside], text[inside]
-            rule = np.where(counts[text] == length, Rule.PUNCTUATION, Rule.INSIDE).astype(np.uint8)
+            owner_text = np.searchsorted(starts, at, "right") - 1  # the last text that starts there: those before it are empty
+            inside = at + length <= starts[owner_text] + counts[owner_text]  # a run of words of one text, not of two
+            first, last, whole = first[inside], last[inside], counts[owner_text[inside]] == length
+            rule = np.where(whole, Rule.PUNCTUATION, Rule.INSIDE).astype(np.uint8)
             for low, high, kind in zip(first.tolist(), last.tolist(), rule.tolist(), strict=True):
                 owner = self._owners[low:high]
                 np.bitwise_or.at(flags, owner[owner >= 0], np.uint8(kind))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_e5.curation.occurrences import Rule, TextOccurrences
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.task import TaskResult
+from lightning_e5.evaluation.task import Task, TaskResult
 from lightning_e5.models.training_record import file_identity, texts_identity
 from lightning_e5.pairs import SHARDS, TABLE, PairStore
 from lightning_e5.progress import progress
@@ -29,6 +29,36 @@ Item = tuple[str, ...]
 #: Training rows read at once.
 _ROWS = 8192
 _SIDES = ("query", "passage")
+
+
+@dataclass(frozen=True)
+class JudgedQueries:
+    """The judged queries of one collection.
+
+    ``groups``: ids, in groups whose means count the same; ``texts``: id -> text; ``per_query``: model -> metric -> id ->
+    value.
+    """
+
+    groups: Sequence[Sequence[str]]
+    texts: Mapping[str, str]
+    per_query: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    def items(self) -> list[Item]:
+        """The queries, group after group."""
+        return [(self.texts[query],) for group in self.groups for query in group]
+
+    def clean_means(self, model: str, clean: NDArray[np.bool_]) -> dict[str, float]:
+        """Metric -> mean over the groups of the means over their clean queries; empty where there is none.
+
+        Args:
+            model: whose values.
+            clean: bool ``[items]``.
+        """
+        kept = [list(group) for group in self.groups]
+        flags = iter(clean)
+        kept = [found for group in kept if (found := [query for query in group if next(flags)])]
+        values = self.per_query[model]
+        return {m: float(np.mean([np.mean([v[q] for q in group]) for group in kept])) for m, v in values.items()} if kept else {}
 
 
 @dataclass(frozen=True)
@@ -57,24 +87,25 @@ class Contamination:
     """The test items of all sets, looked for once in all training texts.
 
     Args:
-        sets: name -> items in the order of the set's values.
+        collections: name -> the judged queries of a collection.
+        tasks: the other sets.
         training: name -> a folder of pairs, or a ``ranked.parquet``; none: nothing is measured and no score has a clean
             part.
         trained_on: model -> names of ``training`` that it read, for models that do not say so themselves.
 
     Raises:
-        UserError: a place that holds no training texts, or a name of ``trained_on`` that ``training`` lacks.
+        UserError: a damaged file of training texts.
     """
 
     def __init__(
-        self, sets: Mapping[str, Sequence[Item]], training: Mapping[str, Path], trained_on: Mapping[str, Sequence[str]]
+        self,
+        collections: Mapping[str, JudgedQueries],
+        tasks: Sequence[Task],
+        training: Mapping[str, Path],
+        trained_on: Mapping[str, Sequence[str]],
     ) -> None:
-        for model, names in trained_on.items():
-            for name in names:
-                if name not in training:
-                    raise UserError(f"evaluate.trained_on.{model}: {name!r} is not one of the training texts{suggestion(name, training)}")
-        self._trained_on = trained_on
-        self._sets = {name: list(items) for name, items in sets.items()}
+        self._collections, self._trained_on = collections, trained_on
+        self._sets = {name: queries.items() for name, queries in collections.items()} | {t.name: list(t.items()) for t in tasks}
         self._training = tuple(training)
         self._identity: dict[str, str] = {}
         texts = list(dict.fromkeys(text for items in self._sets.values() for item in items for text in item))
@@ -105,33 +136,22 @@ class Contamination:
 
     def clean(self, name: str) -> NDArray[np.bool_]:
         """bool ``[items]``: those of a set that no training text holds; one subset for all models, so that scores compare."""
-        found: NDArray[np.bool_] = ~self._flags[name].any(axis=0)
+        found: NDArray[np.bool_] = ~np.any(self._flags[name], axis=0)
         return found
 
-    def retrieval(
-        self, row: dict[str, Any], judged: Judged, per_query: Mapping[str, Mapping[str, float]], queries: Sequence[str], metric: str
-    ) -> dict[str, float]:
-        """Add to a row of the retrieval table, with ``<metric>_clean``; the flat metrics.
-
-        Args:
-            row: has ``model`` and ``collection``.
-            judged: the model.
-            per_query: metric -> query id -> value.
-            queries: ids in the order of the set's items.
-            metric: the table's main one.
-        """
-        model, name = row["model"], row["collection"]
-        row |= self.of(model, judged, name).row()
+    def retrieval(self, table: Sequence[dict[str, Any]], models: Mapping[str, Judged], metric: str) -> dict[str, float]:
+        """Add to the rows of the retrieval table, with ``<metric>_clean`` of the main metric; the flat metrics of all."""
         flat: dict[str, float] = {}
-        if self._known(row):
-            kept = [query for query, clean in zip(queries, self.clean(name), strict=True) if clean]
-            for measure, values in per_query.items() if kept else ():
-                flat[f"{model}/{name}/{measure}_clean"] = float(np.mean([values[query] for query in kept]))
-        row[f"{metric}_clean"] = flat.get(f"{model}/{name}/{metric}_clean")
+        for row in table:
+            model, name = row["model"], row["collection"]
+            row |= self.of(model, models[model], name).row()
+            means = self._collections[name].clean_means(model, self.clean(name)) if self._known(row) else {}
+            row[f"{metric}_clean"] = means.get(metric)
+            flat |= {f"{model}/{name}/{measure}_clean": value for measure, value in means.items()}
         return flat
 
     def task(self, row: dict[str, Any], judged: Judged, result: TaskResult) -> dict[str, float]:
-        """As `retrieval`, for a row of the tasks' table, which has ``model`` and ``set``."""
+        """As `retrieval`, for one row of the tasks' table."""
         model, name = row["model"], row["set"]
         row |= self.of(model, judged, name).row()
         value = None
@@ -153,6 +173,20 @@ class Contamination:
         if texts is None or not texts <= set(self._identity):
             return None
         return [self._identity[one] for one in sorted(texts)]
+
+
+def check_training_texts(
+    training: Mapping[str, Path], trained_on: Mapping[str, Sequence[str]], models: Mapping[str, object]
+) -> None:
+    """UserError, before anything is computed, for a place without training texts and for a wrong name in ``trained_on``."""
+    for place in training.values():
+        _reader(place)
+    for model, names in trained_on.items():
+        if model not in models:
+            raise UserError(f"evaluate.trained_on: {model!r} is not one of the models{suggestion(model, models)}")
+        for name in names:
+            if name not in training:
+                raise UserError(f"evaluate.trained_on.{model}: {name!r} is not one of the training texts{suggestion(name, training)}")
 
 
 class _Pairs:
@@ -180,14 +214,12 @@ class _Ranked:
     """The texts of ranked groups: queries, positives and negatives."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        columns = {"query": "string", "positive": "string", "negatives": "list<string>"}
-        self.table = read_parquet(path, columns)
-        self.rows = len(self.table)
+        self.path, self.rows = path, None
 
     def texts(self, bar: Any) -> Iterator[str]:
-        for first in range(0, self.rows, _ROWS):
-            part = self.table.slice(first, _ROWS)
+        table = read_parquet(self.path, {"query": "string", "positive": "string", "negatives": "list<string>"})
+        for first in range(0, len(table), _ROWS):
+            part = table.slice(first, _ROWS)
             yield from part["query"].to_pylist()
             yield from part["positive"].to_pylist()
             for negatives in part["negatives"].to_pylist():

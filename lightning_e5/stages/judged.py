@@ -34,8 +34,9 @@ class Judged:
     @property
     def seen(self) -> dict[str, int | None]:
         """``pairs_seen`` and ``tokens_seen`` in all trainings of the weights; None where that is not known."""
-        record = self.training
-        return {"pairs_seen": record and record.pairs_seen, "tokens_seen": record and record.tokens_seen}
+        if self.training is None:
+            return {"pairs_seen": None, "tokens_seen": None}
+        return {"pairs_seen": self.training.pairs_seen, "tokens_seen": self.training.tokens_seen}
 
     @property
     def embeds(self) -> bool:
