@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 
 from lightning_e5.ablation import figures
 from lightning_e5.ablation.data_report import data_sections
-from lightning_e5.ablation.evaluation_tables import contamination_table, labelled, published_cells, task_table, validity_table
+from lightning_e5.ablation.evaluation_tables import (
+    contamination_table,
+    labelled,
+    published_cells,
+    task_table,
+    validity_table,
+)
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
