@@ -7,15 +7,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lightning_e5.ablation import figures
+from lightning_e5.ablation import evaluation_tables, figures
 from lightning_e5.ablation.data_report import data_sections
-from lightning_e5.ablation.evaluation_tables import (
-    contamination_table,
-    labelled,
-    published_cells,
-    task_table,
-    validity_table,
-)
+from lightning_e5.ablation.evaluation_tables import labelled, published_cells, task_table, validity_table
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
@@ -69,7 +63,7 @@ def report_page(run: RunData) -> str:
     if rows:
         body += [heading("How the figures were made"), table(header, rows, numbers=[4, 5, *range(7, len(header))])]
         body += [paragraph(_VALIDITY_NOTE, "note")]
-    header, *rows = contamination_table([*(r.row for r in results), *tasks], run.metrics)
+    header, *rows = evaluation_tables.contamination_table([*(r.row for r in results), *tasks], run.metrics)
     if rows:
         body += [heading("What the models have seen"), table(header, rows, numbers=[2, 3, 4, 5, 7, 8])]
         body += [paragraph(_CONTAMINATION_NOTE, "note")]
@@ -112,13 +106,6 @@ def results_table(run: RunData, results: Sequence[Result]) -> str:
         rows.append([*row, _pairs_seen(result), duration(result.seconds)])
     numbers = [c for c in range(2, len(header)) if header[c] != "verdict"]
     return table(header, rows, numbers=numbers)
-
-
-def _pairs_seen(result: Result) -> str:
-    """What the row says; of a run that is older than that, what its stages say."""
-    if "tokens_seen" in result.row and result.row["pairs_seen"] is None:
-        return "unknown"
-    return f"{result.row.get('pairs_seen') or result.pairs:,}"
 
 
 def duration(seconds: float | None) -> str:
@@ -179,6 +166,13 @@ def _difference(result: Result, reference: str | None) -> list[str]:
     interval = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
     words = {"a is higher": f"above {reference}", "b is higher": f"below {reference}"}
     return [interval, words.get(row["verdict"], str(row["verdict"]))]
+
+
+def _pairs_seen(result: Result) -> str:
+    """What the row says; of a run that is older than that, what its stages say."""
+    if "tokens_seen" in result.row and result.row["pairs_seen"] is None:
+        return "unknown"
+    return f"{result.row.get('pairs_seen') or result.pairs:,}"
 
 
 def _value(result: Result, metric: str) -> str:
