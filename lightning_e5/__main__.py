@@ -144,6 +144,7 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
     several("--pair-classification", "FILE", "label (0 or 1), sentence1, sentence2 (TSV, JSONL, Parquet)")
     several("--reranking", "FILE", "JSONL of query, positive and negative")
     several("--samples-per-label", "SET=N", "few-shot samples of a classification set (default 8)")
+    several("--training-texts", "FOLDER", "what the models were trained on (pairs, ranked.parquet): test items in it are counted")
     parser.add_argument("--normalize-features", action="store_true", help="probe unit vectors")
     parser.add_argument("--query-prefix", metavar="TEXT", help="instead of what the model folders store")
     parser.add_argument("--passage-prefix", metavar="TEXT", help="instead of what the model folders store")

@@ -185,7 +185,7 @@ class RunData:
         own = {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}
         trained_by = self._trained_by(stage, model)
         seen = [_metrics(self.stage(s)) for s in trained_by]
-        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen", 0))
+        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen") or 0)
         tokens, steps = (_total(seen, key) for key in ("tokens_seen", "steps"))
         seconds = _total([read_json(p) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
         is_encoder = (self.stage(stage) / model / collection / "cosines.parquet").is_file()

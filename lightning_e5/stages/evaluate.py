@@ -20,6 +20,7 @@ from lightning_e5.evaluation.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.pair_classification import PairClassificationTask
 from lightning_e5.evaluation.reranking import RerankingTask
 from lightning_e5.evaluation.retrieval import RetrievalResult
+from lightning_e5.evaluation.significance import correct_verdicts
 from lightning_e5.evaluation.strata import group_difference, group_interval
 from lightning_e5.evaluation.sts import STSTask, load_sts
 from lightning_e5.evaluation.task import Task
@@ -28,6 +29,7 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
+from lightning_e5.stages.contamination import Contamination, JudgedQueries, check_training_texts
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
 from lightning_e5.storage import write_json, write_parquet
@@ -65,6 +67,8 @@ def evaluate(
     max_length: int | None = None,
     prefix_ablation: bool = False,
     published: Mapping[str, Mapping[str, float]] | None = None,
+    training_texts: Mapping[str, Path] | None = None,
+    trained_on: Mapping[str, Sequence[str]] | None = None,
     cosines: bool = True,
     index: Any = None,
     cache_dir: Path | str | None = None,
@@ -95,6 +99,10 @@ def evaluate(
         max_length: tokens per text, for all encoders; as stored in their folders where not given.
         prefix_ablation: allow other prefixes; the rows are labelled.
         published: model -> ``<set>/<metric>`` -> a published figure, shown beside ours.
+        training_texts: name -> folder of pairs or ``ranked.parquet``. Test queries, pairs and texts that occur in them are
+            counted for every model that read no other ones (its folder says what it read), and scores are given without
+            all items that occur in any of them (see `lightning_e5.stages.contamination`).
+        trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
         cosines: keep cosines of judged and of random pairs for the report.
         index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the
             table. Exact search by default.
@@ -102,7 +110,8 @@ def evaluate(
 
     Returns:
         ``<model>/<set>/<metric>``, and of each set's main metric (``ndcg@10`` for retrieval) also ``_low`` and ``_high``,
-        the 95% interval.
+        the 95% interval, and with ``training_texts`` ``<metric>_clean``. Verdicts of the retrieval table hold for all its
+        differences together (Holm).
 
     Raises:
         UserError: nothing to judge, a wrong name, a damaged file, or prefixes that are not the model's.
@@ -122,6 +131,7 @@ def evaluate(
     )  # fmt: skip
     if not collections and not any(judged.embeds for judged in models.values()):
         raise UserError(f"evaluate: {', '.join(models)} can only search, and there is no collection to search (give collections)")
+    check_training_texts(training_texts or {}, trained_on or {}, models)
     if reference is not None and reference not in models:
         raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(models)})")
     probe = {"normalize": normalize_features}
@@ -136,7 +146,7 @@ def evaluate(
     ]
     found: dict[str, float] = {}
     table: list[dict[str, Any]] = []
-    average = BeirAverage()
+    average, queries = BeirAverage(), dict[str, JudgedQueries]()
     measured = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
     for collection, folder in (collections or {}).items():
         judged_by = load_collection(folder, collection, split=split, rules=rules_of(collection, rules))
@@ -154,7 +164,14 @@ def evaluate(
                 bar(1)
         found |= _intervals(judged_by, results, reference, table, seed)
         average.add(judged_by, results)
-    found |= judge_tasks(out, tasks, models, published or {}, split if folders else None, seed, average.rows(seed))
+        per_query = {name: result.per_query for name, result in results.items()}
+        queries[collection] = JudgedQueries(judged_by.query_groups(), judged_by.data.queries, per_query)
+    correct_verdicts(table)
+    contamination = Contamination(queries, tasks, training_texts or {}, trained_on or {})
+    found |= contamination.retrieval(table, models, MAIN_METRIC)
+    found |= judge_tasks(
+        out, tasks, models, published or {}, split if folders else None, seed, contamination, average.rows(seed)
+    )  # fmt: skip
     check_published(published or {}, models, found)
     write_json(out / "timing_table.json", table)
     write_json(out / "table.json", [{k: v for k, v in row.items() if k != "seconds"} for row in table])
@@ -171,7 +188,7 @@ def _check_names(groups: Sequence[Mapping[str, Path] | None]) -> None:
 
 def judge_tasks(
     out: Path, tasks: Sequence[Task], models: Mapping[str, Judged], published: Published, split: str | None, seed: int,
-    averages: Sequence[Mapping[str, Any]] = (),
+    contamination: Contamination, averages: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, float]:
     """Every task beside retrieval with every model that embeds: ``<model>/<set>/`` and ``tasks.json``; flat metrics.
 
@@ -190,7 +207,8 @@ def judge_tasks(
                 result = task.evaluate(judged.model, seed=seed)
                 found |= {f"{name}/{task.name}/{m}": v for m, v in result.metrics.items()}
                 write_parquet(out / name / task.name / result.file, result.columns)
-                row = {"model": name, "set": task.name, **result.row(), **judged.facts({"query": texts})}
+                row = {"model": name, "set": task.name, **result.row(), **judged.seen, **judged.facts({"query": texts})}
+                found |= contamination.task(row, judged, result)
                 if split is not None and isinstance(task, ClassificationTask | ZeroShotTask):
                     row["split"] = split
                 figure = published_of(published, name, task.name).get(result.metric)
@@ -222,7 +240,7 @@ def _intervals(
         if reference is not None and name != reference:
             difference = group_difference(per_query, values[reference], seed=seed)
             row |= {"difference": difference.mean, "difference_low": difference.low,
-                    "difference_high": difference.high, "verdict": difference.verdict}  # fmt: skip
+                    "difference_high": difference.high, "p_value": difference.p_value}  # fmt: skip
     return metrics
 
 

@@ -32,7 +32,8 @@ class EvaluationRequest:
     ``models``: ``bm25``, a model folder or a run directory, each also as ``NAME=...``. The sets: folders in BEIR's layout,
     files of sentence pairs, folders of labelled texts, files of labelled texts, and so on, each also as ``NAME=...``.
     ``rules``: ``SET=BEIR-SET`` or ``SET=none``, whose rules a
-    retrieval set is judged by instead of by its name; ``query_prefix`` and ``passage_prefix``: instead of the models' own; ``samples_per_label``: ``SET=N``.
+    retrieval set is judged by instead of by its name; ``query_prefix`` and ``passage_prefix``: instead of the models' own; ``samples_per_label``: ``SET=N``;
+    ``training_texts``: folders of pairs and ``ranked.parquet`` files, also as ``NAME=...``.
     """
 
     models: Sequence[str]
@@ -44,6 +45,7 @@ class EvaluationRequest:
     reranking: Sequence[str] = ()
     split: str = "test"
     rules: Sequence[str] = ()
+    training_texts: Sequence[str] = ()
     query_prefix: str | None = None
     passage_prefix: str | None = None
     prefix_ablation: bool = False
@@ -102,7 +104,7 @@ def run_evaluation(request: EvaluationRequest) -> Evaluation:
             rules=_rules(request.rules), metrics=RETRIEVAL_METRICS,
             samples_per_label=_counts(request.samples_per_label), normalize_features=request.normalize_features,
             precision=request.precision, prefixes=_prefixes(request), max_length=request.max_length,
-            prefix_ablation=request.prefix_ablation, cosines=False, seed=request.seed,
+            prefix_ablation=request.prefix_ablation, training_texts=_training_texts(request.training_texts), cosines=False, seed=request.seed,
         )  # fmt: skip
         rows = [read_json(path) if (path := folder / name).is_file() else [] for name in ("table.json", TASKS_TABLE)]
     if request.out is not None:
@@ -145,6 +147,18 @@ def _named(given: str) -> tuple[str | None, str]:
     if not name or "/" in name or not place:
         raise UserError(f"{given!r}: is not NAME=FOLDER with a name without '/'")
     return name, place
+
+
+def _training_texts(given: Sequence[str]) -> dict[str, Path]:
+    places: dict[str, Path] = {}
+    for one in given:
+        name, place = _named(one)
+        if not Path(place).exists():
+            raise UserError(f"--training-texts: {place}: no such file or directory")
+        if (name := name or place) in places:
+            raise UserError(f"--training-texts: {place}: two places are named {name!r}")
+        places[name] = Path(place)
+    return places
 
 
 def _counts(given: Sequence[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.training_record import read_record
 
 
 def export(run: Path, directory: Path, *, onnx: bool = False) -> str:
@@ -30,6 +31,8 @@ def export(run: Path, directory: Path, *, onnx: bool = False) -> str:
         require_onnx()
     encoder = TextEncoder.from_pretrained(source)
     encoder.save_pretrained(directory)
+    if (record := read_record(source)) is not None:
+        record.save(directory)
     prefixes = encoder.tokenizer.prefixes
     said = [
         f"{directory}: {encoder.width} values per embedding, prefixes {prefixes.query!r} and {prefixes.passage!r}",

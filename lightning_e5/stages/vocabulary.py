@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.models.factory import EncoderSpec
+from lightning_e5.models.training_record import UNTRAINED, start_of
 from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
 from lightning_e5.rng import seed_torch
@@ -45,6 +46,7 @@ def vocabulary(
         seed_torch(seed)
         model = encoder.build(tokenizer, counts, 2 * len(queries))
     model.save_pretrained(out / "encoder")
+    (UNTRAINED if encoder.pretrained is None else start_of(encoder.pretrained)).save(out / "encoder")
     return {
         "vocabulary": tokenizer.backend.get_vocab_size(),
         "parameters": sum(p.numel() for p in model.parameters()),
