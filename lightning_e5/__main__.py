@@ -73,8 +73,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _dashboard(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.dashboard import dashboard
 
-    out = Path(arguments.out) if arguments.out else None
-    print(dashboard(Path(arguments.ablation), project=arguments.project, entity=arguments.entity, out=out, online=arguments.online))
+    chosen = {key: getattr(arguments, key) for key in ("scale", "project", "entity", "online")}
+    print(dashboard(Path(arguments.ablation), out=Path(arguments.out) if arguments.out else None, **chosen))
     return 0
 
 
@@ -133,6 +133,7 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _arguments_dashboard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ablation", metavar="ABLATION", help="an ablation's directory, or its YAML (no run is needed)")
+    parser.add_argument("scale", nargs="?", type=lambda text: text.removeprefix("scale="), metavar="scale=S", help="of a YAML, instead of its default")
     parser.add_argument("--project", metavar="P", help="the W&B project; by default the one that the ablation's runs go to")
     parser.add_argument("--entity", metavar="E", help="the W&B user or team; by default your own")
     parser.add_argument("--out", metavar="FILE", help="where the specification is written (default dashboard.json of the ablation)")

@@ -6,8 +6,10 @@ training stages' steps are in W&B runs of their own (`lightning_e5.stages.wandb_
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ def _mirror(run: RunData, settings: Node, step: int) -> None:
 
     at_wandb = start_run(settings, directory=run.path, job_type=RESULTS, config=run.config)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _staged_in(run.path / FOLDER / "staged"):
             row: dict[str, Any] = {name: wandb.Table(columns=columns, data=rows) for name, columns, rows in tables(run)}
             for stage in run.filters():
                 row[f"{stage}/ranks"] = _histogram(run.filter_ranks(stage).rank_N)
@@ -83,6 +85,19 @@ def _mirror(run: RunData, settings: Node, step: int) -> None:
         at_wandb.finish(exit_code=1)
         raise
     at_wandb.finish(exit_code=0)
+
+
+@contextmanager
+def _staged_in(folder: Path) -> Iterator[None]:
+    """Files that W&B sets aside for a later upload lie in ``folder``, not in the user's home, unless WANDB_DATA_DIR says so."""
+    own = "WANDB_DATA_DIR" not in os.environ
+    if own:
+        os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        if own:
+            del os.environ["WANDB_DATA_DIR"]
 
 
 def summary(run: RunData) -> dict[str, float]:
@@ -122,7 +137,7 @@ def pictures(run: RunData, folder: Path) -> Iterator[tuple[str, Path]]:
     for name, figure in drawn.items():
         if figure is not None:
             with rc_context(figures.STYLE):
-                figure.savefig(folder / f"{name}.png", format="png", dpi=_DPI)
+                figure.savefig(folder / f"{name}.png", format="png", dpi=_DPI, pil_kwargs={"compress_level": 1})
             yield name, folder / f"{name}.png"
 
 

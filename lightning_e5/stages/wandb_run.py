@@ -54,7 +54,7 @@ def wandb_mode(settings: Mapping[str, Any]) -> str:
     asked = os.environ.get("WANDB_MODE", "")
     if asked in ("online", "offline", "disabled"):
         return asked
-    return "online" if _key_present() else "offline"
+    return "online" if key_present() else "offline"
 
 
 def start_run(settings: Mapping[str, Any], *, directory: Path, job_type: str, config: Mapping[str, Any]) -> Any:
@@ -141,7 +141,8 @@ def read_history(directory: Path) -> dict[int, Node]:
     return rows
 
 
-def _key_present() -> bool:
+def key_present() -> bool:
+    """Whether this user is logged in at W&B."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
