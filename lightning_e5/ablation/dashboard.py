@@ -153,7 +153,7 @@ def build(compared: Compared) -> Any:
     except ImportError as error:
         raise UserError(f"dashboard: needs the package wandb-workspaces ({error}); install it with pip install -r requirements.txt") from None
 
-    by_variant = {"groupby": wr.Config("variant"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    by_variant: dict[str, Any] = {"groupby": wr.Config("variant"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     bars = [wr.BarPlot(title=metric, metrics=[metric], title_x=metric, **by_variant) for metric in compared.report]
     sections = [ws.Section("Results", panels=[wr.MarkdownPanel(markdown=_text(compared)), *bars], is_open=True)]
     for stage in compared.trainings:
@@ -183,7 +183,7 @@ def specification(workspace: Any) -> Node:
     return {**{key: view[key] for key in ("entity", "project", "displayName")}, "spec": view["spec"]}
 
 
-def _colours(compared: Compared) -> dict[object, str]:
+def _colours(compared: Compared) -> dict[object, object]:
     others = [name for name in compared.variants if name != compared.baseline]
     return {compared.baseline: _BASELINE_COLOUR, **{name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(others)}}
 

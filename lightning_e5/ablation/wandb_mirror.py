@@ -39,7 +39,7 @@ def mirror(directory: Path, settings: Node) -> bool:
     if wandb_mode(settings) == "disabled":
         return False
     state, record = _state(directory), directory / FOLDER / RECORD
-    before = read_json(record) if record.is_file() else {"state": None, "times": 0}
+    before: Node = read_json(record) if record.is_file() else {"state": None, "times": 0}
     if before["state"] == state:
         return False
     try:
@@ -67,7 +67,7 @@ def _mirror(run: RunData, settings: Node, step: int) -> None:
     at_wandb = start_run(settings, directory=run.path, job_type=RESULTS, config=run.config)
     try:
         with tempfile.TemporaryDirectory() as folder, _staged_in(run.path / FOLDER / "staged"):
-            row: dict[str, Any] = {name: wandb.Table(columns=columns, data=rows) for name, columns, rows in tables(run)}
+            row: dict[str, Any] = {name: wandb.Table(columns=[*columns], data=rows) for name, columns, rows in tables(run)}
             for stage in run.filters():
                 row[f"{stage}/ranks"] = _histogram(run.filter_ranks(stage).rank_N)
             for name, path in pictures(run, Path(folder)):
