@@ -157,7 +157,7 @@ def build(compared: Compared) -> Any:
     bars = [wr.BarPlot(title=metric, metrics=[metric], title_x=metric, **by_variant) for metric in compared.report]
     sections = [ws.Section("Results", panels=[wr.MarkdownPanel(markdown=_text(compared)), *bars], is_open=True)]
     for stage in compared.trainings:
-        curves = [
+        curves: list[Any] = [
             wr.LinePlot(
                 title=f"{title} ({stage})", x=history_name(stage, "pairs"), y=[history_name(stage, column)], title_x="pairs seen",
                 smoothing_factor=0.6 if column in _SMOOTHED else 0.0, smoothing_type="exponentialTimeWeighted", **by_variant,
