@@ -50,9 +50,9 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from lightning_e5.ablation.compare import compare
+    from lightning_e5.ablation.compare_command import CompareRequest, run_compare
 
-    print(compare([Path(r) for r in arguments.runs], metrics=arguments.metric, csv=arguments.csv, html=arguments.html))
+    print(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
     return 0
 
 
@@ -119,10 +119,14 @@ def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
 
 
 def _arguments_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument(
+        "what", nargs="+", metavar="RUN", help="run directories, or one ablation: its directory, or its YAML with scale=... if not its own"
+    )
     parser.add_argument("--metric", action="append", help="a metric's name or its end, such as ndcg@10 (repeatable)")
     parser.add_argument("--csv", metavar="FILE", help="write the table as CSV")
-    parser.add_argument("--html", metavar="FILE", help="write the table as a page of its own")
+    parser.add_argument("--html", metavar="FILE", help="write the table as a page of its own; an ablation's with pictures")
+    parser.add_argument("--latex", metavar="FILE", help="write an ablation's table for LaTeX (booktabs)")
+    parser.add_argument("--export", metavar="DIR", help="write an ablation's small result files: table.csv, results.json, bars.png")
 
 
 def _arguments_search(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +185,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[
     "run": ("run an experiment; finished stages are skipped, killed ones continue", _arguments_run, _run),
     "ablate": ("run an ablation: every variant and seed; finished runs are skipped", _arguments_ablate, _ablate),
     "check": ("check experiments and print their plans; builds nothing", _arguments_check, _check),
-    "compare": ("a table of several runs' metrics", _arguments_compare, _compare),
+    "compare": ("a table of several runs' metrics, or of an ablation's variants", _arguments_compare, _compare),
     "evaluate": ("judge any models on any data", _arguments_evaluate, _evaluate),
     "dashboard": ("a W&B workspace that compares an ablation's runs", _arguments_dashboard, _dashboard),
     "search": ("the passages of a run's corpus nearest to a text", _arguments_search, _search),
