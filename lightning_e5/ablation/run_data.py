@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +174,24 @@ class RunData:
     def passages(self, collection: str) -> dict[str, str]:
         """Passage id -> title and text."""
         return _texts(self._collection(collection), "corpus.jsonl")
+
+    def collection_folder(self, collection: str) -> Path:
+        """The folder of a collection that the run judged on; UserError where there is none of that name."""
+        return self._collection(collection)
+
+    def input_path(self, reference: str) -> Path:
+        """Where a stage's input lies, given as in the configuration (``STAGE/FILE``, ``path:DIR``, ...)."""
+        return self._resolve(reference)
+
+    def ranking(self, model: str, collection: str, depth: int = 1) -> dict[str, list[str]]:
+        """Query id -> the ids of the ``depth`` passages that the model ranked first."""
+        found: dict[str, list[str]] = {}
+        with self._judged(model, collection, "run.trec").open(encoding="utf-8") as lines:
+            for line in lines:
+                query, _, passage, rank, _, _ = line.split()
+                if int(rank) <= depth:  # white space inside an id is percent-encoded in the file
+                    found.setdefault(unquote(query), []).append(unquote(passage))
+        return found
 
     def collection_files(self, collection: str) -> dict[str, str]:
         """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets."""

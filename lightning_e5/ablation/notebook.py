@@ -1,0 +1,66 @@
+"""What every notebook shows with: pictures, tables and sentences, and a sentence where there is nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lightning_e5.ablation.figures import svg
+from lightning_e5.ablation.html import escape
+
+_CELL = "padding: 3px 12px 3px 0; vertical-align: top; white-space: {space}; text-align: {align}"
+#: Letters of a text that a table shows.
+LETTERS = 220
+
+
+def show(figure: Figure | None, otherwise: str = "This run has nothing to draw here.") -> None:
+    """Show a picture; where there is none, say why in a sentence."""
+    if figure is None:
+        say(otherwise)
+        return
+    from IPython.display import SVG, display
+
+    display(SVG(svg(figure)))
+
+
+def say(text: str) -> None:
+    """Show a sentence of Markdown."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = (), texts: Sequence[int] = ()) -> None:
+    """Show cells as a table; what is in them is shown as it is, never read as HTML.
+
+    Args:
+        header: column titles.
+        rows: cells.
+        numbers: columns aligned right.
+        texts: columns of long text, which is cut after 220 letters and wraps.
+    """
+    from IPython.display import HTML, display
+
+    display(HTML(table_html(header, rows, numbers=numbers, texts=texts)))
+
+
+def table_html(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = (), texts: Sequence[int] = ()) -> str:
+    """The table of `show_table` as HTML; it scrolls sideways where it is wider than the page."""
+    lines = []
+    for tag, cells in [("th", header), *(("td", row) for row in rows)]:
+        line = ""
+        for number, cell in enumerate(cells):
+            align = "right" if number in numbers else "left"
+            style = _CELL.format(space="normal" if number in texts or tag == "th" else "nowrap", align=align)
+            text = shortened(str(cell)) if number in texts else str(cell)
+            line += f'<{tag} style="{style}">{escape(text)}</{tag}>'
+        lines.append(f"<tr>{line}</tr>")
+    return f'<div style="overflow-x: auto"><table style="font-size: 13px">{"".join(lines)}</table></div>'
+
+
+def shortened(text: str, letters: int = LETTERS) -> str:
+    """The text on one line, cut after so many letters."""
+    line = " ".join(text.split())
+    return line if len(line) <= letters else f"{line[: letters - 1]}…"
