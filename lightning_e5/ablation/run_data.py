@@ -19,15 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.ablation.filter_data import FilterRanks, FilterSample, draw_samples, read_filter
-from lightning_e5.config import Node, load_experiment, outside_path
+from lightning_e5.ablation.recorded_config import load_recorded
+from lightning_e5.config import Node, outside_path
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.pairs import SHARDS as PAIR_SHARDS
 from lightning_e5.pairs import TABLE as PAIR_TABLE
 from lightning_e5.pairs import PairStore
-from lightning_e5.storage import MANIFEST, read_json, read_log, read_parquet, sha256_file
+from lightning_e5.storage import MANIFEST, parquet_columns, read_json, read_log, read_parquet, sha256_file
 
 METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
-TABLE, TASKS_TABLE = "table.json", "tasks.json"
+TABLE, TASKS_TABLE, PER_QUERY = "table.json", "tasks.json", "per_query.parquet"
+_HASHED: dict[tuple[int, ...], str] = {}
 #: The metric that a run's intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
 
@@ -75,7 +77,8 @@ class RunData:
             raise UserError(f"{self.path}: no such run directory")
         if not (self.path / "config.yaml").is_file():
             raise UserError(f"{self.path}: is no run directory (has no config.yaml)")
-        self.config = load_experiment(self.path / "config.yaml")
+        self.config = load_recorded(self.path / "config.yaml")
+        self._per_query: dict[tuple[Path, str], dict[str, float]] = {}
 
     @property
     def name(self) -> str:
@@ -136,6 +139,10 @@ class RunData:
 
     def results(self) -> list[Result]:
         """Every model on every collection, in the order of the evaluations' tables."""
+        return list(self._results)
+
+    @cached_property
+    def _results(self) -> list[Result]:
         rows: dict[tuple[str, str], Result] = {}
         for stage in self.stages_with(TABLE):
             metrics = _metrics(self.stage(stage))
@@ -155,9 +162,17 @@ class RunData:
 
     def per_query(self, model: str, collection: str, metric: str = MAIN_METRIC) -> dict[str, float]:
         """Query id -> the metric's value; UserError where the run did not judge that."""
-        path = self._judged(model, collection, "per_query.parquet")
-        table = read_parquet(path, {"query_id": "string", metric: "double"})
-        return dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
+        path = self._judged(model, collection, PER_QUERY)
+        if (path, metric) not in self._per_query:
+            table = read_parquet(path, {"query_id": "string", metric: "double"})
+            found = dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
+            self._per_query[path, metric] = found
+        return self._per_query[path, metric]
+
+    def has_per_query(self, model: str, collection: str, metric: str) -> bool:
+        """Whether a metric is one of single queries: neither an interval's end nor that of another kind of task."""
+        path = self._judged(model, collection, PER_QUERY)
+        return path.is_file() and metric in parquet_columns(path)
 
     def cosines(self, model: str, collection: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Cosines of judged pairs and of random ones; None for a model that is no encoder."""
@@ -194,9 +209,19 @@ class RunData:
         return found
 
     def collection_files(self, collection: str) -> dict[str, str]:
-        """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets."""
+        """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets.
+
+        Where a stage of the run made them its manifest says so; other files are hashed, each once.
+        """
         folder = self._collection(collection)
-        return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        stage = folder.relative_to(self.path / "stages").parts[0] if folder.is_relative_to(self.path / "stages") else None
+        manifest = self.stage(stage) / MANIFEST if stage is not None else None
+        if manifest is not None and manifest.is_file():
+            files = {manifest.parent / name: digest for name, digest in read_json(manifest)["files"].items()}
+            inside = {p.relative_to(folder).as_posix(): d for p, d in sorted(files.items()) if p.is_relative_to(folder)}
+            if inside:
+                return inside
+        return {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
     def _result(self, stage: str, row: Node, metrics: Mapping[str, float]) -> Result:
         model, collection = row["model"], row["collection"]
@@ -246,6 +271,15 @@ class RunData:
 
     def _resolve(self, reference: str) -> Path:
         return outside_path(reference) or self.path / "stages" / reference
+
+
+def _sha256(path: Path) -> str:
+    """The sha256 of a file, hashed once for all its names: the device and the inode are those of the bytes."""
+    facts = path.stat()
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if key not in _HASHED:
+        _HASHED[key] = sha256_file(path)
+    return _HASHED[key]
 
 
 def _metrics(stage: Path) -> dict[str, float]:
