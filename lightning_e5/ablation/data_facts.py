@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.ablation.filter_data import FilterRanks, FilterSample
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.curation.pair_rows import source_codes, take_rows
 from lightning_e5.curation.shingles import words
@@ -139,6 +140,30 @@ def overlap_table(overlap: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         shown = "–" if most is None else f"{most[0]} ({most[1]['pairs']:,}, {most[1]['share']:.2%} of it)"
         rows.append([name, f"{entry['texts']:,}", f"{entry['pairs']:,}", f"{entry['share'] or 0:.2%}", shown])
     return header, rows
+
+
+def truth_table(ranks: FilterRanks) -> tuple[list[str], list[list[str]]] | None:
+    """Header and cells, by source and in all: what the filter did to planted mismatches; None where none was planted."""
+    if ranks.planted_N is None:
+        return None
+    header = ["source", "pairs", "kept", "planted mismatches", "of them removed", "other pairs kept", "true among the kept"]
+    rows = [
+        [s["source"], f"{s['pairs']:,}", f"{s['kept_share']:.1%}", f"{s['planted']:,}",
+         *(f"{s[key]:.1%}" for key in ("removed_mismatches", "kept_pairs", "precision"))]
+        for s in sorted(ranks.sources, key=lambda s: (-s["pairs"], s["source"]))
+        if "removed_mismatches" in s
+    ]  # fmt: skip
+    truth, keep = ranks.planted_N, ranks.keep_N
+    shares = [(~keep & truth).sum() / max(1, truth.sum()), (keep & ~truth).sum() / max(1, (~truth).sum()), (keep & ~truth).sum() / max(1, keep.sum())]
+    rows.append(["together", f"{len(keep):,}", f"{keep.mean():.1%}", f"{truth.sum():,}", *(f"{share:.1%}" for share in shares)])
+    return header, rows
+
+
+def sample_table(samples: Sequence[FilterSample]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of kept and dropped pairs."""
+    truth = {True: "planted mismatch", False: "true pair", None: "–"}
+    rows = [["kept" if s.keep else "dropped", f"{s.rank:,}", truth[s.planted], s.source or "–", s.query, s.passage] for s in samples]
+    return ["decision", "rank", "truth", "source", "query", "passage"], rows
 
 
 def sample_rows(store: PairStore, most: int = SAMPLE) -> NDArray[np.int64]:

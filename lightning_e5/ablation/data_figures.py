@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 from numpy.typing import NDArray
 
-from lightning_e5.ablation.data_facts import DataFacts, SourceCounts, TextLengths
+from lightning_e5.ablation.data_facts import HELD_OUT, DataFacts, SourceCounts, TextLengths
 from lightning_e5.ablation.figures import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH
 
 #: Sources drawn, of more the largest; and rules with a colour of their own, of more the strictest.
@@ -25,7 +25,7 @@ def fate_of_candidates(facts: DataFacts) -> Figure | None:
     if not shown:
         return None
     parts = [("left as pairs", BLUE, [s.pairs for s in shown])]
-    parts += [(f"dropped: {r}", c, [s.dropped.get(r, 0) for s in shown]) for r, c in zip(rules[:MOST_RULES], _RULE_COLOURS, strict=False)]
+    parts += [(r if r == HELD_OUT else f"dropped: {r}", c, [s.dropped.get(r, 0) for s in shown]) for r, c in zip(rules[:MOST_RULES], _RULE_COLOURS, strict=False)]
     if len(rules) > MOST_RULES:
         parts.append((f"dropped: {len(rules) - MOST_RULES} other rules", GREY, [sum(s.dropped.get(r, 0) for r in rules[MOST_RULES:]) for s in shown]))
     totals = np.array([max(1, s.candidates) for s in shown])
@@ -104,15 +104,15 @@ def lengths_by_source(lengths: TextLengths, stage: str) -> Figure | None:
 
 def _edges(values: NDArray[np.int64]) -> list[float]:
     """Edges of about 30 classes, even on a log scale and each between whole numbers, so that none is empty by rounding."""
-    largest = max(2, int(values.max()))
-    whole = np.unique(np.round(np.geomspace(1, largest, 31)).astype(int))
+    smallest, largest = max(1, int(values.min())), max(2, int(values.max()))
+    whole = np.unique(np.round(np.geomspace(smallest, largest, 31)).astype(int))
     return [float(w) - 0.5 for w in whole] + [largest + 0.5]
 
 
 def _log_words(ax: Axes, values: NDArray[np.int64]) -> None:
     ax.set_xscale("log")
     largest = max(2, int(values.max()))
-    ax.set_xlim(0.5 if largest < 50 else 0.8, largest * 1.1)
+    ax.set_xlim(max(0.5, 0.8 * int(values.min())), largest * 1.1)
     ax.xaxis.set_major_locator(FixedLocator([v for v in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000) if v <= largest * 1.1]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -43,8 +43,8 @@ def query_by_query(found: Outcomes) -> Figure | None:
         left.set_ylabel(f"{found.metric} of {found.model} (0 to 1)")
         left.set_title(f"{found.collection}: each point is a query")
         edges = np.linspace(-1.05, 1.05, 22)
-        for _, chosen, colour in parts:
-            right.hist(difference[chosen], edges, color=colour)
+        drawn = [difference[chosen] for _, chosen, _ in parts]
+        right.hist(drawn, edges, color=[colour for _, _, colour in parts], stacked=True, rwidth=1.0)
         right.axvline(float(difference.mean()), color=INK, linewidth=1.5, linestyle="--")
         right.set_ylim(0, right.get_ylim()[1] * 1.12)
         right.annotate(
@@ -60,6 +60,7 @@ def query_by_query(found: Outcomes) -> Figure | None:
         for handle in legend.legend_handles:
             if handle is not None:
                 handle.set_alpha(1)
+                handle.set_sizes([30])  # type: ignore[attr-defined]
     return figure
 
 
@@ -73,7 +74,7 @@ def by_kind_of_query(found: Outcomes) -> Figure | None:
         panels = (("words of the query", by_length(found)), ("share of the query's words in its relevant passage", by_overlap(found)))
         for ax, (what, groups) in zip(axes, panels, strict=True):
             _differences(ax, groups)
-            ax.set_xlabel(what)
+            ax.set_xlabel(f"{what} (n queries)")
             ax.set_title(f"{found.collection}: by {what}")
         axes[0].set_ylabel(f"mean {found.metric} of {found.model}\nless that of {found.reference}")
         handles: dict[str, object] = {}
@@ -91,6 +92,6 @@ def _differences(ax: Axes, groups: Sequence[Group]) -> None:
         ax.bar(place, group.difference, 0.6, color=colour, label=_CONFIRMED if sure else _OPEN)
         ax.plot([place, place], [low, high], color=INK, linewidth=1.5, marker="_", markersize=9)
     ax.axhline(0, color=INK, linewidth=1)
-    ax.set_xticks(range(len(groups)), [f"{g.label}\n{g.queries:,} queries" for g in groups], fontsize=9)
+    ax.set_xticks(range(len(groups)), [f"{g.label}\nn = {g.queries:,}" for g in groups])
     ax.set_xlim(-0.6, max(len(groups), 1) - 0.4)
     ax.grid(visible=False, axis="x")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
+from lightning_e5.ablation.ablation_data import AblationData
 from lightning_e5.ablation.figures import svg
 from lightning_e5.ablation.html import escape
+from lightning_e5.ablation.variant_results import VariantResults, results_of
+from lightning_e5.ablation.wandb_source import read_group, results_of_group
+from lightning_e5.errors import UserError
+
+T = TypeVar("T")
+_WANDB = "wandb:"
 
 _CELL = "padding: 3px 12px 3px 0; vertical-align: top; white-space: {space}; text-align: {align}"
 #: Letters of a text that a table shows.
@@ -30,6 +38,34 @@ def say(text: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(text))
+
+
+def attempt(make: Callable[[], T]) -> T | None:
+    """What ``make`` returns; where something that it needs is not there, say so in a sentence and return None."""
+    try:
+        return make()
+    except UserError as error:
+        say(f"**Not shown:** {escape(error)}")
+        return None
+
+
+def ablation_results(place: str, metrics: Sequence[str] = (), baseline: str | None = None) -> VariantResults:
+    """An ablation's values.
+
+    Args:
+        place: its directory, its YAML, or ``wandb:ENTITY/PROJECT/GROUP`` for a W&B group.
+        metrics: beside the reported ones, those to keep per query.
+        baseline: of a W&B group, the variant that the others are compared with; a directory names its own.
+
+    Raises:
+        UserError: nothing of an ablation is there.
+    """
+    if not place.startswith(_WANDB):
+        return results_of(AblationData(Path(place)), metrics)
+    path, _, group = place.removeprefix(_WANDB).rpartition("/")
+    if not path:
+        raise UserError(f"{place}: a W&B group is given as {_WANDB}ENTITY/PROJECT/GROUP")
+    return results_of_group(read_group(path, group), group, baseline=baseline, report=metrics)
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = (), texts: Sequence[int] = ()) -> None:

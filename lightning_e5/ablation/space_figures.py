@@ -32,7 +32,7 @@ def alignment_and_uniformity(found: Sequence[SpaceMeasures]) -> Figure | None:
                 ax.plot(m.uniformity, m.alignment, marker, color=colour, markersize=10, label=m.model)
             ax.margins(0.25)
             ax.set_title(f"{collection}: lower left is better")
-            ax.set_xlabel("uniformity of passages (log; lower: spread out)")
+            ax.set_xlabel("uniformity of passages")
             ax.set_ylabel("alignment (squared distance)")
         for unused in axes[len(collections) :]:
             unused.remove()
