@@ -38,9 +38,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from lightning_e5.ablation.compare import compare
+    from lightning_e5.ablation.compare_command import CompareRequest, run_compare
 
-    print(compare([Path(r) for r in arguments.runs], metrics=arguments.metric, csv=arguments.csv, html=arguments.html))
+    print(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
     return 0
 
 
@@ -79,10 +79,14 @@ def _arguments_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _arguments_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument(
+        "what", nargs="+", metavar="RUN", help="run directories, or one ablation: its directory, or its YAML with scale=... if not its own"
+    )
     parser.add_argument("--metric", action="append", help="a metric's name or its end, such as ndcg@10 (repeatable)")
     parser.add_argument("--csv", metavar="FILE", help="write the table as CSV")
-    parser.add_argument("--html", metavar="FILE", help="write the table as a page of its own")
+    parser.add_argument("--html", metavar="FILE", help="write the table as a page of its own; an ablation's with pictures")
+    parser.add_argument("--latex", metavar="FILE", help="write an ablation's table for LaTeX (booktabs)")
+    parser.add_argument("--export", metavar="DIR", help="write an ablation's small result files: table.csv, results.json, bars.png")
 
 
 def _arguments_search(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +129,7 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "run": ("run an experiment; finished stages are skipped, killed ones continue", _arguments_run, _run),
     "check": ("check experiments and print their plans; builds nothing", _arguments_check, _check),
-    "compare": ("a table of several runs' metrics", _arguments_compare, _compare),
+    "compare": ("a table of several runs' metrics, or of an ablation's variants", _arguments_compare, _compare),
     "evaluate": ("judge any models on any data", _arguments_evaluate, _evaluate),
     "search": ("the passages of a run's corpus nearest to a text", _arguments_search, _search),
     "export": ("a run's encoder as a Hugging Face + sentence-transformers folder", _arguments_export, _export),

@@ -15,6 +15,7 @@ from pathlib import Path
 from lightning_e5.ablation import html as markup
 from lightning_e5.ablation.report import duration
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
+from lightning_e5.ablation.same_tests import check_same_tests
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.significance import NO_DIFFERENCE, Difference, holm, paired_difference
 from lightning_e5.storage import write_text
@@ -67,7 +68,7 @@ def compare(
         raise UserError("compare: no run was given")
     names = _labels(loaded)
     for name, run in zip(names[1:], loaded[1:], strict=True):
-        _check_same_tests(names[0], loaded[0], name, run)
+        check_same_tests(names[0], loaded[0], name, run)
     wanted = list(metrics or loaded[0].config.get("headline") or [MAIN_METRIC])
     rows, columns = _rows(names, loaded, wanted, strict=metrics is not None)
     measured = _judge(rows, dict(zip(names, loaded, strict=True)), columns)
@@ -96,30 +97,6 @@ def _labels(runs: Sequence[RunData]) -> list[str]:
     if len(set(paths)) < len(paths):
         raise UserError(f"compare: {next(p for p in paths if paths.count(p) > 1)} was given twice")
     return [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
-
-
-def _check_same_tests(first_name: str, first: RunData, name: str, run: RunData) -> None:
-    """UserError where two runs were not judged by the same test sets."""
-    theirs, ours = ({r.collection: r.model for r in x.results()} for x in (first, run))
-    if theirs and ours and not theirs.keys() & ours.keys():
-        raise UserError(
-            f"{name} was judged on {', '.join(ours)}, {first_name} on {', '.join(theirs)}: runs without a common "
-            "collection cannot be compared"
-        )
-    for collection in [c for c in theirs if c in ours]:
-        old, new = (set(x.per_query(m[collection], collection)) for x, m in ((first, theirs), (run, ours)))
-        if old != new:
-            raise UserError(
-                f"{name} was judged on {len(new)} queries of {collection!r}, {first_name} on {len(old)}, of which "
-                f"{len(old & new)} are common: runs with different test queries cannot be compared"
-            )
-        before, after = first.collection_files(collection), run.collection_files(collection)
-        differing = [f for f in before if f in after and before[f] != after[f]]
-        if differing:
-            raise UserError(
-                f"{name} was judged on another {collection!r} than {first_name} ({', '.join(differing)} differ): runs "
-                "with different test sets cannot be compared"
-            )
 
 
 def _rows(
