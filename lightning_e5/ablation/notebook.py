@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-from lightning_e5.ablation.ablation_data import AblationData
+from lightning_e5.ablation.ablation_data import RUNS_DIR, AblationData
 from lightning_e5.ablation.figures import svg
 from lightning_e5.ablation.html import escape
-from lightning_e5.ablation.variant_results import VariantResults, results_of
-from lightning_e5.ablation.wandb_source import read_group, results_of_group
+from lightning_e5.ablation.wandb_source import read_group, write_group
 from lightning_e5.errors import UserError
 
 T = TypeVar("T")
@@ -49,23 +48,24 @@ def attempt(make: Callable[[], T]) -> T | None:
         return None
 
 
-def ablation_results(place: str, metrics: Sequence[str] = (), baseline: str | None = None) -> VariantResults:
-    """An ablation's values.
+def open_ablation(place: str, *, baseline: str | None = None, runs_dir: Path | str = RUNS_DIR) -> AblationData:
+    """An ablation.
 
     Args:
-        place: its directory, its YAML, or ``wandb:ENTITY/PROJECT/GROUP`` for a W&B group.
-        metrics: beside the reported ones, those to keep per query.
+        place: its directory, its YAML (the directory of its default scale), or ``wandb:ENTITY/PROJECT/GROUP`` for a W&B
+            group, which is fetched into ``<runs_dir>/wandb/GROUP``.
         baseline: of a W&B group, the variant that the others are compared with; a directory names its own.
+        runs_dir: the folder of run directories.
 
     Raises:
         UserError: nothing of an ablation is there.
     """
     if not place.startswith(_WANDB):
-        return results_of(AblationData(Path(place)), metrics)
+        return AblationData(Path(place), runs_dir=runs_dir)
     path, _, group = place.removeprefix(_WANDB).rpartition("/")
-    if not path:
+    if not path or not group:
         raise UserError(f"{place}: a W&B group is given as {_WANDB}ENTITY/PROJECT/GROUP")
-    return results_of_group(read_group(path, group), group, baseline=baseline, report=metrics)
+    return write_group(read_group(path, group), group, Path(runs_dir) / "wandb" / group, baseline=baseline)
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = (), texts: Sequence[int] = ()) -> None:
