@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from lightning_e5.ablation.run_data import MAIN_METRIC, RunData
 from lightning_e5.ablation.space_data import load_collection
 from lightning_e5.curation.shingles import words
-from lightning_e5.evaluation.significance import bootstrap_interval
+from lightning_e5.evaluation.significance import bootstrap_interval, paired_difference
 
 #: The baseline that an encoder is compared with where the run judged it.
 WORDS_BASELINE = "bm25"
@@ -165,3 +165,29 @@ def _groups(rows: Sequence[QueryOutcome], value: Callable[[QueryOutcome], float]
         shown = label(float(values[chosen].min()), float(values[chosen].max()))
         groups.append(Group(shown, len(own), ours, theirs, float(np.mean(differences)), interval))
     return groups
+
+
+def outcome_table(found: Iterable[Outcomes]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: one row per collection, with means, the paired difference, and how many queries were won and lost."""
+    header = ["collection", "model", "reference", "metric", "mean", "of the reference", "difference", "queries won", "lost", "equal"]
+    rows = []
+    for o in found:
+        ours, theirs = [row.ours for row in o.rows], [row.theirs for row in o.rows]
+        d = paired_difference(ours, theirs)
+        shown = f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        counts = [o.won, o.lost, len(o.rows) - o.won - o.lost]
+        means = [f"{np.mean(values):.3f}" for values in (ours, theirs)]
+        rows.append([o.collection, o.model, o.reference, o.metric, *means, shown, *(f"{count:,}" for count in counts)])
+    return header, rows
+
+
+def example_rows(found: Outcomes, chosen: Sequence[QueryOutcome]) -> list[list[str]]:
+    """Cells of what, value and text: of each query four rows, the query, its relevant passage and what each model ranked first."""
+    rows = []
+    for row in chosen:
+        rows.append(["query", f"{row.difference:+.3f}", row.query])
+        rows.append(["relevant passage", f"{row.overlap:.0%} of its words", found.passages.get(row.relevant, "–")])
+        for model, value, first in ((found.model, row.ours, row.our_first), (found.reference, row.theirs, row.their_first)):
+            text = "nothing found" if first is None else "the relevant passage" if first == row.relevant else found.passages.get(first, "–")
+            rows.append([f"first of {model}", f"{value:.3f}", text])
+    return rows

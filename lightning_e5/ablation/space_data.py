@@ -197,3 +197,14 @@ def _training_pairs(run: RunData) -> PairStore | None:
         if any((run.stage(stage) / name).is_file() for name in (SHARDS, PAIR_TABLE)):
             return PairStore(run.stage(stage))
     return None
+
+
+def measure_table(found: Sequence[SpaceMeasures]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells, one row per model and collection."""
+    header = ["model", "collection", "pairs", "alignment", "uniformity of passages", "of queries", "mean direction", "mean cosine", "dimensions"]
+    rows = [
+        [m.model, m.collection, f"{m.pairs:,}", f"{m.alignment:.3f}", f"{m.uniformity:.3f}", f"{m.query_uniformity:.3f}",
+         f"{m.spread.mean_direction:.3f}", f"{m.spread.mean_cosine:+.3f}", f"{m.spread.dimensions:.0f}"]
+        for m in found
+    ]  # fmt: skip
+    return header, rows
