@@ -32,9 +32,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.check import expanded
     from lightning_e5.stages.plan import check_files
 
-    return check_files([Path(p) for p in arguments.experiments])
+    return check_files([Path(p) for p in arguments.experiments], paths_too=arguments.paths, expand=expanded)
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.runner import AblateRequest, ablate
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "file", "only", "overrides")}
+    overrides = [*arguments.overrides, *(word for word in arguments.only if "=" in word)]
+    only = [word for word in arguments.only if "=" not in word]
+    return ablate(AblateRequest(Path(arguments.file), overrides, only, **given))
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -75,7 +85,21 @@ def _arguments_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _arguments_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiments", nargs="+", help="experiment YAMLs")
+    parser.add_argument("experiments", nargs="+", help="YAMLs of experiments and ablations")
+    parser.add_argument("--paths", action="store_true", help="also that the files and folders they name are here")
+
+
+def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="an ablation YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="scale=laptop, and keys of every run's experiment")
+    parser.add_argument("--only", nargs="+", action="extend", default=[], metavar="VARIANT", help="these variants")
+    parser.add_argument("--seeds", type=int, metavar="N", help="the first N seeds")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs, what differs and what they share; run nothing")
+    parser.add_argument("--update", action="store_true", help="redo the stages that a changed configuration changes")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at the same time (default 1, or one per set of GPUs)")
+    parser.add_argument("--gpus-per-job", type=int, metavar="K", help="GPUs of each run (default 1)")
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are executed")
+    parser.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="slurm_partition=gpu, timeout_min=600 ...")
 
 
 def _arguments_compare(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +152,7 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
 #: verb -> (what it does, its arguments, its function)
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "run": ("run an experiment; finished stages are skipped, killed ones continue", _arguments_run, _run),
+    "ablate": ("run an ablation: every variant and seed; finished runs are skipped", _arguments_ablate, _ablate),
     "check": ("check experiments and print their plans; builds nothing", _arguments_check, _check),
     "compare": ("a table of several runs' metrics, or of an ablation's variants", _arguments_compare, _compare),
     "evaluate": ("judge any models on any data", _arguments_evaluate, _evaluate),
@@ -144,7 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = verbs.add_parser(name, help=description, description=description)
         add_arguments(verb)
         verb.set_defaults(function=function)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # key=value after an option
+        arguments.overrides = [*arguments.overrides, *rest]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Threads that wait give their core away: beside other work on the machine a step is else over ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -25,6 +25,7 @@ TOP_LEVEL = {
     "seed": "the one seed from which every stage's randomness is derived",
     "threads": "CPU threads (null: all); the figures are bit-exact for a given number",
     "runs_dir": "where run directories lie",
+    "stage_cache": "a folder by which runs share finished stages of equal configuration and inputs (null: none)",
     "data_dir": "a folder of local data that stages may refer to as ${data_dir}",
     "logger": "W&B: mode (auto | online | offline | disabled), project, group, tags",
     "engine": "where data stages' tasks run, which they refer to as ${engine}: local, ray, or an engine with its settings",
@@ -58,20 +59,39 @@ def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Node:
     Raises:
         UserError: unreadable file, malformed YAML, unknown top-level key, an override of a key that is not there.
     """
+    return resolve_experiment(load_tree(path), overrides, str(path))
+
+
+def load_tree(path: Path | str) -> Node:
+    """An experiment YAML merged onto what it ``extends``, with its ``${...}`` still in it."""
+    return _load_extended(Path(path), depth=0)
+
+
+def resolve_experiment(tree: Node, overrides: Sequence[str], title: str, last: Node | None = None) -> Node:
+    """A tree with ``key=value`` overrides, then ``last``, merged onto it, its ``${...}`` resolved, its top level checked.
+
+    Args:
+        tree: from `load_tree`; left as it is.
+        overrides: such as ``stages.pretrain.data.batch_size=256``.
+        title: what messages name, usually the file.
+        last: merged last.
+
+    Raises:
+        UserError: as `load_experiment`.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    path = Path(path)
-    tree = _load_extended(path, depth=0)
+    tree = copy.deepcopy(tree)
     for override in overrides:
         _apply_override(tree, override)
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(merge(tree, last or {})), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{title}: {str(error).splitlines()[0]}") from None
     assert isinstance(resolved, dict)
     experiment: Node = {str(key): value for key, value in resolved.items()}
-    _check_top_level(path, experiment)
+    _check_top_level(title, experiment)
     return experiment
 
 
@@ -209,7 +229,7 @@ def _apply_override(tree: Node, override: str) -> None:
     node[last] = value
 
 
-def _check_top_level(path: Path, experiment: Node) -> None:
+def _check_top_level(path: str, experiment: Node) -> None:
     for key in experiment:
         if key not in TOP_LEVEL:
             raise UserError(f"{path}: unknown key {key!r}{suggestion(key, TOP_LEVEL)}")
@@ -217,7 +237,7 @@ def _check_top_level(path: Path, experiment: Node) -> None:
     experiment.setdefault("runs_dir", "runs")
     experiment.setdefault("threads", None)
     check_name(experiment.get("name"), f"{path}: name")
-    types = {"seed": (int,), "threads": (int, type(None)), "runs_dir": (str,), "stages": (dict,), "logger": (dict,)}
+    types = {"seed": (int,), "threads": (int, type(None)), "runs_dir": (str,), "stage_cache": (str, type(None)), "stages": (dict,), "logger": (dict,)}
     for key, allowed in types.items():
         if key in experiment and (not isinstance(experiment[key], allowed) or isinstance(experiment[key], bool)):
             names = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)

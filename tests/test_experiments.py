@@ -13,7 +13,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.stages.runner import check_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
+FILES = [p for p in sorted((ROOT / "experiments").rglob("*.yaml")) if p.parent.name != "ablations"]
 SMOKE = ROOT / "experiments" / "smoke.yaml"
 
 

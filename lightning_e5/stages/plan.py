@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,8 @@ from lightning_e5.config import Node, load_experiment, outside_path
 from lightning_e5.errors import UserError
 from lightning_e5.stages.runner import check_experiment, run_directory
 
+#: Titles and experiments of a YAML, and the lines of its plan.
+Expanded = tuple[list[tuple[str, Node]], list[str]]
 #: Sizes of the checkpoints that E5 starts from: layers, width, feed-forward width, vocabulary, positions.
 KNOWN = {
     "microsoft/MiniLM-L12-H384-uncased": (12, 384, 1536, 30522, 512),
@@ -20,20 +22,40 @@ KNOWN = {
 }
 
 
-def check_files(paths: Sequence[Path]) -> int:
-    """Check experiments and print their plans; returns 0, or 2 where one is wrong (all are checked)."""
+def check_files(
+    paths: Sequence[Path],
+    *,
+    paths_too: bool = False,
+    expand: Callable[[Path], Expanded | None] = lambda path: None,
+) -> int:
+    """Check experiments and print their plans; returns 0, or 2 where one is wrong (all are checked).
+
+    Args:
+        paths: YAMLs.
+        paths_too: also that the files and folders that the experiments name are here.
+        expand: the experiments of a YAML that stands for several, and its plan's lines; None for an experiment's own YAML.
+    """
     wrong = 0
     for path in paths:
         try:
-            experiment = load_experiment(path)
-            check_experiment(experiment, paths=False)
+            experiments, lines = expand(path) or _single(path)
+            for title, experiment in experiments:
+                try:
+                    check_experiment(experiment, paths=paths_too)
+                except UserError as error:
+                    raise UserError(f"{title}: {error}") from None
         except UserError as error:
             wrong += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        print(f"{path}: ok\n" + "\n".join(f"  {line}" for line in plan(experiment)))
+        print(f"{path}: ok\n" + "\n".join(f"  {line}" for line in lines))
     print(f"{len(paths) - wrong} of {len(paths)} pass")
     return 2 if wrong else 0
+
+
+def _single(path: Path) -> Expanded:
+    experiment = load_experiment(path)
+    return [(str(path), experiment)], plan(experiment)
 
 
 def plan(experiment: Node) -> list[str]:
@@ -46,7 +68,7 @@ def plan(experiment: Node) -> list[str]:
         inputs = ", ".join(_flat(node.get("inputs") or {}))
         lines.append(f"{number:2}. {name}: {node['_target_'].rsplit('.', 1)[-1]}" + (f" <- {inputs}" if inputs else ""))
         lines += [f"      not here yet: {path}" for path in _absent(node.get("inputs") or {})]
-        lines += [f"      {line}" for line in _training_lines(node, sizes, _max_length(experiment))]
+        lines += [f"      {line}" for line in training_lines(node, sizes, _max_length(experiment))]
         lines += [f"      {line}" for line in _days(node, sizes, _max_length(experiment), experiment.get("throughput") or [])]
     return lines
 
@@ -82,7 +104,8 @@ def step_memory(sizes: tuple[int, int, int, int, int], texts: int, graph_tokens:
     return 16 * parameters(*sizes) + texts * width * 4 * 4 + graph
 
 
-def _training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, max_length: int) -> list[str]:
+def training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, max_length: int) -> list[str]:
+    """What a training stage's batches are; with the encoder's sizes also the memory of a step. Empty for other stages."""
     data, module = node.get("data"), node.get("module")
     if not isinstance(data, dict) or not isinstance(module, dict) or "batch_size" not in data:
         return []

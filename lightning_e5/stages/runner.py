@@ -22,21 +22,22 @@ from lightning_e5.instantiate import check_node, resolve_target
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.stages.stage import (
     FREE_ARGUMENTS,
-    SPECIAL,
     TIMING,
     PreparedStage,
     is_finished,
     output_files,
     run_directory,
+    special_keys,
     stage_fingerprint,
 )
+from lightning_e5.stages.stage_cache import StageCache, unshare
 from lightning_e5.storage import MANIFEST, read_json, write_json, write_manifest, write_text
 
 METRICS = "metrics.json"
 #: Parameters of a stage function that the runner gives; a stage takes those it names.
 GIVEN = ("out", "seed", "context")
 #: Top-level keys that change nothing a run computes.
-_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "throughput", "engine")
+_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "stage_cache", "throughput", "engine")
 
 
 def check_experiment(experiment: Node, *, paths: bool = True) -> None:
@@ -59,7 +60,10 @@ def check_experiment(experiment: Node, *, paths: bool = True) -> None:
             if argument not in parameters:
                 raise UserError(f"{key}.inputs: {function.__name__} has no argument {argument!r}{suggestion(argument, parameters)}")
             _check_reference(reference, f"{key}.inputs.{argument}", seen, paths)
-        check_node(node, key, given=[g for g in (*GIVEN, *inputs) if g in parameters], special=SPECIAL)
+        given = [g for g in (*GIVEN, *inputs) if g in parameters and not (g == "seed" and g in node)]
+        check_node(node, key, given=given, special=special_keys(parameters))
+        if not isinstance(node.get("seed", 0), int) or isinstance(node.get("seed", 0), bool):
+            raise UserError(f"{key}.seed: {node['seed']!r} is not an integer")
         seen.append(name)
     final = experiment.get("final_encoder")
     if final is not None and final not in seen:
@@ -146,7 +150,7 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.yaml"
     if path.is_file():
-        keys = [k for k in differing_keys(read_yaml(path), _recorded(experiment)) if not _is_free(k)]
+        keys = changed_keys(experiment, directory)
         if keys and not update:
             shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
             raise UserError(
@@ -157,6 +161,11 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
         raise UserError(f"{directory}: exists and is no run directory (has no config.yaml)")
     (directory / METRICS).unlink(missing_ok=True)
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(_recorded(experiment))))
+
+
+def changed_keys(experiment: Node, directory: Path) -> list[str]:
+    """Dotted keys in which the configuration of a run directory differs from ``experiment``, but for those without effect."""
+    return [k for k in differing_keys(read_yaml(directory / "config.yaml"), _recorded(experiment)) if not _is_free(k)]
 
 
 def _is_free(key: str) -> bool:
@@ -182,8 +191,7 @@ def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
     """The metrics, where the run is finished and nothing it was made from has changed; imports nothing heavy."""
     if not (directory / METRICS).is_file() or not (directory / "config.yaml").is_file():
         return None
-    keys = differing_keys(read_yaml(directory / "config.yaml"), _recorded(experiment))
-    if not all(_is_free(k) for k in keys):
+    if changed_keys(experiment, directory):
         return None
     outputs: dict[str, Path] = {}
     for name, node in experiment["stages"].items():
@@ -209,7 +217,8 @@ def _take_part(experiment: Node) -> dict[str, float]:
             prepared = PreparedStage(experiment, name, out, outputs)
             if not wait_for(prepared.started):
                 raise TrainingStopped(f"stage {name}: the first process ended")
-            prepared.call()
+            if not finished():  # it was, if the first process took it from the shared stages
+                prepared.call()
         if not wait_for(finished):
             raise TrainingStopped(f"stage {name}: the first process ended")
     return {}
@@ -228,9 +237,35 @@ def _run_stage(
     experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], say: Callable[[str], None]
 ) -> dict[str, float]:
     prepared = PreparedStage(experiment, name, out, outputs)
+    cache = StageCache(Path(experiment["stage_cache"]), say) if experiment.get("stage_cache") else None
+    key = cache.key(name, prepared.fingerprint, *_computed_on()) if cache is not None else ""
     if is_finished(out, prepared.fingerprint):
         say("finished before, skipped")
-        return _named(name, read_json(out / METRICS))
+    elif cache is None or (_trains_on_several_ranks(prepared.node) and prepared.started()):
+        # In the second case the other ranks are in the training already: it goes on.
+        _compute(prepared, say)
+    else:
+        with cache.locked(key):
+            if cache.link(key, prepared.fingerprint, out):
+                say("taken from the shared stages")
+            else:
+                _compute(prepared, say)
+                cache.publish(key, out)
+    if cache is not None:
+        cache.publish(key, out)
+    return _named(name, read_json(out / METRICS))
+
+
+def _computed_on() -> tuple[int, str]:
+    """What decides a result's bits beside the configuration: the number of threads, and the kind of device."""
+    import torch
+
+    return torch.get_num_threads(), "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _compute(prepared: PreparedStage, say: Callable[[str], None]) -> None:
+    out = prepared.out
+    unshare(out)
     say("continues" if prepared.begin() else "starts")
     began = time.perf_counter()
     metrics = prepared.call()
@@ -240,7 +275,6 @@ def _run_stage(
     write_json(out / TIMING, {"seconds": seconds, "peak_memory_gb": peak})
     write_manifest(out, kind=prepared.node["_target_"], files=output_files(out), fingerprint=prepared.fingerprint)
     say(f"done in {seconds:.1f} s (peak memory {peak:.1f} GB)")
-    return _named(name, metrics)
 
 
 def _named(stage: str, metrics: Mapping[str, float]) -> dict[str, float]:

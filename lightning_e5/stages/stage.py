@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from lightning_e5.config import Node, config_hash, outside_path, redact
 from lightning_e5.errors import UserError
 from lightning_e5.instantiate import instantiate, resolve_target
-from lightning_e5.rng import derive_seed
 from lightning_e5.storage import MANIFEST, empty_directory, read_json, sha256_file, write_json
 
 TIMING = "timing.json"
@@ -42,17 +41,18 @@ class PreparedStage:
     """A stage's function with its arguments, and the fingerprint that marks its results."""
 
     def __init__(self, experiment: Node, name: str, out: Path, outputs: Mapping[str, Path]) -> None:
+        from lightning_e5.rng import derive_seed  # imports torch, which reading a stage's state does not need
+
         node = experiment["stages"][name]
         self.out, self.node = out, node
         self.function = resolve_target(node["_target_"], f"stages.{name}")
-        own = {k: v for k, v in node.items() if k not in ("_target_", *SPECIAL)}
+        parameters = inspect.signature(self.function).parameters
+        own = {k: v for k, v in node.items() if k not in ("_target_", *special_keys(parameters))}
         self.arguments = {k: instantiate(v, f"stages.{name}.{k}") for k, v in own.items()}
         self.fingerprint = stage_fingerprint(experiment, name, node, outputs, self.arguments)
         context = StageContext(experiment["name"], name, run_directory(experiment), experiment.get("logger") or {}, node)
         offered = {"out": out, "seed": derive_seed(experiment["seed"], name) % 2**31, "context": context}
-        self.given = {
-            k: v for k, v in offered.items() if k in inspect.signature(self.function).parameters and k not in self.arguments
-        }
+        self.given = {k: v for k, v in offered.items() if k in parameters and k not in self.arguments}
         self.outputs = outputs
 
     def started(self) -> bool:
@@ -75,10 +75,18 @@ class PreparedStage:
         return {k: float(v) for k, v in self.function(**self.arguments, **inputs, **self.given).items()}
 
 
+def special_keys(parameters: Container[str]) -> tuple[str, ...]:
+    """Keys of a stage's node that are no arguments of its function; ``seed`` is one where the function draws nothing."""
+    return SPECIAL if "seed" in parameters else (*SPECIAL, "seed")
+
+
 def stage_fingerprint(
     experiment: Node, name: str, node: Node, outputs: Mapping[str, Path], arguments: Mapping[str, Any] | None
 ) -> Node:
-    """Everything that decides a stage's result; ``arguments`` None re-makes only what the stored manifest names."""
+    """Everything that decides a stage's result; ``arguments`` None re-makes only what the stored manifest names.
+
+    A ``seed`` of the stage's own stands for the experiment's, so that runs of different seeds can share the stage.
+    """
     stored = read_json(directory_manifest) if (directory_manifest := run_directory(experiment) / "stages" / name / MANIFEST).is_file() else {}
     if arguments is None:
         keys = stored.get("fingerprint", {}).get("sources", {})
@@ -86,7 +94,7 @@ def stage_fingerprint(
     sources = {k: found for k, v in arguments.items() if (found := _own_fingerprint(v)) is not None}
     inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
     node = {key: value for key, value in node.items() if key not in FREE_ARGUMENTS}
-    return {"config": redact(node), "seed": experiment["seed"], "inputs": inputs, "sources": sources}
+    return {"config": redact(node), "seed": node.get("seed", experiment["seed"]), "inputs": inputs, "sources": sources}
 
 
 def _own_fingerprint(value: Any) -> Any:

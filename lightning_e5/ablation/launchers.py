@@ -1,0 +1,178 @@
+"""Where an ablation's runs are executed: as processes of this machine, or as jobs of SLURM."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning_e5.errors import UserError
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Launcher(Protocol):
+    """Starts commands and tells how they ended."""
+
+    slots: int
+
+    def start(self, name: str, command: Sequence[str], log: Path) -> None:
+        """Start a command; its output is appended to ``log``."""
+        ...
+
+    def ended(self) -> dict[str, int]:
+        """Exit codes, by name, of the commands that ended since the last call (negative: by that signal)."""
+        ...
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Ask all commands to save what they have and end; ``kill``: end them now."""
+        ...
+
+
+class LocalLauncher:
+    """Processes of this machine, each with GPUs of its own where there are any.
+
+    Args:
+        jobs: at the same time; None for as many as there are sets of GPUs, one without GPUs.
+        gpus: identifiers for CUDA_VISIBLE_DEVICES; empty without GPUs.
+        gpus_per_job: in each job's set.
+        keep_open: a file that jobs keep open, so that its lock is held while any of them lives.
+
+    Raises:
+        UserError: more GPUs are asked for than there are.
+    """
+
+    def __init__(self, jobs: int | None, gpus: Sequence[str], gpus_per_job: int, keep_open: int) -> None:
+        if gpus_per_job < 1:
+            raise UserError(f"--gpus-per-job {gpus_per_job}: must be at least 1")
+        if gpus and gpus_per_job > len(gpus):
+            raise UserError(f"--gpus-per-job {gpus_per_job}: this machine shows {len(gpus)} GPUs")
+        ends = range(gpus_per_job, len(gpus) + 1, gpus_per_job)
+        sets: list[str | None] = [",".join(gpus[end - gpus_per_job : end]) for end in ends]
+        self.slots = jobs if jobs is not None else len(sets) or 1
+        if self.slots < 1:
+            raise UserError(f"--jobs {self.slots}: must be at least 1")
+        if sets and self.slots > len(sets):
+            raise UserError(f"--jobs {self.slots}: {gpus_per_job} GPUs each are more than the {len(gpus)} of this machine")
+        self._free = sets[: self.slots] or [None] * self.slots
+        self._running: dict[str, tuple[subprocess.Popen[bytes], str | None]] = {}
+        self._keep_open = keep_open
+
+    def start(self, name: str, command: Sequence[str], log: Path) -> None:
+        """Start a command; it is asked to end where this process dies."""
+        gpus = self._free.pop(0)
+        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus is not None else {})
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
+                preexec_fn=_end_with_parent,
+                pass_fds=(self._keep_open,),
+            )
+        self._running[name] = (process, gpus)
+
+    def ended(self) -> dict[str, int]:
+        """Exit codes of the commands that ended since the last call."""
+        codes = {name: code for name, (process, _) in self._running.items() if (code := process.poll()) is not None}
+        for name in codes:
+            self._free.append(self._running.pop(name)[1])
+        return codes
+
+    def stop(self, *, kill: bool = False) -> None:
+        """SIGTERM, at which a training saves a checkpoint, or SIGKILL, to every command and what it started."""
+        for process, _ in self._running.values():
+            try:
+                if kill:
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.send_signal(signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+
+
+def _end_with_parent() -> None:
+    """In a child, before its command: SIGTERM where its parent dies, however that happens (Linux)."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except AttributeError:
+        return
+
+
+def visible_gpus() -> list[str]:
+    """Identifiers of the GPUs that this process may use, found without torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    done = subprocess.run([program, "-L"], capture_output=True, text=True)
+    return [str(n) for n, _ in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU "))]
+
+
+class SlurmLauncher:
+    """Jobs of SLURM, submitted by ``submitit``; a job that is preempted or out of time is requeued and continues.
+
+    Args:
+        folder: of submitit's files.
+        gpus_per_job: of one node; a process each.
+        parameters: of ``submitit.AutoExecutor``, such as slurm_partition or timeout_min; ``cluster`` names another executor.
+        jobs: at the same time; None leaves that to SLURM.
+
+    Raises:
+        UserError: submitit is missing, no SLURM is here, or a parameter is wrong.
+    """
+
+    def __init__(self, folder: Path, gpus_per_job: int | None, parameters: Mapping[str, Any], jobs: int | None) -> None:
+        try:
+            import submitit
+        except ImportError:
+            raise UserError("--launcher slurm needs the package submitit (python -m pip install submitit)") from None
+        given = dict(parameters)
+        cluster = given.pop("cluster", "slurm")
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise UserError("--launcher slurm: there is no sbatch on this machine")
+        self.slots = jobs if jobs is not None else 10_000
+        self._jobs: dict[str, Any] = {}
+        gpus = {"gpus_per_node": gpus_per_job, "tasks_per_node": gpus_per_job} if gpus_per_job else {}
+        try:
+            self._executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
+            self._executor.update_parameters(**{"name": folder.parent.name, "timeout_min": 24 * 60, **gpus, **given})
+        except (TypeError, ValueError, NameError, RuntimeError) as error:
+            raise UserError(f"--slurm: {str(error).splitlines()[0]}") from None
+
+    def start(self, name: str, command: Sequence[str], log: Path) -> None:
+        """Submit a job."""
+        from lightning_e5.ablation.cluster_job import ClusterJob
+
+        self._jobs[name] = self._executor.submit(ClusterJob(list(command), str(log), os.getcwd()))
+
+    def ended(self) -> dict[str, int]:
+        """Exit codes of the jobs that ended since the last call; a job that SLURM ended has 1."""
+        codes = {name: _exit_code(job) for name, job in self._jobs.items() if job.done()}
+        for name in codes:
+            del self._jobs[name]
+        return codes
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Cancel the jobs: SLURM sends SIGTERM, at which a training saves a checkpoint, and later SIGKILL."""
+        for job in self._jobs.values():
+            job.cancel()
+
+
+def _exit_code(job: Any) -> int:
+    import submitit
+
+    try:
+        return int(max((abs(code) for code in job.results()), default=0))
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError):
+        return 1
