@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import numpy as np
 
 from lightning_e5.ablation.run_data import MAIN_METRIC, RunData
 from lightning_e5.ablation.space_data import load_collection
 from lightning_e5.curation.shingles import words
+from lightning_e5.errors import UserError
 from lightning_e5.evaluation.significance import bootstrap_interval, paired_difference
 
 #: The baseline that an encoder is compared with where the run judged it.
@@ -111,7 +113,7 @@ def outcomes(run: RunData, model: str, reference: str, collection: str, metric: 
         UserError: the run did not judge that, or its test collection is not there any more.
     """
     ours, theirs = (run.per_query(m, collection, metric) for m in (model, reference))
-    firsts = [run.ranking(m, collection) for m in (model, reference)]
+    firsts = [_first_ranked(run, m, collection) for m in (model, reference)]
     data = load_collection(run, collection)
     passage_words: dict[str, set[str]] = {}
 
@@ -129,7 +131,7 @@ def outcomes(run: RunData, model: str, reference: str, collection: str, metric: 
         distinct = set(own)
         shares = [len(distinct & words_of(d)) / max(1, len(distinct)) for d in relevant]
         best = int(np.argmax(shares))
-        first, second = ((found.get(query) or [None])[0] for found in firsts)
+        first, second = (found.get(query) for found in firsts)
         rows.append(QueryOutcome(query, text, ours[query], theirs[query], len(own), shares[best], relevant[best], first, second))
     named = {d for row in rows for d in (row.relevant, row.our_first, row.their_first) if d is not None}
     return Outcomes(model, reference, collection, metric, tuple(rows), {d: data.corpus[d] for d in named if d in data.corpus})
@@ -145,6 +147,20 @@ def by_overlap(found: Outcomes) -> list[Group]:
     return _groups(
         found.rows, lambda row: row.overlap, lambda low, high: f"{low:.0%}" if round(low, 2) == round(high, 2) else f"{low:.0%}–{high:.0%}"
     )
+
+
+def _first_ranked(run: RunData, model: str, collection: str) -> dict[str, str]:
+    """Query id -> the id of the passage that the model ranked first."""
+    path = run.judged_file(model, collection, "run.trec")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, so what {model} ranked first is not known")
+    found = {}
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            query, _, passage, rank, *_ = line.split()
+            if rank == "1":  # white space inside an id is percent-encoded in the file
+                found[unquote(query)] = unquote(passage)
+    return found
 
 
 def _groups(rows: Sequence[QueryOutcome], value: Callable[[QueryOutcome], float], label: Callable[[float, float], str]) -> list[Group]:

@@ -71,11 +71,11 @@ def by_kind_of_query(found: Outcomes) -> Figure | None:
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
-        panels = (("words of the query", by_length(found)), ("share of the query's words in its relevant passage", by_overlap(found)))
-        for ax, (what, groups) in zip(axes, panels, strict=True):
+        length, shared = ("length", "words of the query", by_length(found)), ("shared words", "share of the query's words in its relevant passage", by_overlap(found))
+        for ax, (by, what, groups) in zip(axes, (length, shared), strict=True):
             _differences(ax, groups)
             ax.set_xlabel(f"{what} (n queries)")
-            ax.set_title(f"{found.collection}: by {what}")
+            ax.set_title(f"{found.collection}: by {by}")
         axes[0].set_ylabel(f"mean {found.metric} of {found.model}\nless that of {found.reference}")
         handles: dict[str, object] = {}
         for ax in axes:

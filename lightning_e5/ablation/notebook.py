@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from lightning_e5.ablation.html import escape
 from lightning_e5.ablation.wandb_source import read_group, write_group
 from lightning_e5.errors import UserError
 
+warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars are text here, as they are in a terminal
 T = TypeVar("T")
 _WANDB = "wandb:"
 
@@ -69,7 +71,7 @@ def open_ablation(place: str, *, baseline: str | None = None, runs_dir: Path | s
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = (), texts: Sequence[int] = ()) -> None:
-    """Show cells as a table; what is in them is shown as it is, never read as HTML.
+    """Show cells as a table; what is in them is shown as it is, never read as HTML or as formulas.
 
     Args:
         header: column titles.
@@ -93,7 +95,7 @@ def table_html(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers:
             text = shortened(str(cell)) if number in texts else str(cell)
             line += f'<{tag} style="{style}">{escape(text)}</{tag}>'
         lines.append(f"<tr>{line}</tr>")
-    return f'<div style="overflow-x: auto"><table style="font-size: 13px">{"".join(lines)}</table></div>'
+    return f'<div class="mathjax_ignore tex2jax_ignore" style="overflow-x: auto"><table style="font-size: 13px">{"".join(lines)}</table></div>'
 
 
 def shortened(text: str, letters: int = LETTERS) -> str:

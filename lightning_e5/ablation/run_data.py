@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,15 +197,9 @@ class RunData:
         """Where a stage's input lies, given as in the configuration (``STAGE/FILE``, ``path:DIR``, ...)."""
         return self._resolve(reference)
 
-    def ranking(self, model: str, collection: str, depth: int = 1) -> dict[str, list[str]]:
-        """Query id -> the ids of the ``depth`` passages that the model ranked first."""
-        found: dict[str, list[str]] = {}
-        with self._judged(model, collection, "run.trec").open(encoding="utf-8") as lines:
-            for line in lines:
-                query, _, passage, rank, _, _ = line.split()
-                if int(rank) <= depth:  # white space inside an id is percent-encoded in the file
-                    found.setdefault(unquote(query), []).append(unquote(passage))
-        return found
+    def judged_file(self, model: str, collection: str, file: str) -> Path:
+        """A file that a model's evaluation left, such as ``run.trec``; UserError where the run did not judge that."""
+        return self._judged(model, collection, file)
 
     def collection_files(self, collection: str) -> dict[str, str]:
         """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets.
@@ -289,8 +282,6 @@ def _metrics(stage: Path) -> dict[str, float]:
 def _total(rows: list[dict[str, float]], key: str) -> float | None:
     values = [row[key] for row in rows if key in row]
     return math.fsum(values) if values else None
-
-
 
 
 def _texts(folder: Path, name: str) -> dict[str, str]:

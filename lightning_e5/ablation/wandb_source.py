@@ -103,12 +103,13 @@ def write_group(
     empty_directory(directory)
     name, _, scale = group.rpartition("-")
     known = sorted({metric for stages in by_run.values() for run in stages.values() for metric in run.metrics})
-    write_json(directory / ABLATION, {
+    plan = {
         "ablation": name or group, "scale": scale, "file": f"W&B group {group}", "question": f"The runs of the W&B group {group}.",
         "held_constant": [], "baseline": chosen, "report": list(report) or [m for m in known if m.endswith("/ndcg@10")],
         "seeds": sorted({seed for _, seed in by_run}), "paper": None,
         "variants": {v: {"description": "", "runs": {str(s): f"{v}-seed{s}" for w, s in by_run if w == v}} for v in variants},
-    })  # fmt: skip
+    }  # fmt: skip
+    write_text(directory / ABLATION, json.dumps(plan, indent=1, ensure_ascii=False))  # variants in their order
     for (variant, seed), stages in by_run.items():
         _write_run(directory / f"{variant}-seed{seed}", seed, stages)
     status = {f"{v}-seed{s}": {"state": _state(stages), "exit_code": None, "message": None, "seconds": None} for (v, s), stages in by_run.items()}
