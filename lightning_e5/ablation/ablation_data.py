@@ -108,7 +108,14 @@ class AblationData:
     @property
     def variants(self) -> dict[str, str]:
         """Variant -> what it is, in the order of the ablation's file."""
-        return {name: str(node.get("description") or "") for name, node in self.plan["variants"].items()}
+        nodes = self.plan["variants"]
+        order = [name for name in self.plan.get("order") or () if name in nodes]  # JSON's keys are sorted
+        return {name: str(nodes[name].get("description") or "") for name in dict.fromkeys([*order, *nodes])}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Variants of the ablation's file that are not run at this scale -> why."""
+        return {str(name): str(reason) for name, reason in (self.plan.get("skipped") or {}).items()}
 
     def run_name(self, variant: str, seed: int) -> str:
         """The name of a run's directory; UserError for a variant or a seed that was not planned."""

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_e5.ablation import html as markup
-from lightning_e5.ablation.report import duration
+from lightning_e5.ablation.durations import duration
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
 from lightning_e5.ablation.same_tests import check_same_tests
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.significance import NO_DIFFERENCE, Difference, holm, paired_difference
+from lightning_e5.evaluation.paired_rows import paired_differences
+from lightning_e5.evaluation.significance import NO_DIFFERENCE, Difference, holm
 from lightning_e5.storage import write_text
 
 #: A row's pairs or tokens may differ by this share from the first run's before the row is flagged.
@@ -146,15 +147,18 @@ def _judge(rows: Sequence[_Row], runs: dict[str, RunData], columns: Sequence[str
     if measured is None:
         return None
     first = {_key(row): v for row, v in zip(rows, values[measured], strict=True) if row.run == next(iter(runs))}
-    tested: list[tuple[_Row, Difference]] = []
+    compared: list[tuple[_Row, list[float], list[float]]] = []
     for row, ours in zip(rows, values[measured], strict=True):
         theirs = first.get(_key(row))
         if not ours or not theirs or row.run == next(iter(runs)) or ours.keys() != theirs.keys():
             continue
-        row.difference = paired_difference([ours[q] for q in ours], [theirs[q] for q in ours])
-        row.verdict = NO_DIFFERENCE
-        if ours != theirs:  # the same BM25 in both runs is not one more question that the table asks
-            tested.append((row, row.difference))
+        compared.append((row, [*ours.values()], [theirs[q] for q in ours]))
+    tested: list[tuple[_Row, Difference]] = []
+    differences = paired_differences([(ours, theirs) for _, ours, theirs in compared])
+    for (row, left, right), difference in zip(compared, differences, strict=True):
+        row.difference, row.verdict = difference, NO_DIFFERENCE
+        if left != right:  # the same BM25 in both runs is not one more question that the table asks
+            tested.append((row, difference))
     adjusted = holm([difference.p_value for _, difference in tested]) if tested else []
     for (row, difference), p_value in zip(tested, adjusted, strict=True):
         if difference.verdict != NO_DIFFERENCE and p_value <= _LEVEL:
@@ -166,10 +170,8 @@ def _per_query(run: RunData, row: _Row, metric: str) -> dict[str, float]:
     """Query id -> value; empty for a metric that is not one of single queries, such as an interval's end."""
     if row.result is None or metric not in row.values:
         return {}
-    try:
-        return run.per_query(row.result.model, row.result.collection, metric)
-    except UserError:
-        return {}
+    place = row.result.model, row.result.collection, metric
+    return run.per_query(*place) if run.has_per_query(*place) else {}
 
 
 def _flag(rows: Sequence[_Row], first_run: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lightning_e5.ablation.comparison import IS_BASELINE, Cell, Comparison, Row
 from lightning_e5.ablation.evaluation_tables import aligned
-from lightning_e5.ablation.report import duration
+from lightning_e5.ablation.durations import duration
 from lightning_e5.evaluation.seed_significance import Estimate
 
 ABSENT = "–"
@@ -39,6 +39,7 @@ def blocks(comparison: Comparison) -> list[Block]:
 def notes(comparison: Comparison) -> list[str]:
     """How the figures are to be read, as sentences; what is missing first."""
     found = [f"{row.variant}: {row.seeds_shown} finished; {row.trouble}." for row in comparison.rows if row.unfinished]
+    found += [f"{variant}: not run at the scale {comparison.data.scale}: {why}." for variant, why in comparison.data.skipped.items()]
     cells = [cell for row in comparison.rows for cell in row.cells.values()]
     intervals = [cell.mean for cell in cells if cell.mean.low is not None]
     if intervals and not any(e.seed_noise for e in intervals):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_e5.ablation import figures
 from lightning_e5.ablation.data_report import data_sections
+from lightning_e5.ablation.durations import duration
 from lightning_e5.ablation.evaluation_tables import labelled, published_cells, task_table, validity_table
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
@@ -95,16 +96,6 @@ def results_table(run: RunData, results: Sequence[Result]) -> str:
         rows.append([*row, f"{result.row.get('pairs_seen', 0):,}", f"{result.pairs:,}", duration(result.seconds)])
     numbers = [c for c in range(2, len(header)) if header[c] != "verdict"]
     return table(header, rows, numbers=numbers)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as ``12.3 s``, ``4 min 05 s`` or ``2 h 03 min``; a dash for None."""
-    if seconds is None:
-        return _ABSENT
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _times(run: RunData) -> list[str]:
