@@ -17,6 +17,7 @@ from lightning_e5.memory import keep_freed_memory
 def _run(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.closing import closing_table
     from lightning_e5.ablation.report import write_report
+    from lightning_e5.ablation.wandb_mirror import mirror
     from lightning_e5.config import load_experiment
     from lightning_e5.stages.runner import run_directory, run_experiment
 
@@ -27,6 +28,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if not computed:
         print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
+    mirror(directory, experiment.get("logger") or {})
     print(closing_table(directory, experiment.get("headline") or []))
     return 0
 
@@ -75,6 +77,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
     found = run_evaluation(EvaluationRequest(arguments.model, **request))
     print(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
+    return 0
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.dashboard import dashboard
+
+    chosen = {key: getattr(arguments, key) for key in ("scale", "project", "entity", "online")}
+    print(dashboard(Path(arguments.ablation), out=Path(arguments.out) if arguments.out else None, **chosen))
     return 0
 
 
@@ -149,6 +159,15 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--details", metavar="FOLDER", help="keep runs, per-item values and tables")
 
 
+def _arguments_dashboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ablation", metavar="ABLATION", help="an ablation's directory, or its YAML (no run is needed)")
+    parser.add_argument("scale", nargs="?", type=lambda text: text.removeprefix("scale="), metavar="scale=S", help="of a YAML, instead of its default")
+    parser.add_argument("--project", metavar="P", help="the W&B project; by default the one that the ablation's runs go to")
+    parser.add_argument("--entity", metavar="E", help="the W&B user or team; by default your own")
+    parser.add_argument("--out", metavar="FILE", help="where the specification is written (default dashboard.json of the ablation)")
+    parser.add_argument("--online", action="store_true", help="save it at W&B, where you are logged in, and print its address")
+
+
 #: verb -> (what it does, its arguments, its function)
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "run": ("run an experiment; finished stages are skipped, killed ones continue", _arguments_run, _run),
@@ -156,6 +175,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[
     "check": ("check experiments and print their plans; builds nothing", _arguments_check, _check),
     "compare": ("a table of several runs' metrics, or of an ablation's variants", _arguments_compare, _compare),
     "evaluate": ("judge any models on any data", _arguments_evaluate, _evaluate),
+    "dashboard": ("a W&B workspace that compares an ablation's runs", _arguments_dashboard, _dashboard),
     "search": ("the passages of a run's corpus nearest to a text", _arguments_search, _search),
     "export": ("a run's encoder as a Hugging Face + sentence-transformers folder", _arguments_export, _export),
 }
