@@ -195,7 +195,7 @@ def _text(compared: Compared) -> str:
     lines += ["", *(f"- `{name}`: {description}" for name, description in compared.variants.items())]
     figures = (compared.paper or {}).get("figures") or {}
     if compared.paper and figures:
-        lines += ["", f"The paper ({compared.paper.get('source', '')}; {compared.paper.get('note', '')}):", ""]
+        lines += ["", f"The paper, {compared.paper.get('source', 'its tables')}. {compared.paper.get('note', '')}", ""]
         lines += ["| variant | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
         lines += [f"| {name} | " + " | ".join(str(column.get(name, "–")) for column in figures.values()) + " |" for name in compared.variants]
     return "\n".join(lines)
