@@ -19,14 +19,13 @@ from typing import Any
 import yaml
 
 from lightning_e5.ablation.ablation_data import ABLATION, STATUS, AblationData
-from lightning_e5.ablation.run_data import LOG, METRICS
+from lightning_e5.ablation.run_data import LOG, METRICS, TIMING
 from lightning_e5.config import Node
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.stages.wandb_run import RESULTS, wandb_mode
 from lightning_e5.storage import empty_directory, write_json, write_text
 
 _NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)/(?P<stage>.+)")
-#: The last part of the name of the W&B run that holds a run's results.
-RESULTS = "results"
 #: Columns of a curve, and what W&B's history may call them (before them stands ``STAGE/``, or nothing).
 CURVE_KEYS = {"pairs": ("pairs_seen", "pairs"), "loss": ("loss",)}
 #: Seconds that W&B may take to answer.
@@ -58,7 +57,7 @@ def read_group(path: str, group: str) -> list[GroupRun]:
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
         raise UserError(f"{where}: cannot be read while WANDB_MODE is {mode!r}; unset it, or read the ablation's own directory")
-    if not _logged_in():
+    if wandb_mode({}) != "online":  # asked before W&B, which would ask for a key at the keyboard
         raise UserError(f"{where}: needs a login (`wandb login`, or WANDB_API_KEY); without one read the ablation's own directory")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -121,12 +120,17 @@ def _write_run(directory: Path, seed: int, stages: Mapping[str, GroupRun]) -> No
     """A run directory with what W&B has of it; its metrics, the mark of a finished run, last and only where it is finished."""
     curves = {stage: run for stage, run in stages.items() if stage != RESULTS and run.curve}
     given = next((run.config for run in reversed(stages.values()) if "stages" in run.config), {})
-    nodes = {**dict.fromkeys(curves, {}), **(given.get("stages") or {})}
+    nodes = {**{stage: {} for stage in curves}, **(given.get("stages") or {})}
     config = {**given, "name": directory.name, "seed": seed, "runs_dir": str(directory.parent), "threads": given.get("threads"), "stages": nodes}
     write_text(directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     for stage, run in curves.items():
         rows = [json.dumps({"step": number, **row}) for number, row in enumerate(run.curve, 1)]
         write_text(directory / "stages" / stage / LOG, "\n".join([*rows, ""]))
+    results = stages[RESULTS].metrics if RESULTS in stages else {}
+    for stage in nodes:  # the results also hold each stage's time
+        if f"{stage}/seconds" in results:
+            facts = {key: results.get(f"{stage}/{key}", 0.0) for key in ("seconds", "peak_memory_gb")}
+            write_json(directory / "stages" / stage / TIMING, facts)
     if _state(stages) == "finished":
         found = stages[RESULTS].metrics if RESULTS in stages else {k: v for run in stages.values() for k, v in run.metrics.items()}
         write_json(directory / METRICS, dict(found))
@@ -160,11 +164,3 @@ def _curve_columns(metrics: Mapping[str, float], stage: str) -> dict[str, str]:
 
 def _is_metric(name: str, value: object) -> bool:
     return not name.startswith("_") and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _logged_in() -> bool:
-    """Whether there is a key; asked before W&B, which would ask for one at the keyboard."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    return netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_groups_hold_every_query_once_and_never_part_equal_values():
     groups = error_data.by_length(error_data.Outcomes("m", "r", "c", "ndcg@10", tuple(rows), {}))
     assert sum(group.queries for group in groups) == 200 and 2 <= len(groups) <= 5
     spans = [[int(end) for end in group.label.split("–")] for group in groups]
-    assert all(left[-1] < right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left[-1] < right[0] for left, right in itertools.pairwise(spans))
     for group, span in zip(groups, spans, strict=True):
         own = [r.difference for r in rows if span[0] <= r.words <= span[-1]]
         assert group.queries == len(own) and group.difference == pytest.approx(np.mean(own))

@@ -22,7 +22,7 @@ def group(**states: str) -> list[GroupRun]:
             config = {"name": name, "seed": seed, "threads": None, "stages": {"pretrain": {"_target_": "x"}}, "logger": {}}
             curve = [{"pairs": 64.0 * step, "loss": 5 / step} for step in range(1, 6)]
             runs.append(GroupRun(f"{name}/pretrain", {"pretrain/loss": 1.0}, curve, "finished", config))
-            runs.append(GroupRun(f"{name}/results", {METRIC: level + 0.01 * seed, "filter/recall": 0.5}, (), states.get(f"{variant}{seed}", "finished"), config))
+            runs.append(GroupRun(f"{name}/results", {METRIC: level + 0.01 * seed, "pretrain/seconds": 9.0}, (), states.get(f"{variant}{seed}", "finished"), config))
     return runs
 
 
@@ -30,7 +30,8 @@ def test_a_group_reads_like_a_directory(tmp_path):
     data = write_group(group(), "temperature-laptop", tmp_path / "group", baseline="warm")
     assert (data.name, data.scale, data.baseline, data.report, data.seeds) == ("temperature", "laptop", "warm", [METRIC], [1, 2])
     assert data.missing() == [] and list(data.variants) == ["warm", "cold"]
-    assert data.run("cold", 2).metrics == {METRIC: 0.32, "filter/recall": 0.5}
+    assert data.run("cold", 2).metrics == {METRIC: 0.32, "pretrain/seconds": 9.0}
+    assert data.run("cold", 2).times() == {"pretrain": {"seconds": 9.0, "peak_memory_gb": 0.0}}
     assert data.run("cold", 2).learning_curves()["pretrain"][1] == {"step": 2, "pairs": 128.0, "loss": 2.5}
     comparison = compare_ablation(data)
     (warm, cold) = comparison.rows
