@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -77,7 +78,7 @@ def by_kind_of_query(found: Outcomes) -> Figure | None:
             ax.set_xlabel(f"{what} (n queries)")
             ax.set_title(f"{found.collection}: by {by}")
         axes[0].set_ylabel(f"mean {found.metric} of {found.model}\nless that of {found.reference}")
-        handles: dict[str, object] = {}
+        handles: dict[str, Any] = {}
         for ax in axes:
             handles.update(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)

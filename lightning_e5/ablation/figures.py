@@ -55,7 +55,7 @@ def svg(figure: Figure) -> str:
 
 def loss_curves(run: RunData) -> Figure | None:
     """The loss of every training stage over the pairs seen: each step faint, its running mean dark."""
-    curves = {name: points for name, rows in run.learning_curves().items() if (points := points(rows)) is not None}
+    curves = {name: curve for name, rows in run.learning_curves().items() if (curve := points(rows)) is not None}
     if not curves:
         return None
     with rc_context(STYLE):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,7 +44,7 @@ def paper_beside(comparison: Comparison) -> Figure | None:
             ax.set_xlabel(column)
         panels[0].set_yticks(range(len(rows)), [row.variant for row in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
-        handles: dict[str, object] = {}
+        handles: dict[str, Any] = {}
         for ax in panels:
             handles.update(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
