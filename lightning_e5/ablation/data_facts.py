@@ -51,7 +51,9 @@ class DataFacts:
     @property
     def rules(self) -> list[str]:
         """The rules that dropped a pair, the strictest first."""
-        total = sum((Counter(source.dropped) for source in self.sources), Counter[str]())
+        total: Counter[str] = Counter()
+        for source in self.sources:
+            total.update(source.dropped)
         return [rule for rule, count in sorted(total.items(), key=lambda item: (-item[1], item[0])) if count]
 
     def table(self) -> tuple[list[str], list[list[str]]]:

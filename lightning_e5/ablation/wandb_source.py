@@ -119,7 +119,7 @@ def write_group(
 def _write_run(directory: Path, seed: int, stages: Mapping[str, GroupRun]) -> None:
     """A run directory with what W&B has of it; its metrics, the mark of a finished run, last and only where it is finished."""
     curves = {stage: run for stage, run in stages.items() if stage != RESULTS and run.curve}
-    given = next((run.config for run in reversed(stages.values()) if "stages" in run.config), {})
+    given: Node = next((run.config for run in stages.values() if "stages" in run.config), {})
     nodes = {**{stage: {} for stage in curves}, **(given.get("stages") or {})}
     config = {**given, "name": directory.name, "seed": seed, "runs_dir": str(directory.parent), "threads": given.get("threads"), "stages": nodes}
     write_text(directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
