@@ -189,6 +189,18 @@ class RunData:
         """Passage id -> title and text."""
         return _texts(self._collection(collection), "corpus.jsonl")
 
+    def collection_folder(self, collection: str) -> Path:
+        """The folder of a collection that the run judged on; UserError where there is none of that name."""
+        return self._collection(collection)
+
+    def input_path(self, reference: str) -> Path:
+        """Where a stage's input lies, given as in the configuration (``STAGE/FILE``, ``path:DIR``, ...)."""
+        return self._resolve(reference)
+
+    def judged_file(self, model: str, collection: str, file: str) -> Path:
+        """A file that a model's evaluation left, such as ``run.trec``; UserError where the run did not judge that."""
+        return self._judged(model, collection, file)
+
     def collection_files(self, collection: str) -> dict[str, str]:
         """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets.
 
@@ -270,8 +282,6 @@ def _metrics(stage: Path) -> dict[str, float]:
 def _total(rows: list[dict[str, float]], key: str) -> float | None:
     values = [row[key] for row in rows if key in row]
     return math.fsum(values) if values else None
-
-
 
 
 def _texts(folder: Path, name: str) -> dict[str, str]:
