@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_e5.ablation.comparison import IS_BASELINE, Cell, Comparison, Row
-from lightning_e5.ablation.evaluation_tables import aligned
 from lightning_e5.ablation.durations import duration
+from lightning_e5.ablation.evaluation_tables import aligned
 from lightning_e5.evaluation.seed_significance import Estimate
 
 ABSENT = "–"

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.lightning_e5.ablation.ablations import NDCG, make_ablation
 
 from lightning_e5.ablation.ablation_data import AblationData, is_ablation
 from lightning_e5.errors import UserError
+from tests.lightning_e5.ablation.ablations import NDCG, make_ablation
 
 ROOT = Path(__file__).resolve().parents[3]
 YAML = "ablation: negatives\nscale: laptop\nscales: {laptop: {base: a.yaml}, one_gpu: {base: b.yaml}}\nvariants: {}\n"

@@ -9,7 +9,6 @@ import os
 import time
 
 import pytest
-from tests.lightning_e5.ablation.ablations import NDCG, PRECISION, RECALL, make_ablation
 
 from lightning_e5.__main__ import main
 from lightning_e5.ablation import run_data
@@ -18,6 +17,7 @@ from lightning_e5.ablation.comparison import NO_DIFFERENCE, NO_SPREAD, compare_a
 from lightning_e5.ablation.comparison_export import export_comparison
 from lightning_e5.ablation.comparison_tables import as_csv, as_latex, as_text
 from lightning_e5.errors import UserError
+from tests.lightning_e5.ablation.ablations import NDCG, PRECISION, RECALL, make_ablation
 
 PAPER = {
     "source": "Table 8", "note": "mean nDCG@10 of six sets",

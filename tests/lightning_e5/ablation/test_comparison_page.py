@@ -6,12 +6,12 @@ import base64
 import re
 
 import pytest
-from tests.lightning_e5.ablation.ablations import make_ablation
 
 from lightning_e5.ablation import comparison_figures
 from lightning_e5.ablation.ablation_data import AblationData
 from lightning_e5.ablation.comparison import compare_ablation
 from lightning_e5.ablation.comparison_page import comparison_page, environment_facts
+from tests.lightning_e5.ablation.ablations import make_ablation
 
 VARIANTS = {"in_batch": 0.0, "pre_batch": -0.06, "same": 0.0}
 
