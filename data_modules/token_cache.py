@@ -6,7 +6,6 @@ Every text column ``name`` is stored as ``name`` (its token ids) and ``name_text
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
 from lightning_e5.storage import atomic_path, read_manifest, write_manifest
-from lightning_e5.text import TextTokenizer, text_id
+from lightning_e5.text import TextTokenizer, text_id, texts_digest
 from lightning_e5.types import Kind
 
 KIND = "tokens"
@@ -71,15 +70,6 @@ def write_token_cache(
         texts={name: texts_digest(texts) for name, (texts, _) in columns.items()}, texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
         sources=[[name, size] for name, size in (sources or {}).items()],
     )  # fmt: skip
-
-
-def texts_digest(texts: Sequence[str]) -> str:
-    """Sha256 of texts, by which a cache of other texts is told from one of these."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
 
 
 def _tokenise(

@@ -17,6 +17,7 @@ from lightning_e5.memory import keep_freed_memory
 def _run(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.closing import closing_table
     from lightning_e5.ablation.report import write_report
+    from lightning_e5.ablation.wandb_mirror import mirror
     from lightning_e5.config import load_experiment
     from lightning_e5.stages.runner import run_directory, run_experiment
 
@@ -27,6 +28,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if not computed:
         print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
+    mirror(directory, experiment.get("logger") or {})
     print(closing_table(directory, experiment.get("headline") or []))
     return 0
 
@@ -48,9 +50,9 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from lightning_e5.ablation.compare import compare
+    from lightning_e5.ablation.compare_command import CompareRequest, run_compare
 
-    print(compare([Path(r) for r in arguments.runs], metrics=arguments.metric, csv=arguments.csv, html=arguments.html))
+    print(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
     return 0
 
 
@@ -64,7 +66,13 @@ def _search(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from lightning_e5.stages.export import export
 
-    print(export(Path(arguments.run), Path(arguments.directory)))
+    run, directory = Path(arguments.run), Path(arguments.directory)
+    print(export(run, directory, onnx=arguments.onnx))
+    if not arguments.no_card:
+        from lightning_e5.ablation.model_card import write_model_card
+
+        write_model_card(run, directory, language=arguments.language, license=arguments.license)
+        print(f"{directory / 'README.md'}: the model card")
     return 0
 
 
@@ -75,6 +83,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
     found = run_evaluation(EvaluationRequest(arguments.model, **request))
     print(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
+    return 0
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from lightning_e5.ablation.dashboard import dashboard
+
+    chosen = {key: getattr(arguments, key) for key in ("scale", "project", "entity", "online")}
+    print(dashboard(Path(arguments.ablation), out=Path(arguments.out) if arguments.out else None, **chosen))
     return 0
 
 
@@ -103,10 +119,14 @@ def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
 
 
 def _arguments_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument(
+        "what", nargs="+", metavar="RUN", help="run directories, or one ablation: its directory, or its YAML with scale=... if not its own"
+    )
     parser.add_argument("--metric", action="append", help="a metric's name or its end, such as ndcg@10 (repeatable)")
     parser.add_argument("--csv", metavar="FILE", help="write the table as CSV")
-    parser.add_argument("--html", metavar="FILE", help="write the table as a page of its own")
+    parser.add_argument("--html", metavar="FILE", help="write the table as a page of its own; an ablation's with pictures")
+    parser.add_argument("--latex", metavar="FILE", help="write an ablation's table for LaTeX (booktabs)")
+    parser.add_argument("--export", metavar="DIR", help="write an ablation's small result files: table.csv, results.json, bars.png")
 
 
 def _arguments_search(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +139,10 @@ def _arguments_search(parser: argparse.ArgumentParser) -> None:
 def _arguments_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("directory", metavar="DIR", help="where the model folder is written")
+    parser.add_argument("--onnx", action="store_true", help="also onnx/model.onnx, compared with the weights")
+    parser.add_argument("--no-card", action="store_true", help="no README.md about the model")
+    parser.add_argument("--license", metavar="NAME", help="of the model, for the card, such as mit (default: none named)")
+    parser.add_argument("--language", metavar="CODE", default="en", help="of the texts, for the card (default en)")
 
 
 def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -127,12 +151,14 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
 
     several("--model", "MODEL", "a model folder, a run directory or bm25; NAME=FOLDER names it", required=True)
     several("--beir", "FOLDER", "retrieval: folders in BEIR layout; NAME=FOLDER names a set, here and below")
+    several("--rules", "SET=BEIR-SET", "judge a retrieval set by that public set's rules instead of by its name; SET=none: by none")
     several("--sts", "FILE", "similarity: score, sentence1, sentence2 (TSV, JSONL, Parquet)")
     several("--classification", "FOLDER", "few-shot probes: train.jsonl and test.jsonl of text and label")
     several("--clustering", "FILE", "JSONL of text and label")
     several("--pair-classification", "FILE", "label (0 or 1), sentence1, sentence2 (TSV, JSONL, Parquet)")
     several("--reranking", "FILE", "JSONL of query, positive and negative")
     several("--samples-per-label", "SET=N", "few-shot samples of a classification set (default 8)")
+    several("--training-texts", "FOLDER", "what the models were trained on (pairs, ranked.parquet): test items in it are counted")
     parser.add_argument("--normalize-features", action="store_true", help="probe unit vectors")
     parser.add_argument("--query-prefix", metavar="TEXT", help="instead of what the model folders store")
     parser.add_argument("--passage-prefix", metavar="TEXT", help="instead of what the model folders store")
@@ -145,13 +171,23 @@ def _arguments_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--details", metavar="FOLDER", help="keep runs, per-item values and tables")
 
 
+def _arguments_dashboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ablation", metavar="ABLATION", help="an ablation's directory, or its YAML (no run is needed)")
+    parser.add_argument("scale", nargs="?", type=lambda text: text.removeprefix("scale="), metavar="scale=S", help="of a YAML, instead of its default")
+    parser.add_argument("--project", metavar="P", help="the W&B project; by default the one that the ablation's runs go to")
+    parser.add_argument("--entity", metavar="E", help="the W&B user or team; by default your own")
+    parser.add_argument("--out", metavar="FILE", help="where the specification is written (default dashboard.json of the ablation)")
+    parser.add_argument("--online", action="store_true", help="save it at W&B, where you are logged in, and print its address")
+
+
 #: verb -> (what it does, its arguments, its function)
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "run": ("run an experiment; finished stages are skipped, killed ones continue", _arguments_run, _run),
     "ablate": ("run an ablation: every variant and seed; finished runs are skipped", _arguments_ablate, _ablate),
     "check": ("check experiments and print their plans; builds nothing", _arguments_check, _check),
-    "compare": ("a table of several runs' metrics", _arguments_compare, _compare),
+    "compare": ("a table of several runs' metrics, or of an ablation's variants", _arguments_compare, _compare),
     "evaluate": ("judge any models on any data", _arguments_evaluate, _evaluate),
+    "dashboard": ("a W&B workspace that compares an ablation's runs", _arguments_dashboard, _dashboard),
     "search": ("the passages of a run's corpus nearest to a text", _arguments_search, _search),
     "export": ("a run's encoder as a Hugging Face + sentence-transformers folder", _arguments_export, _export),
 }

@@ -222,6 +222,17 @@ def read_parquet(paths: Path | Sequence[Path], columns: Mapping[str, str], *, al
     return pa.concat_tables(tables)
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """The names of a Parquet file's columns; UserError for a file that is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
 def _plain_type(arrow_type: Any) -> str:
     """Arrow's type name without the large/view variants and list item names, which mean the same to a reader."""
     return re.sub(r"(item|element): ", "", str(arrow_type)).replace("large_", "").replace("_view", "")

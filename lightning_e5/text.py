@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,30 @@ def text_id(text: str) -> int:
     """A 63-bit id of the normalised text: equal for trivially different copies, stable across processes."""
     digest = hashlib.blake2b(normalise_text(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+class TextsDigest:
+    """Sha256 of a column of texts that comes in parts; equal for equal texts, however they are cut into parts."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, texts: Iterable[str]) -> None:
+        """Add the texts that come next."""
+        for text in texts:
+            data = text.encode("utf-8", "surrogatepass")
+            self._digest.update(len(data).to_bytes(8, "little") + data)
+
+    def hexdigest(self) -> str:
+        """Of all texts so far."""
+        return self._digest.hexdigest()
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """Sha256 of texts, by which a cache of other texts is told from one of these."""
+    digest = TextsDigest()
+    digest.update(texts)
+    return digest.hexdigest()
 
 
 class TextTokenizer:

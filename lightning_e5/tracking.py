@@ -1,4 +1,4 @@
-"""What a run leaves behind: ``environment.json``, one row of ``metrics.jsonl`` per step, and the W&B mirror of them."""
+"""What a run leaves behind: ``environment.json`` and one row of ``metrics.jsonl`` per step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 
-from lightning_e5.config import Node, redact
+from lightning_e5.config import Node
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.storage import read_log, write_text
 
 METRICS_LOG = "metrics.jsonl"
+#: Columns of ``metrics.jsonl`` that differ when the same step is computed again.
+TIMED = ("seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
 _MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -72,6 +74,7 @@ class JsonlLogger(Logger):
         super().__init__()
         self.path = directory / METRICS_LOG
         self._file: Any = None
+        self._held: dict[int, Mapping[str, float]] = {}
 
     @property
     def name(self) -> str:
@@ -91,7 +94,11 @@ class JsonlLogger(Logger):
         return self._file
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.experiment.write(json.dumps({"step": step, **metrics}) + "\n")
+        row = {"step": step, **metrics}
+        held = self._held.pop(step, {}) if step is not None else {}
+        if all(held.get(name) == value for name, value in row.items() if name not in TIMED):
+            row |= {name: float(held[name]) for name in TIMED if name in row and name in held}
+        self.experiment.write(json.dumps(row) + "\n")
         self.experiment.flush()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -102,6 +109,11 @@ class JsonlLogger(Logger):
         self.finalize("truncate")
         rows = [row for row in read_metrics_log(self.path.parent) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def hold(self, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Rows that a mirror of this file has of steps that are computed again: where the results are the same, the step
+        keeps the times of the mirror's row, so that the two do not differ."""
+        self._held = dict(rows)
 
     def finalize(self, status: str) -> None:
         if self._file is not None:
@@ -116,58 +128,14 @@ def read_metrics_log(directory: Path) -> list[dict[str, float]]:
 
 def check_logger(settings: Node) -> None:
     """Check the ``logger`` node of an experiment; UserError names what is wrong."""
-    known = ("mode", "project", "group", "name", "tags", "entity")
+    known = ("mode", "project", "group", "name", "tags", "entity", "log_model")
     for key, value in settings.items():
         if key not in known:
             raise UserError(f"logger: unknown key {key!r}{suggestion(key, known)}")
         if key == "mode" and value not in _MODES:
             raise UserError(f"logger.mode: {value!r} is not one of {', '.join(_MODES)}")
-
-
-def wandb_logger(settings: Node, *, directory: Path, run: str, stage: str, config: Node) -> Logger | None:
-    """A W&B logger for one stage, or None where it is disabled.
-
-    ``auto`` is online for a user who is logged in, else offline; W&B is never required. The run's id is derived from
-    the directory, so a resumed stage continues its run.
-    """
-    mode = settings.get("mode", "auto")
-    if mode == "disabled":
-        return None
-    if mode == "auto":
-        mode = "online" if _wandb_key_present() else "offline"
-    from hashlib import sha256
-
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-    from lightning.pytorch.loggers import WandbLogger
-
-    identity = sha256(f"{directory.resolve()}".encode()).hexdigest()[:16]
-    directory.mkdir(parents=True, exist_ok=True)
-    logger = WandbLogger(
-        project=settings.get("project", "lightning_e5"),
-        entity=settings.get("entity"),
-        group=settings.get("group") or run,
-        name=f"{settings.get('name') or run}/{stage}",
-        job_type=stage,
-        tags=redact(settings.get("tags") or []),
-        id=identity,
-        resume="allow",
-        save_dir=str(directory),
-        mode=mode,
-        config=redact(config),
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, program="lightning_e5", save_code=False),
-    )
-    return logger
-
-
-def _wandb_key_present() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    try:
-        return "api.wandb.ai" in netrc.read_text(encoding="utf-8")
-    except OSError:
-        return False
+        if key == "log_model" and not isinstance(value, bool):
+            raise UserError(f"logger.log_model: {value!r} is not true or false")
 
 
 def warn(message: str) -> None:

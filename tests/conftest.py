@@ -33,14 +33,23 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a finished smoke run: every stage of the quickstart, on real text, at test size."""
+    """The directory of a finished smoke run: every stage of the quickstart, on real text, at test size.
+
+    Where several processes of pytest-xdist share the suite, the first makes it and the others wait.
+    """
+    import fcntl
     import subprocess
 
-    runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "lightning_e5", "run", str(SMOKE), f"runs_dir={runs}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (runs / "stdout.txt").write_text(done.stdout)
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    runs = tmp_path_factory.getbasetemp().parent / "smoke-runs" if parallel else tmp_path_factory.mktemp("runs")
+    runs.mkdir(exist_ok=True)
+    with (runs / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (runs / "stdout.txt").is_file():
+            command = [sys.executable, "-m", "lightning_e5", "run", str(SMOKE), f"runs_dir={runs}"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (runs / "stdout.txt").write_text(done.stdout)
     yield runs / "smoke"
 
 

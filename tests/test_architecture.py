@@ -113,5 +113,5 @@ def test_help_is_fast_and_light() -> None:
     code = "import sys, lightning_e5.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nprint([n for n in ('torch', 'lightning', 'transformers') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
-    for verb in ("run", "ablate", "check", "compare", "evaluate", "search", "export"):
+    for verb in ("run", "ablate", "check", "compare", "evaluate", "dashboard", "search", "export"):
         assert verb in done.stdout

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from data_modules.base import StepDataModule, resolve_steps
 from data_modules.finetune.groups import KINDS, Choice, read_ranked
 from data_modules.order import BatchOrder
-from data_modules.token_cache import TokenCache, texts_digest, write_token_cache
+from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
 from lightning_e5.storage import MANIFEST, empty_directory, read_json
-from lightning_e5.text import TextTokenizer
+from lightning_e5.text import TextTokenizer, texts_digest
 from lightning_e5.types import Kind, PairBatch, TokenBatch
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_e5.ablation.durations import duration
 from lightning_e5.ablation.evaluation_tables import aligned, labelled, published_cells, task_table
-from lightning_e5.ablation.report import duration
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
 
 

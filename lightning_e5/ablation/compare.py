@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_e5.ablation import html as markup
-from lightning_e5.ablation.report import duration
+from lightning_e5.ablation.durations import duration
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
+from lightning_e5.ablation.same_tests import check_same_tests
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.significance import NO_DIFFERENCE, Difference, holm, paired_difference
+from lightning_e5.evaluation.paired_rows import paired_differences
+from lightning_e5.evaluation.significance import NO_DIFFERENCE, Difference, holm
 from lightning_e5.storage import write_text
 
 #: A row's pairs or tokens may differ by this share from the first run's before the row is flagged.
@@ -67,7 +69,7 @@ def compare(
         raise UserError("compare: no run was given")
     names = _labels(loaded)
     for name, run in zip(names[1:], loaded[1:], strict=True):
-        _check_same_tests(names[0], loaded[0], name, run)
+        check_same_tests(names[0], loaded[0], name, run)
     wanted = list(metrics or loaded[0].config.get("headline") or [MAIN_METRIC])
     rows, columns = _rows(names, loaded, wanted, strict=metrics is not None)
     measured = _judge(rows, dict(zip(names, loaded, strict=True)), columns)
@@ -96,30 +98,6 @@ def _labels(runs: Sequence[RunData]) -> list[str]:
     if len(set(paths)) < len(paths):
         raise UserError(f"compare: {next(p for p in paths if paths.count(p) > 1)} was given twice")
     return [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
-
-
-def _check_same_tests(first_name: str, first: RunData, name: str, run: RunData) -> None:
-    """UserError where two runs were not judged by the same test sets."""
-    theirs, ours = ({r.collection: r.model for r in x.results()} for x in (first, run))
-    if theirs and ours and not theirs.keys() & ours.keys():
-        raise UserError(
-            f"{name} was judged on {', '.join(ours)}, {first_name} on {', '.join(theirs)}: runs without a common "
-            "collection cannot be compared"
-        )
-    for collection in [c for c in theirs if c in ours]:
-        old, new = (set(x.per_query(m[collection], collection)) for x, m in ((first, theirs), (run, ours)))
-        if old != new:
-            raise UserError(
-                f"{name} was judged on {len(new)} queries of {collection!r}, {first_name} on {len(old)}, of which "
-                f"{len(old & new)} are common: runs with different test queries cannot be compared"
-            )
-        before, after = first.collection_files(collection), run.collection_files(collection)
-        differing = [f for f in before if f in after and before[f] != after[f]]
-        if differing:
-            raise UserError(
-                f"{name} was judged on another {collection!r} than {first_name} ({', '.join(differing)} differ): runs "
-                "with different test sets cannot be compared"
-            )
 
 
 def _rows(
@@ -169,15 +147,18 @@ def _judge(rows: Sequence[_Row], runs: dict[str, RunData], columns: Sequence[str
     if measured is None:
         return None
     first = {_key(row): v for row, v in zip(rows, values[measured], strict=True) if row.run == next(iter(runs))}
-    tested: list[tuple[_Row, Difference]] = []
+    compared: list[tuple[_Row, list[float], list[float]]] = []
     for row, ours in zip(rows, values[measured], strict=True):
         theirs = first.get(_key(row))
         if not ours or not theirs or row.run == next(iter(runs)) or ours.keys() != theirs.keys():
             continue
-        row.difference = paired_difference([ours[q] for q in ours], [theirs[q] for q in ours])
-        row.verdict = NO_DIFFERENCE
-        if ours != theirs:  # the same BM25 in both runs is not one more question that the table asks
-            tested.append((row, row.difference))
+        compared.append((row, [*ours.values()], [theirs[q] for q in ours]))
+    tested: list[tuple[_Row, Difference]] = []
+    differences = paired_differences([(ours, theirs) for _, ours, theirs in compared])
+    for (row, left, right), difference in zip(compared, differences, strict=True):
+        row.difference, row.verdict = difference, NO_DIFFERENCE
+        if left != right:  # the same BM25 in both runs is not one more question that the table asks
+            tested.append((row, difference))
     adjusted = holm([difference.p_value for _, difference in tested]) if tested else []
     for (row, difference), p_value in zip(tested, adjusted, strict=True):
         if difference.verdict != NO_DIFFERENCE and p_value <= _LEVEL:
@@ -189,10 +170,8 @@ def _per_query(run: RunData, row: _Row, metric: str) -> dict[str, float]:
     """Query id -> value; empty for a metric that is not one of single queries, such as an interval's end."""
     if row.result is None or metric not in row.values:
         return {}
-    try:
-        return run.per_query(row.result.model, row.result.collection, metric)
-    except UserError:
-        return {}
+    place = row.result.model, row.result.collection, metric
+    return run.per_query(*place) if run.has_per_query(*place) else {}
 
 
 def _flag(rows: Sequence[_Row], first_run: str) -> None:

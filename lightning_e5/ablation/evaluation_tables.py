@@ -26,6 +26,17 @@ def validity_table(rows: Sequence[Node]) -> Rows:
     return [header, *(_validity_row(row) for row in rows if "precision" in row)]
 
 
+def contamination_table(rows: Sequence[Node], metrics: Mapping[str, float]) -> Rows:
+    """What the models have seen: pairs and tokens, the share of test items among them, the score without those.
+
+    Args:
+        rows: of ``table.json``, of ``tasks.json``, or both; rows without these facts (of older runs) are left out.
+        metrics: flat; the score of a retrieval row stands there alone.
+    """
+    header = ["model", "set", "pairs seen", "tokens seen", "seen in training", "clean items", "metric", "all", "clean"]
+    return [header, *(_contamination_row(row, metrics) for row in rows if "contamination" in row)]
+
+
 def retrieval_table(rows: Sequence[Node], metrics: Mapping[str, float], names: Sequence[str]) -> Rows:
     """The rows of ``table.json`` with some of their metrics.
 
@@ -51,6 +62,7 @@ def evaluation_text(retrieval: Sequence[Node], tasks: Sequence[Node], metrics: M
     parts = [aligned(retrieval_table(retrieval, metrics, names), texts=2)] if retrieval else []
     parts += [aligned(task_table(tasks), texts=4)] if tasks else []
     parts += [aligned(validity_table([*retrieval, *tasks]), texts=4)]
+    parts += [aligned(seen, texts=2)] if len(seen := contamination_table([*retrieval, *tasks], metrics)) > 1 else []
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
@@ -95,6 +107,16 @@ def _validity_row(row: Node) -> list[str]:
         labelled(row), name, row.get("split") or "–", prefixes, "–" if length is None else f"{length:,}",
         _share(row.get("truncated")), row["precision"] or "–", _share(row.get("tied")) if "collection" in row else "–", *counts,
     ]  # fmt: skip
+
+
+def _contamination_row(row: Node, metrics: Mapping[str, float]) -> list[str]:
+    name, metric = row.get("collection") or row["set"], row.get("metric", "ndcg@10")
+    value, clean = row.get("value", metrics.get(f"{row['model']}/{name}/{metric}")), row.get(f"{metric}_clean")
+    seen = row["contaminated"]
+    share = "unknown" if seen is None else f"{seen['share']:.1%} ({seen['count']:,})"
+    counts = ["unknown" if row.get(key) is None else f"{row[key]:,}" for key in ("pairs_seen", "tokens_seen")]
+    scores = ["–" if v is None else f"{v:.3f}" for v in (value, clean)]
+    return [labelled(row), name, *counts, share, _count(row["clean_items"]), metric, *scores]
 
 
 def _share(value: Any) -> str:

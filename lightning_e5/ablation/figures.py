@@ -55,13 +55,13 @@ def svg(figure: Figure) -> str:
 
 def loss_curves(run: RunData) -> Figure | None:
     """The loss of every training stage over the pairs seen: each step faint, its running mean dark."""
-    curves = {name: points for name, rows in run.learning_curves().items() if (points := _points(rows)) is not None}
+    curves = {name: read for name, rows in run.learning_curves().items() if (read := points(rows)) is not None}
     if not curves:
         return None
     with rc_context(STYLE):
-        figure, axes = _grid(len(curves), height=2.7)
+        figure, axes = grid(len(curves), height=2.7)
         for ax, (name, (x, loss, unit)) in zip(axes, curves.items(), strict=True):
-            mean = _running_mean(loss, max(1, len(loss) // _SMOOTHING))
+            mean = running_mean(loss, max(1, len(loss) // _SMOOTHING))
             ax.plot(x, loss, color=SKY, linewidth=1, alpha=0.7, label="each step")
             ax.plot(x, mean, color=BLUE, linewidth=2, label="running mean")
             ax.set_title(f"{name}: {mean[0]:.2f} to {mean[-1]:.2f}")
@@ -104,7 +104,7 @@ def cosine_distributions(run: RunData) -> Figure | None:
     bins = np.linspace(float(values.min()) - 1e-6, float(values.max()) + 1e-6, 41).tolist()
     several = len({r.collection for r, _ in found}) > 1
     with rc_context(STYLE):
-        figure, axes = _grid(len(found), height=2.5, share=True)
+        figure, axes = grid(len(found), height=2.5, share=True)
         for ax, (result, (positive, random)) in zip(axes, found, strict=True):
             for cosines, colour, label in ((random, ORANGE, "random pairs"), (positive, BLUE, "judged pairs")):
                 weights = np.full(len(cosines), 100 / len(cosines))
@@ -119,7 +119,7 @@ def cosine_distributions(run: RunData) -> Figure | None:
     return figure
 
 
-def _grid(count: int, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
+def grid(count: int, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
     """``count`` panels in rows of two, or of three from five on."""
     columns = min(count, 2 if count <= 4 else 3)
     rows = math.ceil(count / columns)
@@ -130,7 +130,8 @@ def _grid(count: int, height: float, share: bool = False) -> tuple[Figure, list[
     return figure, list(axes[:count])
 
 
-def _points(rows: Sequence[dict[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64], str] | None:
+def points(rows: Sequence[dict[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64], str] | None:
+    """A training log's pairs seen (or steps), its finite losses, and what the first are; None where there is no loss."""
     kept = [r for r in rows if isinstance(r.get("loss"), float | int) and math.isfinite(r["loss"])]
     if not kept:
         return None
@@ -138,7 +139,7 @@ def _points(rows: Sequence[dict[str, float]]) -> tuple[NDArray[np.float64], NDAr
     return np.array([float(r[key]) for r in kept]), np.array([float(r["loss"]) for r in kept]), unit
 
 
-def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """The mean of each value and those up to ``window`` before it."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.filter_tasks import NOT_RANKED
-from lightning_e5.curation.pair_rows import take_rows
+from lightning_e5.curation.pair_rows import NOT_RANKED, take_rows
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
 from lightning_e5.storage import read_json, read_parquet

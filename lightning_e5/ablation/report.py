@@ -7,8 +7,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lightning_e5.ablation import figures
+from lightning_e5.ablation import evaluation_tables, figures
 from lightning_e5.ablation.data_report import data_sections
+from lightning_e5.ablation.durations import duration
 from lightning_e5.ablation.evaluation_tables import labelled, published_cells, task_table, validity_table
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
@@ -24,6 +25,13 @@ _VALIDITY_NOTE = (
     "Truncated: share of the texts with more tokens than the limit. Tied at 10: share of the queries whose documents at ranks "
     "10 and 11 have one score. Missing: judged queries without a result, counted as 0. Dangling: judgements of documents "
     "outside the collection."
+)
+_CONTAMINATION_NOTE = (
+    "Seen in training: share of the test items (queries; pairs of sentences of which one was seen; texts) that occur in the "
+    "texts that the model was trained on, equal but for case and punctuation, or of at least 4 words inside a longer text; "
+    "unknown where it does not say what these were, or they are not here. Clean: the score over the items that occur in no "
+    "training text that this evaluation was given, the same items for every model. Pairs and tokens: seen in all trainings of "
+    "the weights, repetitions counted."
 )
 
 
@@ -56,6 +64,10 @@ def report_page(run: RunData) -> str:
     if rows:
         body += [heading("How the figures were made"), table(header, rows, numbers=[4, 5, *range(7, len(header))])]
         body += [paragraph(_VALIDITY_NOTE, "note")]
+    header, *rows = evaluation_tables.contamination_table([*(r.row for r in results), *tasks], run.metrics)
+    if rows:
+        body += [heading("What the models have seen"), table(header, rows, numbers=[2, 3, 4, 5, 7, 8])]
+        body += [paragraph(_CONTAMINATION_NOTE, "note")]
     body += data_sections(run)
     for stage in run.filters():
         body += filter_section(run, stage)
@@ -81,7 +93,7 @@ def results_table(run: RunData, results: Sequence[Result]) -> str:
         header += ["published", "difference to it"]
     if named:
         header += [f"difference to {' / '.join(named)}", "verdict"]
-    header += ["pairs seen", "in all", "time"]
+    header += ["pairs seen", "time"]
     rows = []
     for result in results:
         low, high = result.row.get("low"), result.row.get("high")
@@ -92,19 +104,9 @@ def results_table(run: RunData, results: Sequence[Result]) -> str:
             row += published_cells(result.metrics[MAIN_METRIC], figure)
         if named:
             row += _difference(result, references[result.collection])
-        rows.append([*row, f"{result.row.get('pairs_seen', 0):,}", f"{result.pairs:,}", duration(result.seconds)])
+        rows.append([*row, _pairs_seen(result), duration(result.seconds)])
     numbers = [c for c in range(2, len(header)) if header[c] != "verdict"]
     return table(header, rows, numbers=numbers)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as ``12.3 s``, ``4 min 05 s`` or ``2 h 03 min``; a dash for None."""
-    if seconds is None:
-        return _ABSENT
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _times(run: RunData) -> list[str]:
@@ -143,8 +145,8 @@ def _results_note(run: RunData, results: Sequence[Result]) -> str:
     if any(r.row.get("verdict") == NO_DIFFERENCE for r in results):
         note += f"“{NO_DIFFERENCE}”: these queries do not tell the two models apart. "
     return note + (
-        "Pairs seen: in the stage that made the model; in all: with the stages that its weights went through before; "
-        "time: of these stages (filtering, mining and the teacher are in the table of stages below)."
+        "Verdicts hold for all differences of the table together (Holm). Pairs seen: in all stages that a model's weights went "
+        "through, repetitions counted; time: of these stages (filtering, mining and the teacher are in the table of stages below)."
     )
 
 
@@ -155,6 +157,13 @@ def _difference(result: Result, reference: str | None) -> list[str]:
     interval = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
     words = {"a is higher": f"above {reference}", "b is higher": f"below {reference}"}
     return [interval, words.get(row["verdict"], str(row["verdict"]))]
+
+
+def _pairs_seen(result: Result) -> str:
+    """What the row says; of a run that is older than that, what its stages say."""
+    if "tokens_seen" in result.row and result.row["pairs_seen"] is None:
+        return "unknown"
+    return f"{result.row.get('pairs_seen') or result.pairs:,}"
 
 
 def _value(result: Result, metric: str) -> str:

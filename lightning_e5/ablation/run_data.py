@@ -18,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.ablation.filter_data import FilterRanks, FilterSample, draw_samples, read_filter
-from lightning_e5.config import Node, load_experiment, outside_path
+from lightning_e5.ablation.recorded_config import load_recorded
+from lightning_e5.config import Node, outside_path
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.pairs import SHARDS as PAIR_SHARDS
 from lightning_e5.pairs import TABLE as PAIR_TABLE
 from lightning_e5.pairs import PairStore
-from lightning_e5.storage import MANIFEST, read_json, read_log, read_parquet, sha256_file
+from lightning_e5.storage import MANIFEST, parquet_columns, read_json, read_log, read_parquet, sha256_file
 
 METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
-TABLE, TASKS_TABLE = "table.json", "tasks.json"
+TABLE, TASKS_TABLE, PER_QUERY = "table.json", "tasks.json", "per_query.parquet"
+_HASHED: dict[tuple[int, ...], str] = {}
 #: The metric that a run's intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
 
@@ -74,7 +76,8 @@ class RunData:
             raise UserError(f"{self.path}: no such run directory")
         if not (self.path / "config.yaml").is_file():
             raise UserError(f"{self.path}: is no run directory (has no config.yaml)")
-        self.config = load_experiment(self.path / "config.yaml")
+        self.config = load_recorded(self.path / "config.yaml")
+        self._per_query: dict[tuple[Path, str], dict[str, float]] = {}
 
     @property
     def name(self) -> str:
@@ -135,6 +138,10 @@ class RunData:
 
     def results(self) -> list[Result]:
         """Every model on every collection, in the order of the evaluations' tables."""
+        return list(self._results)
+
+    @cached_property
+    def _results(self) -> list[Result]:
         rows: dict[tuple[str, str], Result] = {}
         for stage in self.stages_with(TABLE):
             metrics = _metrics(self.stage(stage))
@@ -154,9 +161,17 @@ class RunData:
 
     def per_query(self, model: str, collection: str, metric: str = MAIN_METRIC) -> dict[str, float]:
         """Query id -> the metric's value; UserError where the run did not judge that."""
-        path = self._judged(model, collection, "per_query.parquet")
-        table = read_parquet(path, {"query_id": "string", metric: "double"})
-        return dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
+        path = self._judged(model, collection, PER_QUERY)
+        if (path, metric) not in self._per_query:
+            table = read_parquet(path, {"query_id": "string", metric: "double"})
+            found = dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
+            self._per_query[path, metric] = found
+        return self._per_query[path, metric]
+
+    def has_per_query(self, model: str, collection: str, metric: str) -> bool:
+        """Whether a metric is one of single queries: neither an interval's end nor that of another kind of task."""
+        path = self._judged(model, collection, PER_QUERY)
+        return path.is_file() and metric in parquet_columns(path)
 
     def cosines(self, model: str, collection: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Cosines of judged pairs and of random ones; None for a model that is no encoder."""
@@ -174,10 +189,32 @@ class RunData:
         """Passage id -> title and text."""
         return _texts(self._collection(collection), "corpus.jsonl")
 
+    def collection_folder(self, collection: str) -> Path:
+        """The folder of a collection that the run judged on; UserError where there is none of that name."""
+        return self._collection(collection)
+
+    def input_path(self, reference: str) -> Path:
+        """Where a stage's input lies, given as in the configuration (``STAGE/FILE``, ``path:DIR``, ...)."""
+        return self._resolve(reference)
+
+    def judged_file(self, model: str, collection: str, file: str) -> Path:
+        """A file that a model's evaluation left, such as ``run.trec``; UserError where the run did not judge that."""
+        return self._judged(model, collection, file)
+
     def collection_files(self, collection: str) -> dict[str, str]:
-        """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets."""
+        """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets.
+
+        Where a stage of the run made them its manifest says so; other files are hashed, each once.
+        """
         folder = self._collection(collection)
-        return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        stage = folder.relative_to(self.path / "stages").parts[0] if folder.is_relative_to(self.path / "stages") else None
+        manifest = self.stage(stage) / MANIFEST if stage is not None else None
+        if manifest is not None and manifest.is_file():
+            files = {manifest.parent / name: digest for name, digest in read_json(manifest)["files"].items()}
+            inside = {p.relative_to(folder).as_posix(): d for p, d in sorted(files.items()) if p.is_relative_to(folder)}
+            if inside:
+                return inside
+        return {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
     def _result(self, stage: str, row: Node, metrics: Mapping[str, float]) -> Result:
         model, collection = row["model"], row["collection"]
@@ -185,7 +222,7 @@ class RunData:
         own = {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}
         trained_by = self._trained_by(stage, model)
         seen = [_metrics(self.stage(s)) for s in trained_by]
-        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen", 0))
+        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen") or 0)
         tokens, steps = (_total(seen, key) for key in ("tokens_seen", "steps"))
         seconds = _total([read_json(p) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
         is_encoder = (self.stage(stage) / model / collection / "cosines.parquet").is_file()
@@ -229,6 +266,15 @@ class RunData:
         return outside_path(reference) or self.path / "stages" / reference
 
 
+def _sha256(path: Path) -> str:
+    """The sha256 of a file, hashed once for all its names: the device and the inode are those of the bytes."""
+    facts = path.stat()
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if key not in _HASHED:
+        _HASHED[key] = sha256_file(path)
+    return _HASHED[key]
+
+
 def _metrics(stage: Path) -> dict[str, float]:
     return dict(read_json(stage / METRICS)) if (stage / METRICS).is_file() else {}
 
@@ -236,8 +282,6 @@ def _metrics(stage: Path) -> dict[str, float]:
 def _total(rows: list[dict[str, float]], key: str) -> float | None:
     values = [row[key] for row in rows if key in row]
     return math.fsum(values) if values else None
-
-
 
 
 def _texts(folder: Path, name: str) -> dict[str, str]:

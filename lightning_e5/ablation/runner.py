@@ -200,6 +200,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "seeds": ablation.seeds,
         "paper": ablation.paper,
         "skipped": ablation.skipped,
+        "order": list(variants),
         "variants": variants,
     }
 

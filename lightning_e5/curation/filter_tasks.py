@@ -16,16 +16,13 @@ import torch
 from torch import Tensor
 
 from lightning_e5.curation.filter_pool import StoredPool, open_pool, part_path, pool_texts, write_part
-from lightning_e5.curation.pair_rows import take_rows
+from lightning_e5.curation.pair_rows import NOT_RANKED, take_rows
 from lightning_e5.curation.rank_counting import RankPool
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
 from lightning_e5.storage import read_parquet, write_parquet
 from lightning_e5.text import text_id
-
-#: The rank of a pair that an earlier round dropped and this one did not rank.
-NOT_RANKED = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lightning_e5.curation.evaluation_texts import EvaluationText
-from lightning_e5.curation.shingles import WordHashes, words
+from lightning_e5.curation.shingles import BitFilter, WordHashes, words
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, TextPair
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 #: Matches that a report lists per collection, and words shown of each: of the match, and on either side of it.
 SHOWN_MATCHES = 20
 SHOWN_WORDS, SHOWN_AROUND = 40, 8
-_THREE = np.uint64(3)
 
 FALSE_HITS = (
     "A match is a shared run of words, found without case and punctuation. It may be a quotation, a licence or a stock "
@@ -145,7 +144,7 @@ class EvaluationNgrams:
         self._lengths = sorted(lengths, reverse=True)
         # Runs of different lengths have different hashes, as different runs of one length do: one array holds all.
         self._hashes, self._owners = _sorted_runs(hashes, owners)
-        self._filter = _BitFilter(self._hashes)
+        self._filter = BitFilter(self._hashes)
 
     def fingerprint(self) -> str:
         """Sha256 of all that decides a report."""
@@ -203,26 +202,6 @@ class EvaluationNgrams:
                     place += 1
             offset += runs
         return found
-
-
-class _BitFilter:
-    """Says of most hashes at once that they are not in a set: 2 to 4 bytes per member, wrong for 1 in 16 to 32 others."""
-
-    def __init__(self, members: NDArray[np.uint64]) -> None:
-        bits = max(3, (16 * len(members)).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._bytes = np.zeros(1 << (bits - 3), dtype=np.uint8)
-        places = members >> self._shift
-        np.bitwise_or.at(self._bytes, places >> _THREE, _bit(places))
-
-    def may_hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """False where a hash is surely no member."""
-        places = hashes >> self._shift
-        return (self._bytes[places >> _THREE] & _bit(places)) != 0
-
-
-def _bit(places: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    return np.left_shift(np.uint8(1), (places & np.uint64(7)).astype(np.uint8))
 
 
 def _sorted_runs(hashes: array[int], owners: array[int]) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:

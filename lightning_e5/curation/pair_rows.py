@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from lightning_e5.pairs import COLUMNS, PairStore
 from lightning_e5.storage import read_parquet
 
+#: The rank of a pair that an earlier round of the consistency filter dropped and this one did not rank.
+NOT_RANKED = 0
+
 #: The source of all pairs of a folder that names none.
 NO_SOURCE = "pairs"
 

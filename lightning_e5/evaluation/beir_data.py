@@ -47,7 +47,8 @@ def load_beir(
 
     Raises:
         UserError: with file and line, for anything missing, malformed or named twice, and for a set without
-            documents, without a relevant judgement, or with a judged query that has no text.
+            documents, without a relevant judgement, or with a judged query that has no text or an empty one. Empty
+            documents are read: public collections hold some.
     """
     folder = Path(folder)
     corpus = load_corpus(folder, with_title=with_title)
@@ -58,6 +59,11 @@ def load_beir(
         raise UserError(f"{qrels_path}: 0 queries with a relevant judgement (a score above 0)")
     dangling = sum(document not in corpus for grades in qrels.values() for document in grades)
     queries = {query: text for query, text in texts.items() if query in qrels}
+    for query, text in queries.items():
+        if not text.strip():
+            rows = _text_rows(_either(folder, "queries.jsonl"), with_title=False)
+            where = next(place for place, key, _, _ in rows if key == query)
+            raise UserError(f"{where}: the query {query!r} is judged and its text is empty")
     return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling)
 
 

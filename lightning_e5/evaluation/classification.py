@@ -73,6 +73,10 @@ class ClassificationTask:
         """The test texts and the training texts that any resampling uses."""
         return [*self.test.texts, *(self.train.texts[row] for row in self._union())]
 
+    def items(self) -> list[tuple[str]]:
+        """The test texts."""
+        return [(text,) for text in self.test.texts]
+
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """Mean accuracy and macro F1 over the resamplings; the interval resamples test texts and resamplings."""
         union = self._union()
@@ -99,8 +103,9 @@ class ClassificationTask:
         }  # fmt: skip
         columns = {"label": [str(label) for label in self.test.labels], "correct": correct_RN.mean(0)}
         return TaskResult(
-            "classification", "accuracy", float(correct_RN.mean()), low, high, len(truth_N), {"f1": float(np.mean(f1))}, facts, columns
-        )
+            "classification", "accuracy", float(correct_RN.mean()), low, high, len(truth_N), {"f1": float(np.mean(f1))}, facts, columns,
+            measure=lambda rows: float(correct_RN[:, rows].mean()),
+        )  # fmt: skip
 
     def _union(self) -> list[int]:
         return sorted({row for rows in self.chosen() for row in rows})

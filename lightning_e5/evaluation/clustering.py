@@ -52,6 +52,10 @@ class ClusteringTask:
         """The texts."""
         return self.data.texts
 
+    def items(self) -> list[tuple[str]]:
+        """The texts."""
+        return [(text,) for text in self.data.texts]
+
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """Mean V-measure of the clusterings; the interval resamples texts (clusters stay) and clusterings."""
         embedded_ND = finite_embeddings(embedder, self.data.texts, self.name)
@@ -61,7 +65,10 @@ class ClusteringTask:
         low, high = quantiles(_resampled(labels_N, found_RN, len(names), seed))
         facts = {"labels": len(names), "runs": self.runs, "lowest": min(values), "highest": max(values)}
         columns = {"label": [str(label) for label in self.data.labels], "cluster": found_RN[0]}
-        return TaskResult("clustering", "v_measure", float(np.mean(values)), low, high, len(labels_N), {}, facts, columns)
+        return TaskResult(
+            "clustering", "v_measure", float(np.mean(values)), low, high, len(labels_N), {}, facts, columns,
+            measure=lambda rows: float(np.mean([v_measure_score(labels_N[rows], found_N[rows]) for found_N in found_RN])),
+        )  # fmt: skip
 
     def _cluster(self, embedded_ND: NDArray[np.float32], clusters: int, run: int) -> NDArray[np.int32]:
         means = MiniBatchKMeans(

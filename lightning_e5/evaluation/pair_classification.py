@@ -53,6 +53,10 @@ class PairClassificationTask:
         """The first texts, then the second ones."""
         return [*self.first, *self.second]
 
+    def items(self) -> list[tuple[str, str]]:
+        """The pairs."""
+        return list(zip(self.first, self.second, strict=True))
+
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """Average precision of the cosines and the accuracy at the best threshold; the interval resamples pairs."""
         first_ND, second_ND = np.split(finite_embeddings(embedder, self.texts(), self.name), 2)
@@ -67,7 +71,7 @@ class PairClassificationTask:
         accuracy, threshold = best_threshold(cosines_N, self.labels)
         others = {"accuracy": accuracy, "threshold": threshold}
         columns = {"label": self.labels, "cosine": cosines_N}
-        return TaskResult("pair classification", "ap", value, low, high, len(cosines_N), others, {}, columns)
+        return TaskResult("pair classification", "ap", value, low, high, len(cosines_N), others, {}, columns, measure=precision)
 
 
 def best_threshold(cosines_N: NDArray[np.float32], labels_N: NDArray[np.int64]) -> tuple[float, float]:

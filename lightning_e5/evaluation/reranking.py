@@ -67,6 +67,10 @@ class RerankingTask:
         """Of each list the query, its positives and its negatives."""
         return [text for one in self.lists for text in (one.query, *one.positive, *one.negative)]
 
+    def items(self) -> list[tuple[str]]:
+        """The queries."""
+        return [(one.query,) for one in self.lists]
+
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """MAP and MRR over the queries; the interval resamples queries."""
         embedded = finite_embeddings(embedder, self.texts(), self.name)
@@ -84,7 +88,11 @@ class RerankingTask:
         others = {"mrr": float(np.mean(reciprocal))}
         facts = {"tied": tied / len(self.lists)}
         columns = {"ap": precision, "reciprocal_rank": reciprocal}
-        return TaskResult("re-ranking", "map", float(np.mean(precision)), low, high, len(self.lists), others, facts, columns)
+        precision_N = np.array(precision)
+        return TaskResult(
+            "re-ranking", "map", float(np.mean(precision)), low, high, len(self.lists), others, facts, columns,
+            measure=lambda rows: float(precision_N[rows].mean()),
+        )  # fmt: skip
 
 
 def positive_ranks(cosines_C: NDArray[np.float32] | Sequence[float], positives: int) -> NDArray[np.int64]:

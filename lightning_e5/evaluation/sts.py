@@ -74,6 +74,10 @@ class STSTask:
         """The first sentences, then the second ones."""
         return [*self.data.first, *self.data.second]
 
+    def items(self) -> list[tuple[str, str]]:
+        """The pairs."""
+        return list(zip(self.data.first, self.data.second, strict=True))
+
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """`evaluate_sts` with the prefix of queries."""
         result = evaluate_sts(self.data, embedder, seed=seed)
@@ -82,6 +86,7 @@ class STSTask:
         return TaskResult(
             "sts", "spearman", value, low, high, len(self.data.scores), {"pearson": result.metrics["pearson"]},
             {"tied": result.tied}, columns, "pairs.parquet",
+            lambda rows: correlation(result.cosines[rows], self.data.scores[rows]) if len(rows) > 2 else float("nan"),
         )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ class TaskResult:
 
     ``metric``: the main one; ``value``, ``low`` and ``high``: its value and 95% interval; ``items``: what the interval is
     over (pairs, texts, queries); ``others``: further metrics; ``facts``: settings and counts for the table; ``columns``:
-    equal-length columns, one value per item, for a Parquet file of the name ``file``.
+    equal-length columns, one value per item, for a Parquet file of the name ``file``; ``measure``: the main metric over some
+    of the items, by their numbers (NaN where these do not define it).
     """
 
     task: str
@@ -39,6 +40,7 @@ class TaskResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     file: str = "items.parquet"
+    measure: Callable[[NDArray[np.int64]], float] | None = field(default=None, compare=False, repr=False)
 
     @property
     def metrics(self) -> Metrics:
@@ -62,6 +64,11 @@ class Task(Protocol):
 
     def texts(self) -> Sequence[str]:
         """Every text that is embedded."""
+        ...
+
+    def items(self) -> Sequence[tuple[str, ...]]:
+        """Of each item the texts by any of which one would know it from training: the query of a candidate list, both
+        sentences of a pair, the text that is classified."""
         ...
 
     def evaluate(self, embedder: Embedder, *, seed: int) -> TaskResult:

@@ -68,6 +68,10 @@ class ZeroShotTask:
         """The worded texts, then the labels' prompts."""
         return [*(self.prompts.text.replace("{text}", t) for t in self.data.texts), *self.prompts.labels.values()]
 
+    def items(self) -> list[tuple[str]]:
+        """The texts, without wording."""
+        return [(text,) for text in self.data.texts]
+
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """Accuracy and macro F1; of equally near labels the first counts."""
         embedded = finite_embeddings(embedder, self.texts(), self.name)
@@ -81,5 +85,5 @@ class ZeroShotTask:
         columns = {"label": truth_N, "predicted": predicted_N}
         return TaskResult(
             "zero-shot", "zero_shot_accuracy", float(correct_N.mean()), low, high, count, others,
-            {"labels": len(names)}, columns, "zero_shot.parquet",
+            {"labels": len(names)}, columns, "zero_shot.parquet", lambda rows: float(correct_N[rows].mean()),
         )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.initialisation import weighted_average_start
-from lightning_e5.text import E5_PREFIXES, TextTokenizer
+from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class EncoderSpec:
         layers, hidden_size, heads, intermediate_size, dropout, max_positions: of the small BERT.
         initialisation: ``weighted_average`` starts the small BERT as an average of word vectors weighted by IDF (see
             `lightning_e5.models.initialisation`), ``bert`` as BERT itself.
+        prefixes: ``query`` and ``passage``, put before all texts and stored with the encoder; None for E5's.
     """
 
     pretrained: str | None = None
@@ -35,17 +37,25 @@ class EncoderSpec:
     dropout: float = 0.0
     max_positions: int = 512
     initialisation: str = "weighted_average"
+    prefixes: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.initialisation not in ("weighted_average", "bert"):
             raise UserError(f"encoder.initialisation: {self.initialisation!r} is not 'weighted_average' or 'bert'")
         if self.hidden_size % self.heads:
             raise UserError(f"encoder.heads: {self.heads} does not divide hidden_size: {self.hidden_size}")
+        if self.prefixes is not None and set(self.prefixes) != {"query", "passage"}:
+            raise UserError(f"encoder.prefixes: needs the keys query and passage, not {', '.join(self.prefixes) or 'none'}")
+
+    @property
+    def text_prefixes(self) -> Prefixes:
+        """What is put before the texts."""
+        return E5_PREFIXES if self.prefixes is None else Prefixes(self.prefixes["query"], self.prefixes["passage"])
 
     def load_pretrained(self) -> TextEncoder:
-        """The pre-trained encoder, with E5's prefixes and this length limit."""
+        """The pre-trained encoder, with these prefixes and this length limit."""
         assert self.pretrained is not None
-        return TextEncoder.from_pretrained(self.pretrained, prefixes=E5_PREFIXES, max_length=self.max_length)
+        return TextEncoder.from_pretrained(self.pretrained, prefixes=self.text_prefixes, max_length=self.max_length)
 
     def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
         """A small BERT from torch's current random state.

@@ -18,6 +18,7 @@ from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.training.chunks import Embeddings, sorted_chunks
 from lightning_e5.training.momentum import momentum_copy, momentum_update
 from lightning_e5.training.negative_queue import NegativeQueue
+from lightning_e5.training.out_of_memory import is_out_of_memory
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
 
@@ -80,8 +81,14 @@ class MoCoModule(InBatchModule):
     @torch.no_grad()
     def embed_keys(self, passages: TokenBatch) -> Tensor:
         """Unit embeddings of this rank's passages by the momentum encoder."""
-        chunks = sorted_chunks(passages, self.grad_cache.chunk_tokens)
-        keys = Embeddings(len(passages.lengths_B))
-        for chunk in chunks:
-            keys.put(chunk, functional.normalize(self.momentum_encoder(chunk.ids_T, chunk.lengths), dim=1))
-        return keys.all()
+        chunk_tokens = self.grad_cache.chunk_tokens
+        while True:  # this rank's own affair: the ranks meet after the keys are made
+            keys = Embeddings(len(passages.lengths_B))
+            try:
+                for chunk in sorted_chunks(passages, chunk_tokens):
+                    keys.put(chunk, functional.normalize(self.momentum_encoder(chunk.ids_T, chunk.lengths), dim=1))
+                return keys.all()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or chunk_tokens == 1:
+                    raise
+            chunk_tokens //= 2

@@ -16,7 +16,6 @@ from lightning_e5.curation.consistency_filter import judge
 from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.filter_pool import PoolKind, draw_pool, is_whole, join_parts
 from lightning_e5.curation.filter_tasks import (
-    NOT_RANKED,
     FilterSettings,
     PoolTask,
     RankTask,
@@ -25,7 +24,7 @@ from lightning_e5.curation.filter_tasks import (
     rank_part,
     ranks_of,
 )
-from lightning_e5.curation.pair_rows import source_codes
+from lightning_e5.curation.pair_rows import NOT_RANKED, source_codes
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.beir_data import RetrievalData, load_beir
+from lightning_e5.evaluation.beir_average import BEIR15, BeirAverage, metrics_of
+from lightning_e5.evaluation.beir_collection import Collection, check_rules, grouped, load_collection, rules_of
 from lightning_e5.evaluation.classification import SAMPLES_PER_LABEL, ClassificationTask
 from lightning_e5.evaluation.clustering import ClusteringTask
 from lightning_e5.evaluation.labelled import load_split
 from lightning_e5.evaluation.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.pair_classification import PairClassificationTask
 from lightning_e5.evaluation.reranking import RerankingTask
-from lightning_e5.evaluation.retrieval import RetrievalResult, RetrievalTask
-from lightning_e5.evaluation.significance import bootstrap_interval, paired_difference
+from lightning_e5.evaluation.retrieval import RetrievalResult
+from lightning_e5.evaluation.significance import correct_verdicts
+from lightning_e5.evaluation.strata import group_difference, group_interval
 from lightning_e5.evaluation.sts import STSTask, load_sts
 from lightning_e5.evaluation.task import Task
 from lightning_e5.evaluation.zero_shot import ZeroShotPrompts, ZeroShotTask
@@ -27,6 +29,7 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.rng import generator
+from lightning_e5.stages.contamination import Contamination, JudgedQueries, check_training_texts
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
 from lightning_e5.storage import write_json, write_parquet
@@ -54,6 +57,7 @@ def evaluate(
     baselines: Mapping[str, Any] | None = None,
     reference: str | None = None,
     split: str = "test",
+    rules: Mapping[str, str] | None = None,
     k: int = 100,
     metrics: Sequence[str] = DEFAULT_METRICS,
     samples_per_label: Mapping[str, int] | None = None,
@@ -63,6 +67,8 @@ def evaluate(
     max_length: int | None = None,
     prefix_ablation: bool = False,
     published: Mapping[str, Mapping[str, float]] | None = None,
+    training_texts: Mapping[str, Path] | None = None,
+    trained_on: Mapping[str, Sequence[str]] | None = None,
     cosines: bool = True,
     index: Any = None,
     cache_dir: Path | str | None = None,
@@ -71,7 +77,8 @@ def evaluate(
     """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``.
 
     Args:
-        collections: name -> folder in BEIR layout.
+        collections: name -> folder in BEIR layout. One with the name of a public set of BEIR is judged by that set's
+            rules (`BEIR_SETS`), and its row says so; all 15 of them also give ``<model>/beir15/ndcg@10``.
         sts, pair_classification: name -> file of sentence pairs (see `load_sts`, `PairClassificationTask.load`).
         classification: name -> folder with ``train.jsonl`` and ``<split>.jsonl`` of ``text`` and ``label``.
         clustering: name -> JSONL(.gz) file of ``text`` and ``label``.
@@ -82,6 +89,7 @@ def evaluate(
         baselines: model name -> an object with ``retrieve`` (BM25).
         reference: the model that all others are compared with, pairwise over queries.
         split: of the judgements, and of the classification sets.
+        rules: collection -> the set of BEIR whose rules it is judged by, or ``none``, instead of by its name.
         k: passages retrieved per query.
         metrics: of retrieval; ``ndcg@10`` is always one.
         samples_per_label: name of a classification set -> few-shot samples; 8 where not given.
@@ -91,6 +99,10 @@ def evaluate(
         max_length: tokens per text, for all encoders; as stored in their folders where not given.
         prefix_ablation: allow other prefixes; the rows are labelled.
         published: model -> ``<set>/<metric>`` -> a published figure, shown beside ours.
+        training_texts: name -> folder of pairs or ``ranked.parquet``. Test queries, pairs and texts that occur in them are
+            counted for every model that read no other ones (its folder says what it read), and scores are given without
+            all items that occur in any of them (see `lightning_e5.stages.contamination`).
+        trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
         cosines: keep cosines of judged and of random pairs for the report.
         index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the
             table. Exact search by default.
@@ -98,7 +110,8 @@ def evaluate(
 
     Returns:
         ``<model>/<set>/<metric>``, and of each set's main metric (``ndcg@10`` for retrieval) also ``_low`` and ``_high``,
-        the 95% interval.
+        the 95% interval, and with ``training_texts`` ``<metric>_clean``. Verdicts of the retrieval table hold for all its
+        differences together (Holm).
 
     Raises:
         UserError: nothing to judge, a wrong name, a damaged file, or prefixes that are not the model's.
@@ -111,12 +124,14 @@ def evaluate(
     if not any((collections, sts, classification, clustering, pair_classification, reranking)):
         raise UserError("evaluate: nothing to judge on (give collections, sts, classification, clustering, pair_classification or reranking)")
     _check_names((collections, sts, classification, clustering, pair_classification, reranking))
+    check_rules(rules, collections)
     models = load_models(
         encoders or {}, word_vectors, baselines or {}, precision=precision, prefixes=prefixes, max_length=max_length,
         prefix_ablation=prefix_ablation,
     )  # fmt: skip
     if not collections and not any(judged.embeds for judged in models.values()):
         raise UserError(f"evaluate: {', '.join(models)} can only search, and there is no collection to search (give collections)")
+    check_training_texts(training_texts or {}, trained_on or {}, models)
     if reference is not None and reference not in models:
         raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(models)})")
     probe = {"normalize": normalize_features}
@@ -131,23 +146,32 @@ def evaluate(
     ]
     found: dict[str, float] = {}
     table: list[dict[str, Any]] = []
+    average, queries = BeirAverage(), dict[str, JudgedQueries]()
     measured = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
     for collection, folder in (collections or {}).items():
-        data = load_beir(folder, split, name=collection)
+        judged_by = load_collection(folder, collection, split=split, rules=rules_of(collection, rules))
         results: dict[str, RetrievalResult] = {}
         with progress(len(models), f"evaluate on {collection}", "model") as bar:
             for name, judged in models.items():
                 started = time.perf_counter()
-                results[name] = RetrievalTask(data, k=k, metrics=measured, index=index, cache_dir=cache_dir).evaluate(judged.model)
+                results[name] = judged_by.evaluate(judged.model, k=k, metrics=measured, index=index, cache_dir=cache_dir)
                 results[name].save(out / name / collection)
                 found |= {f"{name}/{collection}/{m}": v for m, v in results[name].metrics.items()}
-                row = _retrieval_row(judged, data, results[name], published_of(published or {}, name, collection))
+                row = _retrieval_row(judged, judged_by, results[name], published_of(published or {}, name, collection))
                 table.append({"model": name, "collection": collection, "seconds": time.perf_counter() - started, **row})
                 if cosines and isinstance(judged.model, TextEncoder):
-                    _save_cosines(out / name / collection / "cosines.parquet", judged.model, data, seed)
+                    _save_cosines(out / name / collection / "cosines.parquet", judged.model, judged_by, seed)
                 bar(1)
-        found |= _intervals(collection, results, reference, table, seed)
-    found |= judge_tasks(out, tasks, models, published or {}, split if folders else None, seed)
+        found |= _intervals(judged_by, results, reference, table, seed)
+        average.add(judged_by, results)
+        per_query = {name: result.per_query for name, result in results.items()}
+        queries[collection] = JudgedQueries(judged_by.query_groups(), judged_by.data.queries, per_query)
+    correct_verdicts(table)
+    contamination = Contamination(queries, tasks, training_texts or {}, trained_on or {})
+    found |= contamination.retrieval(table, models, MAIN_METRIC)
+    found |= judge_tasks(
+        out, tasks, models, published or {}, split if folders else None, seed, contamination, average.rows(seed)
+    )  # fmt: skip
     check_published(published or {}, models, found)
     write_json(out / "timing_table.json", table)
     write_json(out / "table.json", [{k: v for k, v in row.items() if k != "seconds"} for row in table])
@@ -156,18 +180,25 @@ def evaluate(
 
 def _check_names(groups: Sequence[Mapping[str, Path] | None]) -> None:
     """UserError for two sets of one name, whose metrics would be one another's."""
-    names = [name for group in groups for name in group or {}]
+    names = [BEIR15, *(name for group in groups for name in group or {})]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"evaluate: two sets are named {name!r}")
 
 
 def judge_tasks(
-    out: Path, tasks: Sequence[Task], models: Mapping[str, Judged], published: Published, split: str | None, seed: int
+    out: Path, tasks: Sequence[Task], models: Mapping[str, Judged], published: Published, split: str | None, seed: int,
+    contamination: Contamination, averages: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, float]:
-    """Every task beside retrieval with every model that embeds: ``<model>/<set>/`` and ``tasks.json``; flat metrics."""
-    found: dict[str, float] = {}
+    """Every task beside retrieval with every model that embeds: ``<model>/<set>/`` and ``tasks.json``; flat metrics.
+
+    ``averages``: further rows of the table, of retrieval's averages.
+    """  # fmt: skip
+    found: dict[str, float] = metrics_of(averages)
     rows: list[dict[str, Any]] = []
+    for average in averages:
+        figure = published_of(published, average["model"], average["set"]).get(average["metric"])
+        rows.append({**average} if figure is None else {**average, "published": figure})
     embedders = {name: judged for name, judged in models.items() if judged.embeds}
     for task in tasks:
         texts = task.texts()
@@ -176,7 +207,8 @@ def judge_tasks(
                 result = task.evaluate(judged.model, seed=seed)
                 found |= {f"{name}/{task.name}/{m}": v for m, v in result.metrics.items()}
                 write_parquet(out / name / task.name / result.file, result.columns)
-                row = {"model": name, "set": task.name, **result.row(), **judged.facts({"query": texts})}
+                row = {"model": name, "set": task.name, **result.row(), **judged.seen, **judged.facts({"query": texts})}
+                found |= contamination.task(row, judged, result)
                 if split is not None and isinstance(task, ClassificationTask | ZeroShotTask):
                     row["split"] = split
                 figure = published_of(published, name, task.name).get(result.metric)
@@ -187,41 +219,42 @@ def judge_tasks(
     return found
 
 
-def _retrieval_row(judged: Judged, data: RetrievalData, result: RetrievalResult, published: Mapping[str, float]) -> dict[str, Any]:
+def _retrieval_row(judged: Judged, collection: Collection, result: RetrievalResult, published: Mapping[str, float]) -> dict[str, Any]:
     """What a row of the retrieval table says beside the figures."""
-    facts = judged.facts({"query": list(data.queries.values()), "passage": list(data.corpus.values())})
+    facts = {**judged.facts(collection.texts()), **collection.facts()}
     row = {**judged.seen, "split": result.split, **result.counts, "tied": result.tied.get(10), **facts}
     return {**row, "published": dict(published)} if published else row
 
 
 def _intervals(
-    collection: str, results: Mapping[str, RetrievalResult], reference: str | None, table: list[dict[str, Any]], seed: int
+    judged_by: Collection, results: Mapping[str, RetrievalResult], reference: str | None, table: list[dict[str, Any]], seed: int
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    queries = sorted(next(iter(results.values())).per_query[MAIN_METRIC])
-    values = {name: np.array([r.per_query[MAIN_METRIC][q] for q in queries]) for name, r in results.items()}
+    collection, groups = judged_by.data.name, judged_by.query_groups()
+    values = {name: [np.array(v) for v in grouped(r.per_query[MAIN_METRIC], groups)] for name, r in results.items()}
     for name, per_query in values.items():
-        low, high = bootstrap_interval(per_query, seed=seed)
+        low, high = group_interval(per_query, seed=seed)
         metrics |= {f"{name}/{collection}/{MAIN_METRIC}_low": low, f"{name}/{collection}/{MAIN_METRIC}_high": high}
         row = next(r for r in table if r["model"] == name and r["collection"] == collection)
         row |= {"low": low, "high": high}
         if reference is not None and name != reference:
-            difference = paired_difference(per_query, values[reference], seed=seed)
+            difference = group_difference(per_query, values[reference], seed=seed)
             row |= {"difference": difference.mean, "difference_low": difference.low,
-                    "difference_high": difference.high, "verdict": difference.verdict}  # fmt: skip
+                    "difference_high": difference.high, "p_value": difference.p_value}  # fmt: skip
     return metrics
 
 
-def _save_cosines(path: Path, encoder: TextEncoder, data: RetrievalData, seed: int) -> None:
+def _save_cosines(path: Path, encoder: TextEncoder, collection: Collection, seed: int) -> None:
     """Cosines of judged (query, passage) pairs and of random ones, for the report."""
+    data, kind = collection.data, collection.passage_kind
     judged = [(q, d) for q, grades in data.qrels.items() for d, grade in grades.items() if grade > 0 and d in data.corpus]
     draw = generator(seed, "cosines")
     chosen = draw.permutation(len(judged))[:COSINE_SAMPLE]
     documents = list(data.corpus)
     others = draw.integers(0, len(documents), size=len(chosen))
     queries_ND = encoder.embed([data.queries[judged[i][0]] for i in chosen], "query")
-    positives_ND = encoder.embed([data.corpus[judged[i][1]] for i in chosen], "passage")
-    random_ND = encoder.embed([data.corpus[documents[i]] for i in others], "passage")
+    positives_ND = encoder.embed([data.corpus[judged[i][1]] for i in chosen], kind)
+    random_ND = encoder.embed([data.corpus[documents[i]] for i in others], kind)
     columns = {"positive": _cosines(queries_ND, positives_ND), "random": _cosines(queries_ND, random_ND)}
     write_parquet(path, columns)
 

@@ -31,7 +31,9 @@ class EvaluationRequest:
 
     ``models``: ``bm25``, a model folder or a run directory, each also as ``NAME=...``. The sets: folders in BEIR's layout,
     files of sentence pairs, folders of labelled texts, files of labelled texts, and so on, each also as ``NAME=...``.
-    ``query_prefix`` and ``passage_prefix``: instead of the models' own; ``samples_per_label``: ``SET=N``.
+    ``rules``: ``SET=BEIR-SET`` or ``SET=none``, whose rules a
+    retrieval set is judged by instead of by its name; ``query_prefix`` and ``passage_prefix``: instead of the models' own; ``samples_per_label``: ``SET=N``;
+    ``training_texts``: folders of pairs and ``ranked.parquet`` files, also as ``NAME=...``.
     """
 
     models: Sequence[str]
@@ -42,6 +44,8 @@ class EvaluationRequest:
     pair_classification: Sequence[str] = ()
     reranking: Sequence[str] = ()
     split: str = "test"
+    rules: Sequence[str] = ()
+    training_texts: Sequence[str] = ()
     query_prefix: str | None = None
     passage_prefix: str | None = None
     prefix_ablation: bool = False
@@ -96,10 +100,11 @@ def run_evaluation(request: EvaluationRequest) -> Evaluation:
         metrics = evaluate(
             folder, collections=sets.get("collections"), sts=sets.get("sts"), classification=sets.get("classification"),
             clustering=sets.get("clustering"), pair_classification=sets.get("pair_classification"),
-            reranking=sets.get("reranking"), encoders=encoders, baselines=baselines, split=request.split, metrics=RETRIEVAL_METRICS,
+            reranking=sets.get("reranking"), encoders=encoders, baselines=baselines, split=request.split,
+            rules=_rules(request.rules), metrics=RETRIEVAL_METRICS,
             samples_per_label=_counts(request.samples_per_label), normalize_features=request.normalize_features,
             precision=request.precision, prefixes=_prefixes(request), max_length=request.max_length,
-            prefix_ablation=request.prefix_ablation, cosines=False, seed=request.seed,
+            prefix_ablation=request.prefix_ablation, training_texts=_training_texts(request.training_texts), cosines=False, seed=request.seed,
         )  # fmt: skip
         rows = [read_json(path) if (path := folder / name).is_file() else [] for name in ("table.json", TASKS_TABLE)]
     if request.out is not None:
@@ -144,6 +149,18 @@ def _named(given: str) -> tuple[str | None, str]:
     return name, place
 
 
+def _training_texts(given: Sequence[str]) -> dict[str, Path]:
+    places: dict[str, Path] = {}
+    for one in given:
+        name, place = _named(one)
+        if not Path(place).exists():
+            raise UserError(f"--training-texts: {place}: no such file or directory")
+        if (name := name or place) in places:
+            raise UserError(f"--training-texts: {place}: two places are named {name!r}")
+        places[name] = Path(place)
+    return places
+
+
 def _counts(given: Sequence[str]) -> dict[str, int]:
     counts = {}
     for one in given:
@@ -152,6 +169,16 @@ def _counts(given: Sequence[str]) -> dict[str, int]:
             raise UserError(f"--samples-per-label: {one!r} is not SET=N with N >= 1")
         counts[name] = int(count)
     return counts
+
+
+def _rules(given: Sequence[str]) -> dict[str, str]:
+    chosen = {}
+    for one in given:
+        name, _, rules = one.partition("=")
+        if not name or not rules:
+            raise UserError(f"--rules: {one!r} is not SET=BEIR-SET (or SET=none)")
+        chosen[name] = rules
+    return chosen
 
 
 def _prefixes(request: EvaluationRequest) -> dict[str, str] | None:

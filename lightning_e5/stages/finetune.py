@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
+from lightning_e5.models.training_record import start_of, texts_of_files
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
@@ -48,6 +49,7 @@ def finetune(
     if metrics is None:
         return {}
     model.save_pretrained(out / "encoder")
+    start_of(encoder).after(context.stage, metrics, texts_of_files(ranked)).save(out / "encoder")
     for directory in ("checkpoints", "tokens"):
         shutil.rmtree(out / directory, ignore_errors=True)
     return {"groups": batches.pairs, **metrics}

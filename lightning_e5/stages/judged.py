@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision, runs_in_bf16
 from lightning_e5.models.pretrained import stored_settings
+from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
 from lightning_e5.storage import read_json
 from lightning_e5.text import Prefixes, TextTokenizer
 from lightning_e5.types import Kind
@@ -22,13 +23,20 @@ from lightning_e5.types import Kind
 class Judged:
     """A model to judge.
 
-    ``model``: has ``embed`` or ``retrieve``; ``seen``: pairs and the like that its stage trained on; ``ablated``: whether
-    other prefixes were put before the texts than the model's own.
+    ``model``: has ``embed`` or ``retrieve``; ``training``: what its weights were trained on, None where that is not known;
+    ``ablated``: whether other prefixes were put before the texts than the model's own.
     """
 
     model: Any
-    seen: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingRecord | None = None
     ablated: bool = False
+
+    @property
+    def seen(self) -> dict[str, int | None]:
+        """``pairs_seen`` and ``tokens_seen`` in all trainings of the weights; None where that is not known."""
+        if self.training is None:
+            return {"pairs_seen": None, "tokens_seen": None}
+        return {"pairs_seen": self.training.pairs_seen, "tokens_seen": self.training.tokens_seen}
 
     @property
     def embeds(self) -> bool:
@@ -84,14 +92,15 @@ def load_models(
     Raises:
         UserError: no model, a folder that is none, or prefixes other than those stored.
     """
-    models = {name: Judged(baseline, {"pairs_seen": getattr(baseline, "pairs_seen", 0)}) for name, baseline in baselines.items()}
+    models = {name: Judged(baseline, record_of(baseline)) for name, baseline in baselines.items()}
     if word_vectors is not None:
-        models["word-vectors"] = Judged(WordVectors.load(word_vectors / "word_vectors"), seen(word_vectors))
+        stored = word_vectors / "word_vectors"
+        models["word-vectors"] = Judged(WordVectors.load(stored), read_record(stored))
     given = _prefixes(prefixes)
     for name, folder in encoders.items():
         directory = folder / "encoder" if (folder / "encoder").is_dir() else folder
         models[name] = load_encoder(
-            directory, precision=precision, prefixes=given, max_length=max_length, prefix_ablation=prefix_ablation, seen=seen(folder)
+            directory, precision=precision, prefixes=given, max_length=max_length, prefix_ablation=prefix_ablation
         )
     if not models:
         raise UserError("evaluate: no model to judge (give encoders, word_vectors or baselines)")
@@ -105,7 +114,6 @@ def load_encoder(
     prefixes: Prefixes | None = None,
     max_length: int | None = None,
     prefix_ablation: bool = False,
-    seen: Mapping[str, Any] | None = None,
 ) -> Judged:
     """A model folder, with its own prefixes unless others are asked for; UserError as `load_models`."""
     if not directory.is_dir():
@@ -125,19 +133,13 @@ def load_encoder(
         raise
     except ValueError as error:  # max_length above the model's positions
         raise UserError(f"{directory}: {error}") from None
-    return Judged(encoder.to(inference_device()), seen or {"pairs_seen": 0}, differs)
+    return Judged(encoder.to(inference_device()), read_record(directory), differs)
 
 
 def own_prefixes(directory: Path) -> Prefixes | None:
     """The prefixes that a folder stores; None for one that names no prompts at all."""
     path = directory / "config_sentence_transformers.json"
     return stored_settings(directory).prefixes if path.is_file() and read_json(path).get("prompts") else None
-
-
-def seen(stage: Path) -> dict[str, Any]:
-    """Pairs that the stage itself trained on."""
-    path = stage / "metrics.json"
-    return {"pairs_seen": int(read_json(path).get("pairs_seen", 0))} if path.is_file() else {"pairs_seen": 0}
 
 
 def _prefixes(given: Mapping[str, str] | None) -> Prefixes | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
+from lightning_e5.models.training_record import start_of, texts_of_tokens
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
@@ -30,7 +31,7 @@ def pretrain(
     """Train ``encoder`` on the pairs of ``tokens``, of those that ``keep`` keeps.
 
     Args:
-        out: gets ``encoder/``, ``metrics.jsonl`` and, until the end, ``checkpoints/``.
+        out: gets ``encoder/`` (with the record of what its weights have seen), ``metrics.jsonl`` and, until the end, ``checkpoints/``.
         encoder: folder of the initial encoder.
         tokens: token cache of the pairs, made with that encoder's tokenizer.
         data: partial data module; takes tokens, keep, seed.
@@ -52,5 +53,6 @@ def pretrain(
     if metrics is None:
         return {}
     model.save_pretrained(out / "encoder")
+    start_of(encoder).after(context.stage, metrics, texts_of_tokens(tokens)).save(out / "encoder")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return {"pairs": batches.pairs, **metrics}

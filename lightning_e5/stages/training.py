@@ -6,11 +6,14 @@ from pathlib import Path
 
 import lightning as L
 
+from lightning_e5.config import read_yaml
 from lightning_e5.launch import is_first_process
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.fit import fit
 from lightning_e5.stages.stage import StageContext
-from lightning_e5.tracking import JsonlLogger, read_metrics_log, wandb_logger, warn
+from lightning_e5.stages.wandb_live import WandbStage
+from lightning_e5.stages.wandb_run import wandb_mode
+from lightning_e5.tracking import JsonlLogger, read_metrics_log, warn
 
 
 def train(out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, **trainer: object) -> dict[str, float] | None:
@@ -21,21 +24,45 @@ def train(out: Path, module: TrainingModule, data: L.LightningDataModule, contex
     if not is_first_process():
         fit(module, data, checkpoints=out / "checkpoints", title=context.stage, **trainer)  # type: ignore[arg-type]
         return None
-    jsonl = JsonlLogger(out)
-    wandb = wandb_logger(context.logger, directory=out / "wandb", run=context.run, stage=context.stage, config=context.config)
-    fit(
-        module,
-        data,
-        checkpoints=out / "checkpoints",
-        title=context.stage,
-        loggers=[logger for logger in (jsonl, wandb) if logger is not None],
-        resumed=jsonl.truncate,
-        warn=warn,
-        **trainer,  # type: ignore[arg-type]
-    )
+    jsonl, wandb = JsonlLogger(out), _wandb(out, context)
+
+    def resumed(step: int) -> None:
+        jsonl.truncate(step)
+        if wandb is not None:
+            jsonl.hold(wandb.start(read_metrics_log(out)))
+
+    try:
+        fit(
+            module,
+            data,
+            checkpoints=out / "checkpoints",
+            title=context.stage,
+            loggers=[logger for logger in (jsonl, wandb) if logger is not None],
+            resumed=resumed,
+            warn=warn,
+            **trainer,  # type: ignore[arg-type]
+        )
+    except BaseException as error:
+        if wandb is not None:
+            wandb.fail(error)
+        raise
     jsonl.finalize("success")
+    metrics = _seen(out)
     if wandb is not None:
-        wandb.experiment.finish()  # type: ignore[attr-defined]
+        wandb.finish(metrics)
+    return metrics
+
+
+def _wandb(out: Path, context: StageContext) -> WandbStage | None:
+    """The stage's W&B run, not yet started; None where it is disabled."""
+    if wandb_mode(context.logger) == "disabled":
+        return None
+    whole = context.run_dir / "config.yaml"
+    config = read_yaml(whole) if whole.is_file() else {"name": context.run, **context.config}
+    return WandbStage(context.logger, directory=out, stage=context.stage, config=config)
+
+
+def _seen(out: Path) -> dict[str, float]:
     rows = read_metrics_log(out)
     tail = rows[-min(10, len(rows)) :]
     return {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.models.factory import EncoderSpec
+from lightning_e5.models.training_record import UNTRAINED, start_of
 from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
 from lightning_e5.rng import seed_torch
@@ -36,15 +37,16 @@ def vocabulary(
         tokenizer = model.tokenizer
     else:
         backend = train_wordpiece(queries, passages, encoder.vocab_size)
-        tokenizer = TextTokenizer(backend, E5_PREFIXES, encoder.max_length)
+        tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
     with progress(2 * len(queries), "tokenise", "text") as bar:
         columns = {"query": (queries, "query"), "passage": (passages, "passage")}
         manifest = write_tokens(out / "tokens", columns, tokenizer, progress=bar, sources=store.sources)
     if encoder.pretrained is None:
-        counts = _document_frequency(tokenizer, [*queries, *passages])
+        counts = document_frequency(tokenizer, [*queries, *passages])
         seed_torch(seed)
         model = encoder.build(tokenizer, counts, 2 * len(queries))
     model.save_pretrained(out / "encoder")
+    (UNTRAINED if encoder.pretrained is None else start_of(encoder.pretrained)).save(out / "encoder")
     return {
         "vocabulary": tokenizer.backend.get_vocab_size(),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -93,7 +95,7 @@ def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:
     return tokenizer
 
 
-def _document_frequency(tokenizer: TextTokenizer, texts: list[str]) -> np.ndarray:
+def document_frequency(tokenizer: TextTokenizer, texts: list[str]) -> np.ndarray:
     """int64 ``[V]``: texts that hold each token (of at most 100,000 texts)."""
     counts = np.zeros(tokenizer.backend.get_vocab_size(), dtype=np.int64)
     ids, lengths = tokenizer.encode(texts[:: max(1, len(texts) // 100_000)], "passage")

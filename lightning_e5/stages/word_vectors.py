@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
+from lightning_e5.models.training_record import UNTRAINED, texts_identity
 from lightning_e5.pairs import PairStore
+from lightning_e5.stages.stage import StageContext
 from lightning_e5.storage import read_parquet
+from lightning_e5.text import texts_digest
 
 
 def word_vectors(
-    out: Path, *, pairs: Path, config: WordVectorsConfig, keep: Path | None = None, seed: int
+    out: Path, *, pairs: Path, config: WordVectorsConfig, keep: Path | None = None, seed: int, context: StageContext | None = None
 ) -> dict[str, float]:
     """Write ``word_vectors/``; returns the pairs seen.
 
@@ -23,9 +26,12 @@ def word_vectors(
         keep: the filter's ``ranks.parquet``; None keeps all.
     """
     table = PairStore(pairs).read(["query", "passage"])
+    read = texts_identity({name: texts_digest(table[name].to_pylist()) for name in ("query", "passage")})
     if keep is not None:
         table = table.take(np.flatnonzero(read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)))
     texts = list(zip(table["query"].to_pylist(), table["passage"].to_pylist(), strict=True))
     config = dataclasses.replace(config, seed=seed)
     WordVectors(config).fit(texts).save(out / "word_vectors")
-    return {"pairs": len(texts), "pairs_seen": len(texts) * config.epochs}
+    metrics = {"pairs": len(texts), "pairs_seen": len(texts) * config.epochs}
+    UNTRAINED.after(context.stage if context else "word_vectors", metrics, [read]).save(out / "word_vectors")
+    return metrics

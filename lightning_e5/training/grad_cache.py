@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_e5.distributed import any_rank
+from lightning_e5.distributed import any_rank, world_size
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
 from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory
@@ -134,10 +134,16 @@ class GradCache:
             return None
         del output_BD
         embeddings_ND = embeddings.all()
-        with torch.enable_grad():
-            embeddings_ND.requires_grad_(True)
-            output = loss(embeddings_ND)
-            gradient_ND, *of_loss = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
+        try:
+            with torch.enable_grad():
+                embeddings_ND.requires_grad_(True)
+                output = loss(embeddings_ND)
+                gradient_ND, *of_loss = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
+        except (RuntimeError, MemoryError) as error:
+            # Several ranks gather within the loss, so one cannot leave it alone; without kept graphs nothing is left to free.
+            if world_size() > 1 or not self.graph_tokens or not self._ran_out(error, parameters):
+                raise
+            return None
         try:
             for index, chunk in enumerate(chunks):
                 with torch.enable_grad():

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from lightning_e5.__main__ import main
+from lightning_e5.config import redact
 from lightning_e5.errors import UserError
 from lightning_e5.storage import read_json
-from lightning_e5.tracking import JsonlLogger, check_logger, environment, read_metrics_log, redact
+from lightning_e5.tracking import JsonlLogger, check_logger, environment, read_metrics_log
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Made up here; put together so that no scanner of the source takes them for real ones.
@@ -92,7 +93,8 @@ def test_no_secret_reaches_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     done = subprocess.run(command, **settings)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stdout + done.stderr
     files = [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]
-    assert any(p.suffix == ".wandb" for p in files) and any(p.name == "metrics.jsonl" for p in files)
+    assert len([p for p in files if p.suffix == ".wandb"]) == 2, "the training's and the results'"
+    assert any(p.name == "metrics.jsonl" for p in files)
     leaks = [(name, str(p)) for p in files for name, secret in SECRETS.items() if secret.encode() in p.read_bytes()]
     assert leaks == []
     assert [name for name, secret in SECRETS.items() if secret in done.stdout + done.stderr] == []
@@ -168,7 +170,7 @@ def test_rows_are_exact(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"mod": "auto"}, "unknown key 'mod'; did you mean 'mode'"), ({"mode": "on"}, "'on' is not one of auto, online"), ({1: 2}, "unknown key 1")],
+    [({"log_model": "yes"}, "'yes' is not true or false"), ({"mod": "auto"}, "unknown key 'mod'; did you mean 'mode'"), ({"mode": "on"}, "'on' is not one of auto, online"), ({1: 2}, "unknown key 1")],
 )
 def test_logger_settings(settings: dict[Any, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

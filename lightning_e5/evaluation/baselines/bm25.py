@@ -32,6 +32,8 @@ class BM25:
         drop_identical_ids: leave out, for each query, the document of the same id, as `retrieval.search` does.
     """
 
+    TRAINED = False  # it reads the collection that it searches, nothing else
+
     def __init__(
         self,
         k1: float = 0.9,

@@ -13,6 +13,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.metrics import rank_documents
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
 from lightning_e5.retrieval.search import check_search, retrieve
 from lightning_e5.storage import MANIFEST, read_json
 from lightning_e5.types import Embedder, Kind, Run
@@ -71,9 +72,12 @@ class ReciprocalRankFusion:
         return [model.fingerprint() if hasattr(model, "fingerprint") else None for model in self.models]
 
     @property
-    def pairs_seen(self) -> int:
-        """What the models were trained on, together."""
-        return sum(int(getattr(model, "pairs_seen", 0)) for model in self.models)
+    def training_record(self) -> TrainingRecord | None:
+        """All trainings of all models; None where one does not say."""
+        records = [record for model in self.models if (record := record_of(model)) is not None]
+        if len(records) < len(self.models):
+            return None
+        return TrainingRecord(tuple(s for record in records for s in record.stages), all(r.known_start for r in records))
 
     def retrieve(self, corpus: Mapping[str, str], queries: Mapping[str, str], k: int = 100) -> Run:
         """Let every model search, and fuse; UserError as the models'."""
@@ -111,10 +115,9 @@ class StoredEncoder:
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
     @property
-    def pairs_seen(self) -> int:
-        """Pairs that the folder's own stage trained on; 0 where it is no stage's."""
-        path = self.path / "metrics.json"
-        return int(read_json(path).get("pairs_seen", 0)) if path.is_file() else 0
+    def training_record(self) -> TrainingRecord | None:
+        """What the folder says of its training."""
+        return read_record(self._folder())
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]``, as the stored model embeds."""

@@ -41,6 +41,8 @@ class Lda:
     Source: Blei et al. 2003; Hoffman et al. 2010 (online learning).
     """
 
+    TRAINED = False  # it reads the collection that it searches, nothing else
+
     def __init__(
         self,
         topics: int = 100,

@@ -36,6 +36,8 @@ class Lsa:
     Source: Deerwester et al. 1990; the decomposition is Halko et al. 2011 as scikit-learn has it.
     """
 
+    TRAINED = False  # it reads the collection that it searches, nothing else
+
     def __init__(
         self,
         width: int = 300,

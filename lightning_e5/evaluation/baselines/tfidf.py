@@ -37,6 +37,8 @@ class TfIdf:
     Source: Salton & Buckley 1988 (term weighting); idf is scikit-learn's ``ln((1 + N) / (1 + df)) + 1``.
     """
 
+    TRAINED = False  # it reads the collection that it searches, nothing else
+
     def __init__(
         self,
         *,

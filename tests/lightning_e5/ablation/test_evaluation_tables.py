@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from lightning_e5.ablation.closing import closing_table
-from lightning_e5.ablation.evaluation_tables import aligned, retrieval_table, task_table, validity_table
+from lightning_e5.ablation.evaluation_tables import (
+    aligned,
+    contamination_table,
+    retrieval_table,
+    task_table,
+    validity_table,
+)
 from lightning_e5.ablation.report import write_report
 from lightning_e5.storage import read_json, write_json
 
@@ -38,14 +44,32 @@ def test_validity_rows_of_retrieval_and_tasks() -> None:
     assert len(lines) == 3 and lines[0].startswith("model  set")
 
 
+SEEN = {"share": 0.25, "count": 2, "exact": 1, "punctuation": 1, "inside": 1, "ngram": 0}
+
+
+def test_what_the_models_have_seen() -> None:
+    retrieval = {"model": "e5", "collection": "docs", "pairs_seen": 40000, "tokens_seen": None, "contamination": "measured",
+                 "contaminated": SEEN, "clean_items": 6, "ndcg@10_clean": 0.5}  # fmt: skip
+    unknown = {**TASKS[0], "pairs_seen": None, "tokens_seen": None, "contamination": "unknown", "contaminated": None,
+               "clean_items": None, "spearman_clean": None}  # fmt: skip
+    header, first, second = contamination_table([retrieval, unknown, TASKS[1]], {"e5/docs/ndcg@10": 0.625})
+    assert header[2:6] == ["pairs seen", "tokens seen", "seen in training", "clean items"]
+    assert first == ["e5", "docs", "40,000", "unknown", "25.0% (2)", "6", "ndcg@10", "0.625", "0.500"]
+    assert second == ["e5", "stsb", "unknown", "unknown", "unknown", "–", "spearman", "0.800", "–"]
+
+
 def test_closing_text_and_report_show_them(make_run) -> None:  # type: ignore[no-untyped-def]
     path = make_run()
     stage = path / "stages" / "evaluate"
     write_json(stage / "tasks.json", TASKS)
     table = read_json(stage / "table.json")
     write_json(stage / "table.json", [row | {"published": {"ndcg@10": 0.111}} if row["model"] == "bm25" else row for row in table])
+    table = read_json(stage / "table.json")
+    facts = {"pairs_seen": None, "tokens_seen": None, "contamination": "measured", "contaminated": SEEN, "clean_items": 30, "ndcg@10_clean": 0.0625}
+    write_json(stage / "table.json", [row | facts if row["model"] == "second" else row for row in table])
     text = closing_table(path, ["ndcg@10", "recall@100"])
     assert "spearman" in text and "difference to it" in text and "0.111" in text and "e5 (prefix ablation)" in text
     write_report(path, {**read_json(path / "metrics.json")})
     page = (path / "report.html").read_text(encoding="utf-8")
     assert "<h2>Other tasks</h2>" in page and "How the figures were made" in page and "12.5%" in page and "0.111" in page
+    assert "What the models have seen" in page and "25.0% (2)" in page and "0.062" in page and ">unknown<" in page

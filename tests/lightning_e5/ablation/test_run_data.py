@@ -79,7 +79,7 @@ def test_running_mean_equals_the_loop():
 
     values = np.arange(7.0) ** 2
     expected = [values[max(0, i - 2) : i + 1].mean() for i in range(7)]
-    assert figures._running_mean(values, 2) == pytest.approx(expected)
+    assert figures.running_mean(values, 2) == pytest.approx(expected)
 
 
 def test_pictures_are_the_same_for_the_same_run(make_run):

@@ -81,6 +81,7 @@ GOOD = lines(DOCUMENTS)
         ({"corpus": '{"_id": "d", "title": 1, "text": "a"}\n'}, r"corpus\.jsonl:1: the key 'title'"),
         ({"corpus": ""}, "the corpus has 0 documents"),
         ({"queries": lines(QUERIES[:1])}, r"test\.tsv:4: the query 'q2' has no text"),
+        ({"queries": lines([QUERIES[0], {"_id": "q2", "text": " \u2003"}])}, r"queries\.jsonl:2: the query 'q2' is judged and its text is empty"),
         ({"queries": lines(QUERIES + QUERIES[:1])}, r"queries\.jsonl:4: the id 'q1'"),
         ({"qrels": QRELS.split("\n", 1)[1]}, r"test\.tsv:1: lacks the header"),
         ({"qrels": ""}, r"test\.tsv:1: lacks the header"),
@@ -92,8 +93,15 @@ GOOD = lines(DOCUMENTS)
     ],
 )
 def test_refuses(tmp_path, change, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as raised:
         load_beir(write(tmp_path / "toy", **change))
+    assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+
+
+def test_empty_documents_and_unjudged_empty_queries_are_read(tmp_path):
+    queries = [*QUERIES[:2], {"_id": "q3", "text": ""}]
+    data = load_beir(write(tmp_path / "toy", corpus=GOOD + lines([{"_id": "d4", "text": ""}]), queries=lines(queries)))
+    assert data.corpus["d4"] == "" and list(data.queries) == ["q1", "q2"]
 
 
 def test_refuses_missing_files(tmp_path):

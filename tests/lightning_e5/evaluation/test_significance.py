@@ -12,6 +12,7 @@ from lightning_e5.evaluation import significance
 from lightning_e5.evaluation.significance import (
     NO_DIFFERENCE,
     bootstrap_interval,
+    correct_verdicts,
     holm,
     paired_difference,
     sign_flip_p_value,
@@ -101,6 +102,26 @@ def test_holm_equals_the_definition():
     assert holm(p_values) == pytest.approx(expected)
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def row(p_value, low=0.01, high=0.05):
+    return {"difference": (low + high) / 2, "difference_low": low, "difference_high": high, "p_value": p_value}
+
+
+def test_verdicts_of_a_table_hold_together():
+    alone = [row(0.03)]
+    correct_verdicts(alone)
+    assert (alone[0]["p_holm"], alone[0]["verdict"]) == (0.03, "a is higher")
+    table = [{"model": "the reference"}, row(0.03), row(0.001), row(0.004, -0.05, -0.01), row(0.02), row(0.001, -0.01, 0.02)]
+    correct_verdicts(table)
+    assert table[0] == {"model": "the reference"}
+    assert [r["p_holm"] for r in table[1:]] == pytest.approx(holm([0.03, 0.001, 0.004, 0.02, 0.001]))
+    assert [r["p_holm"] for r in table[1:]] == pytest.approx([0.04, 0.005, 0.012, 0.04, 0.005])
+    assert [r["verdict"] for r in table[1:]] == ["a is higher", "a is higher", "b is higher", "a is higher", NO_DIFFERENCE]
+    wider = [*table[1:], *(row(0.5) for _ in range(5))]
+    correct_verdicts(wider)
+    assert [r["verdict"] for r in wider[:4]] == [NO_DIFFERENCE, "a is higher", "b is higher", NO_DIFFERENCE]
+    correct_verdicts([])
 
 
 def test_errors():

@@ -167,6 +167,24 @@ def test_the_queue_of_pre_batch_adds_negatives_without_gradient(small_bert) -> N
         assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max()
 
 
+def test_moco_makes_keys_in_smaller_chunks_where_memory_runs_out(small_bert) -> None:  # type: ignore[no-untyped-def]
+    module: Any = make(MoCoModule, small_bert, queue_size=12, chunk_tokens=64).eval()
+    passages = TokenBatch(torch.randint(5, 90, (40,), generator=torch.Generator().manual_seed(0)), torch.tensor([10, 4, 9, 12, 5]))
+    expected, sizes, encode = module.embed_keys(passages), [], module.momentum_encoder.forward
+
+    def limited(ids_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        sizes.append(len(ids_T))
+        if len(ids_T) > 20:
+            raise torch.OutOfMemoryError("planted")
+        return encode(ids_T, lengths)
+
+    module.momentum_encoder.forward = limited
+    assert torch.allclose(module.embed_keys(passages), expected, atol=1e-6) and max(sizes) > 20
+    module.momentum_encoder.forward = lambda ids_T, lengths: (_ for _ in ()).throw(torch.OutOfMemoryError("planted"))
+    with pytest.raises(torch.OutOfMemoryError, match="planted"):
+        module.embed_keys(passages)
+
+
 def test_moco_refuses_what_has_no_meaning(small_bert) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UserError, match="symmetric"):
         make(MoCoModule, small_bert, symmetric=True)

@@ -198,3 +198,29 @@ def test_out_of_memory_halves_the_budget_and_keeps_the_gradient(small_bert, smal
             tokens, lambda ids, lengths: (_ for _ in ()).throw(torch.OutOfMemoryError("planted")),
             lambda e: InfoNCE()(e, e, torch.arange(24)), seed=1,
         )  # fmt: skip
+
+
+def test_out_of_memory_in_the_loss_frees_graphs_and_keeps_the_gradient(small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
+    encoder = TextEncoder(small_bert, small_tokenizer).double().eval()
+    tokens = concatenate([batch(small_tokenizer, texts[:12], "query"), batch(small_tokenizer, texts[12:24], "passage")])
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    failures = [0]
+
+    def run(graph_tokens: int, failing: int):  # type: ignore[no-untyped-def]
+        failures[0] = failing
+        cache = GradCache(chunk_tokens=50, graph_tokens=graph_tokens)
+
+        def loss(embeddings):  # type: ignore[no-untyped-def]
+            failures[0] -= 1
+            if failures[0] >= 0:
+                raise torch.OutOfMemoryError("planted")
+            return InfoNCE(0.05)(embeddings[:12], embeddings[12:], torch.arange(12))
+
+        cache.step(tokens, lambda ids, lengths: functional.normalize(encoder(ids, lengths), dim=1), loss, seed=1, parameters=parameters)
+        return cache, gradients(encoder)
+
+    _, expected = run(0, 0)
+    cache, found = run(400, 2)
+    assert cache.graph_tokens == 100 and relative_difference(found, expected) <= 1e-12
+    with pytest.raises(torch.OutOfMemoryError, match="planted"):  # no graph is held that could be freed
+        run(0, 1)

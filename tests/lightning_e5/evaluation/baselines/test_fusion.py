@@ -15,9 +15,9 @@ from lightning_e5.evaluation.baselines.tfidf import TfIdf
 from lightning_e5.evaluation.baselines.vectors_file import VectorsFile
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.training_record import UNTRAINED
 from lightning_e5.retrieval.search import retrieve
 from lightning_e5.stages.stage import _own_fingerprint
-from lightning_e5.storage import write_json
 
 
 def test_the_formula() -> None:
@@ -48,9 +48,9 @@ def words(tmp_path: Path, corpus: dict[str, str]) -> Path:
 def test_bm25_and_a_stored_model(words: Path, corpus: dict[str, str], texts: list[str]) -> None:
     queries = {f"q{i}": texts[i][:40] for i in range(5)} | {"q9": ""}
     fusion = ReciprocalRankFusion([BM25(), StoredEncoder(words)], depth=10)
-    assert fusion.pairs_seen == 0
-    write_json(words / "metrics.json", {"pairs_seen": 24})
-    assert fusion.pairs_seen == 24
+    assert fusion.training_record is None  # the folder does not say
+    UNTRAINED.after("words", {"pairs_seen": 24.0}, ["x"]).save(words / "word_vectors")
+    assert fusion.training_record is not None and fusion.training_record.pairs_seen == 24
     run = fusion.retrieve(corpus, queries, 4)
     lexical = BM25().retrieve(corpus, queries, 10)
     dense = retrieve(WordVectors.load(words / "word_vectors"), queries, corpus, 10)

@@ -1,0 +1,212 @@
+"""A W&B workspace that compares the variants of an ablation: one bar per report metric, and the curves of every training.
+
+It is made from the ablation alone, so it can be saved before its first run; its panels name the metrics that
+`lightning_e5.stages.wandb_run` gives to runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_e5.config import Node, load_experiment, merge, read_yaml
+from lightning_e5.errors import UserError, suggestion
+from lightning_e5.stages.wandb_run import PROJECT, history_name, key_present
+from lightning_e5.storage import read_json, write_json
+
+#: Curves of every training stage: column of ``metrics.jsonl`` -> title.
+CURVES = {
+    "loss": "Loss",
+    "accuracy": "Accuracy in the batch",
+    "pairs_per_second": "Pairs per second",
+    "tokens_per_second": "Tokens per second",
+    "gradient_norm": "Gradient norm",
+    "learning_rate": "Learning rate",
+}
+_SMOOTHED = ("loss", "accuracy", "gradient_norm")
+#: Okabe and Ito's colours, which colour-blind readers tell apart; the baseline is grey.
+_BASELINE_COLOUR = "#6E7781"
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a dashboard compares: an ablation at one scale, its training stages and the W&B project of its runs."""
+
+    name: str
+    scale: str
+    question: str
+    held_constant: list[str]
+    baseline: str
+    report: list[str]
+    variants: dict[str, str]
+    paper: Node | None
+    trainings: list[str]
+    project: str
+    entity: str | None
+
+    @property
+    def group(self) -> str:
+        """The W&B group of the runs."""
+        return f"{self.name}-{self.scale}"
+
+
+def dashboard(
+    ablation: Path,
+    *,
+    scale: str | None = None,
+    project: str | None = None,
+    entity: str | None = None,
+    out: Path | None = None,
+    online: bool = False,
+) -> str:
+    """Write a workspace's specification as JSON; online, save it at W&B as well.
+
+    Args:
+        ablation: an ablation's directory, or its YAML, for which no run is needed.
+        scale: where it is a YAML: another scale than its default.
+        project, entity: instead of those of the ablation's ``logger``.
+        out: the JSON file; ``dashboard.json`` in the ablation's directory, ``<ablation>-<scale>-dashboard.json`` here for a YAML.
+        online: needs a login.
+
+    Returns:
+        What was done, for the user.
+
+    Raises:
+        UserError: no such ablation, ``wandb-workspaces`` is missing, or W&B refuses.
+    """
+    compared = read_compared(ablation, scale)
+    compared = replace(compared, project=project or compared.project, entity=entity or compared.entity)
+    if online:
+        compared = replace(compared, entity=compared.entity or _own_entity())
+    workspace = build(compared)
+    target = out or (ablation / "dashboard.json" if ablation.is_dir() else Path(f"{compared.group}-dashboard.json"))
+    write_json(target, specification(workspace))
+    where = f"project {compared.project}, group {compared.group}"
+    if not online:
+        options = "".join(f" --{name} {value}" for name, value in (("project", project), ("entity", entity)) if value)
+        chosen = "" if scale is None else f" scale={scale}"
+        return (
+            f"{target}: a W&B workspace of {where}\nto save it at W&B, log in once with `wandb login`, then\n"
+            f"  python -m lightning_e5 dashboard {ablation}{chosen}{options} --online"
+        )
+    try:
+        workspace.save()
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(f"dashboard: W&B did not save the workspace of {where} ({type(error).__name__}: {first}); its specification is {target}") from None
+    return f"{workspace.url}\n{target}: its specification"
+
+
+def read_compared(path: Path, scale: str | None = None) -> Compared:
+    """What is compared, from an ablation's directory or its YAML; UserError says what is missing."""
+    if path.is_dir():
+        file = path / "ablation.json"
+        if not file.is_file():
+            raise UserError(f"{path}: is no ablation directory (has no ablation.json)")
+        plan = read_json(file)
+        experiments = [load_experiment(p) for p in sorted(path.glob("*/config.yaml"))]
+        if not experiments and Path(plan["file"]).is_file():
+            experiments = _experiments(Path(plan["file"]), read_yaml(Path(plan["file"])), plan["scale"])
+        return _compared(plan, plan, plan["scale"], plan["variants"], experiments)
+    tree = read_yaml(path)
+    if "ablation" not in tree:
+        raise UserError(f"{path}: is no ablation (has no key 'ablation')")
+    chosen, scales = scale or tree["scale"], tree["scales"]
+    if chosen not in scales:
+        raise UserError(f"{path}: no scale {chosen!r}{suggestion(chosen, scales)}")
+    skipped = scales[chosen].get("skip") or ()
+    variants = {name: node for name, node in tree["variants"].items() if name not in skipped}
+    return _compared(tree, {**tree, **scales[chosen]}, chosen, variants, _experiments(path, tree, chosen))
+
+
+def _compared(plan: Node, at_scale: Node, scale: str, variants: Mapping[str, Node], experiments: list[Node]) -> Compared:
+    stages = [(name, node) for experiment in experiments for name, node in experiment["stages"].items()]
+    logger = (experiments[0].get("logger") or {}) if experiments else {}
+    return Compared(
+        name=plan["ablation"], scale=scale, question=plan["question"], held_constant=list(plan.get("held_constant") or ()),
+        baseline=plan["baseline"], report=list(at_scale["report"]), paper=at_scale.get("paper"),
+        variants={name: str(node.get("description") or "") for name, node in variants.items()},
+        trainings=list(dict.fromkeys(name for name, node in stages if isinstance(node, Mapping) and "module" in node)),
+        project=logger.get("project") or PROJECT, entity=logger.get("entity"),
+    )  # fmt: skip
+
+
+def _experiments(file: Path, tree: Node, scale: str) -> list[Node]:
+    """The experiment of every variant, merged as the runs are; the values that differ by seed are not in them."""
+    node = tree["scales"][scale]
+    base = merge(load_experiment(file.parent / node["base"]), node.get("over") or {})
+    own = node.get("variants") or {}
+    skipped = node.get("skip") or ()
+    overs = {name: [v.get("over") or {}, (own.get(name) or {}).get("over") or {}] for name, v in tree["variants"].items() if name not in skipped}
+    return [merge(merge(base, first), second) for first, second in overs.values()]
+
+
+def build(compared: Compared) -> Any:
+    """The workspace, a ``wandb_workspaces.workspaces.Workspace``; needs no login."""
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+        from wandb_workspaces import expr
+    except ImportError as error:
+        raise UserError(f"dashboard: needs the package wandb-workspaces ({error}); install it with pip install -r requirements.txt") from None
+
+    by_variant: dict[str, Any] = {"groupby": wr.Config("variant"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    bars = [wr.BarPlot(title=metric, metrics=[metric], title_x=metric, **by_variant) for metric in compared.report]
+    sections = [ws.Section("Results", panels=[wr.MarkdownPanel(markdown=_text(compared)), *bars], is_open=True)]
+    for stage in compared.trainings:
+        curves: list[Any] = [
+            wr.LinePlot(
+                title=f"{title} ({stage})", x=history_name(stage, "pairs"), y=[history_name(stage, column)], title_x="pairs seen",
+                smoothing_factor=0.6 if column in _SMOOTHED else 0.0, smoothing_type="exponentialTimeWeighted", **by_variant,
+            )
+            for column, title in CURVES.items()
+        ]  # fmt: skip
+        sections.append(ws.Section(f"Training: {stage}", panels=curves, is_open=True))
+    columns = ["config:variant", "config:seed", *(f"summary:{metric}" for metric in compared.report)]
+    runs = ws.RunsetSettings(
+        filters=[expr.Metric("Group") == compared.group],
+        groupby=[expr.Config("variant")],
+        group_colors=_colours(compared),
+        pinned_columns=["run:displayName", *columns],
+    )
+    return ws.Workspace(
+        entity=compared.entity or "", project=compared.project, name=f"Ablation {compared.group}", sections=sections, runset_settings=runs
+    )
+
+
+def specification(workspace: Any) -> Node:
+    """The workspace as W&B stores it: entity, project, name and ``spec``."""
+    view = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**{key: view[key] for key in ("entity", "project", "displayName")}, "spec": view["spec"]}
+
+
+def _colours(compared: Compared) -> dict[object, object]:
+    others = [name for name in compared.variants if name != compared.baseline]
+    return {compared.baseline: _BASELINE_COLOUR, **{name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(others)}}
+
+
+def _text(compared: Compared) -> str:
+    """The question, what is compared, and the paper's own figures, as Markdown."""
+    lines = [f"**{compared.question}**", "", f"Scale: {compared.scale}. Baseline: {compared.baseline}."]
+    lines += [f"Held constant: {', '.join(compared.held_constant)}."] if compared.held_constant else []
+    lines += ["", *(f"- `{name}`: {description}" for name, description in compared.variants.items())]
+    figures = (compared.paper or {}).get("figures") or {}
+    if compared.paper and figures:
+        lines += ["", f"The paper, {compared.paper.get('source', 'its tables')}. {compared.paper.get('note', '')}", ""]
+        lines += ["| variant | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
+        lines += [f"| {name} | " + " | ".join(str(column.get(name, "–")) for column in figures.values()) + " |" for name in compared.variants]
+    return "\n".join(lines)
+
+
+def _own_entity() -> str:
+    if not key_present():
+        raise UserError("dashboard: --online needs a login at W&B: run `wandb login` first")
+    import wandb
+
+    try:
+        return str(wandb.Api().default_entity or "")
+    except Exception as error:
+        raise UserError(f"dashboard: W&B did not answer ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})") from None

@@ -1,0 +1,46 @@
+"""Stage: a random part of a pool of pairs, to train on fewer of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lightning_e5.errors import UserError
+from lightning_e5.pairs import PairStore
+from lightning_e5.rng import generator
+from lightning_e5.storage import read_parquet, write_parquet
+
+
+def draw_pairs(out: Path, *, pairs: Path, keep: Path | None = None, count: int | None = None, seed: int) -> dict[str, float]:
+    """Write ``keep.parquet``: a bool column ``keep``, a row per pair, true for the pairs drawn.
+
+    Args:
+        out: the stage's folder.
+        pairs: folder of pairs (see `PairStore`).
+        keep: the consistency filter's ``ranks.parquet``; only pairs that it keeps are drawn. None: any pair.
+        count: pairs drawn; None for all that may be.
+        seed: of the draw.
+
+    Returns:
+        ``of``, the pairs that could be drawn, and ``pairs``, those drawn.
+
+    Raises:
+        UserError: there are fewer pairs than ``count``, or ``keep`` belongs to other pairs.
+
+    Source: paper table 7 (1 M pairs of all).
+    """
+    rows = PairStore(pairs).rows
+    able = np.arange(rows)
+    if keep is not None:
+        kept = read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)
+        if len(kept) != rows:
+            raise UserError(f"{keep}: has {len(kept)} rows where {pairs} has {rows} pairs")
+        able = np.flatnonzero(kept)
+    if count is not None and not 1 <= count <= len(able):
+        raise UserError(f"draw_pairs.count: {count} is not between 1 and the {len(able)} pairs that there are")
+    chosen = able if count is None else generator(seed, "draw").choice(able, size=count, replace=False)
+    drawn = np.zeros(rows, dtype=bool)
+    drawn[chosen] = True
+    write_parquet(out / "keep.parquet", {"keep": drawn})
+    return {"of": len(able), "pairs": int(drawn.sum())}
