@@ -24,14 +24,14 @@ from lightning_e5.ablation.launchers import Launcher, LocalLauncher, SlurmLaunch
 from lightning_e5.ablation.plan import Plan, PlannedRun, plan_ablation
 from lightning_e5.ablation.run_status import RunStatus, last_error_line
 from lightning_e5.errors import UserError
-from lightning_e5.stages.runner import METRICS, changed_keys
+from lightning_e5.stages.runner import METRICS, changed_keys, check_experiment
 from lightning_e5.storage import write_json, write_text
 
 ABLATION = "ablation.json"
 _LOCK = ".lock"
 _POLL_SECONDS = 0.2
-#: What a run gets to save a checkpoint when it is asked to stop.
-_STOP_SECONDS = 300.0
+#: What the runs of an ``ablate`` that was killed get to save their state.
+_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _alone(directory: Path) -> Iterator[IO[str]]:
     """The ablation's directory, for one ``ablate`` and its runs at a time."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("a") as lock:
-        until = time.monotonic() + 10  # runs of an `ablate` that was killed are saving their state
+        until = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,16 +157,30 @@ def _experiment_file(plan: Plan, run: PlannedRun) -> Path:
 
 
 def _check_stages(plan: Plan, runs: Sequence[PlannedRun]) -> None:
-    """Check the stages of every variant, before hours are spent on the first; in a process that ends and frees its memory."""
+    """Check the stages of every variant, before hours are spent on the first.
+
+    In a process of its own, so that this one keeps the memory of a shell, unless it has imported torch already.
+    """
     firsts: dict[str, PlannedRun] = {}
     for run in runs:
         firsts.setdefault(run.variant, run)
+    if "torch" in sys.modules:
+        for run in firsts.values():
+            _check_here(plan, run)
+        return
     files = [str(_experiment_file(plan, run)) for run in firsts.values()]
     command = [sys.executable, "-m", "lightning_e5", "check", "--paths", *files]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         raise UserError("\n".join(line.removeprefix("error: ") for line in errors) or done.stderr.strip())
+
+
+def _check_here(plan: Plan, run: PlannedRun) -> None:
+    try:
+        check_experiment(run.experiment)
+    except UserError as error:
+        raise UserError(f"{_experiment_file(plan, run)}: {error}") from None
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
