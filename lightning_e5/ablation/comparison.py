@@ -67,14 +67,17 @@ class Row:
 
     @property
     def seeds_shown(self) -> str:
-        """``3 of 3 seeds`` and, where some are not finished, why."""
+        """``2 of 3 seeds``."""
         planned = len(self.seeds) + len(self.unfinished)
         return f"{len(self.seeds)} of {planned} seeds"
 
     @property
     def trouble(self) -> str:
-        """``seed 3 failed: out of memory``; empty where every run is finished."""
-        return "; ".join(f"seed {seed} {state}" for seed, state in self.unfinished.items())
+        """``seed 3 failed: out of memory``, seeds in one state together; empty where every run is finished."""
+        by_state: dict[str, list[str]] = {}
+        for seed, state in self.unfinished.items():
+            by_state.setdefault(state, []).append(str(seed))
+        return "; ".join(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)} {state}" for state, seeds in by_state.items())
 
 
 @dataclass(frozen=True, slots=True)

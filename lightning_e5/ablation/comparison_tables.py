@@ -159,7 +159,7 @@ def _noises(comparison: Comparison, name: str) -> list[str]:
 def _figures(row: Row, name: str, is_baseline: bool) -> list[str]:
     cell = row.cells.get(name)
     if cell is None:
-        state = row.trouble if not row.seeds else "not measured"
+        state = "not measured" if row.seeds else "no run is finished"
         return [row.variant, state, row.seeds_shown, *[ABSENT] * 4]
     seeds = row.seeds_shown if len(cell.per_seed) == len(row.seeds) else f"{len(cell.per_seed)} of {len(row.seeds)} measured it"
     verdict = IS_BASELINE if is_baseline else cell.verdict
@@ -173,7 +173,7 @@ def _cost_block(comparison: Comparison) -> Block:
     rows = []
     for row in comparison.rows:
         counts = [ABSENT if c is None else f"{c:,.0f}" for c in (row.pairs, row.tokens, row.steps)]
-        flag = [f"unequal compute ({', '.join(row.flags)})" if row.flags else "equal"] if flagged else []
+        flag = [f"unequal compute ({', '.join(row.flags)})" if row.flags else "equal" if row.seeds else ABSENT] if flagged else []
         rows.append([row.variant, *flag, row.seeds_shown, *counts, duration(row.seconds)])
     return Block("What a variant's model cost (means over seeds)", header, rows, words=2 if flagged else 1)
 

@@ -72,10 +72,10 @@ def test_missing_seeds_and_failed_variants_stay_in_sight(tmp_path):
     )  # fmt: skip
     comparison = compare_ablation(AblationData(path))
     text, rows = as_text(comparison), csv_rows(as_csv(comparison))
-    assert "2 of 3 seeds" in text and "0 of 3 seeds" in text and "seed 1 failed: error: out of memory" in text
+    assert "2 of 3 seeds" in text and "0 of 3 seeds" in text and "broken: 0 of 3 seeds finished; seeds 1, 2, 3 failed: error: out of memory." in text
     assert "same: 2 of 3 seeds finished; seed 3 running." in text and "large: not run at the scale laptop: needs a GPU." in text
     assert rows["same", NDCG]["seeds_finished"] == "2" and rows["same", NDCG]["seed_3"] == ""
-    assert rows["broken", NDCG]["mean"] == "" and rows["broken", NDCG]["unfinished"].startswith("seed 1 failed")
+    assert rows["broken", NDCG]["mean"] == "" and rows["broken", NDCG]["unfinished"].startswith("seeds 1, 2, 3 failed")
     assert "2 of 3" in as_latex(comparison) and "0 of 3" in as_latex(comparison)
 
 
