@@ -63,14 +63,12 @@ def environment_facts(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def _variants(comparison: Comparison) -> str:
-    columns = list(dict.fromkeys(column for row in comparison.rows for column in row.paper))
     rows = []
     for row in comparison.rows:
         name = f"{row.variant} (baseline)" if row is comparison.baseline else row.variant
         state = row.seeds_shown + (f" ({row.trouble})" if row.unfinished else "")
-        rows.append([name, row.description or ABSENT, state, *(f"{row.paper[c]:g}" if c in row.paper else ABSENT for c in columns)])
-    header = ["variant", "what it is", "finished", *(f"paper: {c}" for c in columns)]
-    return table(header, rows, numbers=range(3, len(header)), texts=[1, 2])
+        rows.append([name, row.description or ABSENT, state])
+    return table(["variant", "what it is", "finished"], rows, numbers=[], texts=[1, 2])
 
 
 def _overview(comparison: Comparison) -> str:

@@ -31,9 +31,19 @@ class Block:
 
 
 def blocks(comparison: Comparison) -> list[Block]:
-    """One table per metric, the paper's figures beside the first, and one of what the variants cost."""
+    """One table per metric, the paper's headline beside the first; all of the paper's figures; what the variants cost."""
     found = [_metric_block(comparison, name, with_paper=name == comparison.metrics[0]) for name in comparison.metrics]
+    columns = paper_columns(comparison)
+    if len(columns) > 1:
+        rows = [[row.variant, *(_paper(comparison, row, c) for c in columns)] for row in comparison.rows]
+        found.append(Block("The paper's own figures (and their difference to its baseline)", ["variant", *columns], rows))
     return [*found, _cost_block(comparison)]
+
+
+def paper_columns(comparison: Comparison) -> list[str]:
+    """The titles of the paper's figures, in the order of the YAML, as far as a variant has one."""
+    there = {column for row in comparison.rows for column in row.paper}
+    return [column for column in map(str, (comparison.data.paper or {}).get("figures") or {}) if column in there]
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -81,7 +91,7 @@ def as_csv(comparison: Comparison) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     seeds = sorted({seed for row in comparison.rows for seed in (*row.seeds, *row.unfinished)})
-    columns = list(dict.fromkeys(column for row in comparison.rows for column in row.paper))
+    columns = paper_columns(comparison)
     spread = ["mean", "low", "high", "difference", "difference_low", "difference_high", "p", "p_holm", "verdict"]
     costs = ["pairs_seen", "tokens_seen", "optimizer_steps", "seconds", "unequal_compute"]
     writer.writerow(
@@ -101,7 +111,7 @@ def as_csv(comparison: Comparison) -> str:
 
 def as_latex(comparison: Comparison) -> str:
     """A booktabs table: mean ± half the interval's width, a star where a difference to the baseline is claimed."""
-    columns = list(dict.fromkeys(column for row in comparison.rows for column in row.paper))
+    columns = paper_columns(comparison)
     header = ["variant", "seeds", *comparison.metrics, *(f"paper: {column}" for column in columns)]
     lines = [
         f"% {_comment(comparison.data.name)}, scale {_comment(comparison.data.scale)}; needs \\usepackage{{booktabs}}",
@@ -140,7 +150,7 @@ def _latex_cell(cell: Cell | None) -> str:
 
 
 def _metric_block(comparison: Comparison, name: str, with_paper: bool) -> Block:
-    columns = list(dict.fromkeys(column for row in comparison.rows for column in row.paper)) if with_paper else []
+    columns = paper_columns(comparison)[:1] if with_paper else []
     title = f"{name} ({'; '.join(_noises(comparison, name))})"
     header = ["variant", "verdict", "seeds", "mean", "95% interval", f"difference to {comparison.data.baseline}", "p (Holm)"]
     header += [f"paper: {column}" for column in columns]
