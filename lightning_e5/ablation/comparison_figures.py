@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from lightning_e5.ablation.comparison import Comparison, Row
+from lightning_e5.ablation.comparison import Cell, Comparison, Row
 from lightning_e5.ablation.comparison_tables import number
-from lightning_e5.ablation.figures import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH, grid, points, running_mean
+from lightning_e5.ablation.figures import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH, grid, points, running_mean, unique_legend
 
+GREEN = "#009E73"
 #: Okabe and Ito's colours in the order in which variants take them; the baseline is drawn in ink.
-_COLOURS = (BLUE, ORANGE, "#009E73", RED, "#CC79A7", SKY)
+_COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", SKY)
 _PER_PANEL = len(_COLOURS)
 _GRID_POINTS = 200
 
@@ -32,9 +33,10 @@ def png(figure: Figure) -> bytes:
 
 
 def metric_bars(comparison: Comparison, names: Sequence[str] | None = None) -> Figure | None:
-    """One panel per metric: every variant's mean with its 95% interval and, as dots, its seeds.
+    """Two panels per metric: every variant's mean with its 95% interval and, as dots, its seeds; its difference to the baseline.
 
-    Bars start at 0 only where a metric's values do not all lie close together: else the panel shows dots on a cut axis.
+    The means' intervals may overlap where a difference is shown: all variants share the queries' luck, and differences are
+    paired over them. Bars start at 0 only where a metric's values do not all lie close together: else the panel shows dots on a cut axis.
     """
     panels = [(n, [r for r in comparison.rows if n in r.cells]) for n in names or comparison.metrics]
     panels = [(name, rows) for name, rows in panels if rows]
@@ -43,12 +45,11 @@ def metric_bars(comparison: Comparison, names: Sequence[str] | None = None) -> F
     with rc_context(STYLE):
         heights = [len(rows) + 2.2 for _, rows in panels]
         figure = Figure(figsize=(WIDTH, 0.33 * sum(heights) + 0.4), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(len(panels), 1, height_ratios=heights))
-        for ax, (name, rows) in zip(axes, panels, strict=True):
-            _bars(ax, comparison, name, rows)
-        handles, labels = axes[0].get_legend_handles_labels()
-        shown = dict(zip(labels, handles, strict=True))
-        figure.legend([*shown.values()], [*shown], loc="outside lower center", ncols=4)
+        axes = figure.subplots(len(panels), 2, height_ratios=heights, width_ratios=(3, 2), squeeze=False)
+        for (left, right), (name, rows) in zip(axes, panels, strict=True):
+            _bars(left, comparison, name, rows)
+            _differences(right, comparison, name, rows)
+        figure.legend(*unique_legend(axes[:, 0]), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -114,13 +115,7 @@ def _bars(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> N
     low, high = min(ends), max(ends)
     cut = low > 0 and (high - low) < 0.35 * high
     for place, (row, cell) in enumerate(zip(rows, cells, strict=True)):
-        colour, label = BLUE, "no difference to the baseline shown"
-        if row is comparison.baseline:
-            colour, label = INK, "baseline"
-        elif cell.verdict in ("higher", "lower"):
-            colour, label = (ORANGE, f"{cell.verdict} than the baseline") if cell.verdict == "lower" else ("#009E73", "higher than the baseline")
-        elif not cell.verdict or cell.difference is None or cell.difference.low is None:
-            colour, label = GREY, "not tested"
+        colour, label = _look(comparison, row, cell)
         if cut:
             ax.plot(cell.mean.mean, place, "D", color=colour, markersize=7, label=label)
         else:
@@ -134,8 +129,36 @@ def _bars(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> N
     ax.set_ylim(len(rows) - 0.4, -0.6)
     margin = 0.08 * (high - low if cut else high) or 0.05
     ax.set_xlim(low - margin if cut else min(0.0, low - margin), high + 2 * margin)
-    ax.set_title(f"{name}: mean over seeds with its 95% interval{' (axis does not start at 0)' if cut else ''}")
+    ax.set_title(f"{name}: mean over seeds, 95% interval{' (axis does not start at 0)' if cut else ''}")
     ax.grid(visible=False, axis="y")
+
+
+def _differences(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> None:
+    for place, row in enumerate(rows):
+        cell = row.cells[name]
+        if cell.difference is None:
+            continue
+        colour, _ = _look(comparison, row, cell)
+        ax.plot(cell.difference.mean, place, "D", color=colour, markersize=7)
+        if cell.difference.low is not None and cell.difference.high is not None:
+            ax.plot([cell.difference.low, cell.difference.high], [place, place], color=colour, linewidth=1.8, marker="|", markersize=9)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks([])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_title(f"difference to {comparison.data.baseline}, 95% interval")
+    ax.grid(visible=False, axis="y")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _look(comparison: Comparison, row: Row, cell: Cell) -> tuple[str, str]:
+    """Colour and legend of a variant's figure."""
+    if row is comparison.baseline:
+        return INK, "baseline"
+    if cell.verdict in ("higher", "lower"):
+        return (GREEN if cell.verdict == "higher" else ORANGE), f"{cell.verdict} than the baseline"
+    if cell.difference is None or cell.difference.low is None:
+        return GREY, "not tested"
+    return BLUE, "no difference to the baseline shown"
 
 
 def _queries(row: Row, name: str) -> NDArray[np.float64] | None:

@@ -34,6 +34,10 @@ def comparison_page(comparison: Comparison) -> str:
         body.append(table(block.header, block.rows, numbers=range(block.words, len(block.header)), texts=[1] if block.words > 1 else []))
     body += [paragraph(note, "note") for note in notes(comparison)]
     body += _picture("Means with intervals", comparison_figures.metric_bars(comparison), "Every variant's mean with its 95% interval")
+    body.append(paragraph(
+        "Intervals of two means may overlap where a difference is shown: all variants share the luck of the queries, and the "
+        "differences are paired over them.", "note",
+    ))  # fmt: skip
     if curves := _picture("Learning curves", comparison_figures.learning_curves(comparison), "The loss of each variant over the pairs seen"):
         body += [*curves, paragraph(
             "The line is the mean over seeds, the band reaches from the lowest to the highest seed. Losses over different numbers of "

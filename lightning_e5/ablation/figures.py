@@ -90,7 +90,7 @@ def ndcg_intervals(run: RunData) -> Figure | None:
         right = max(max(float(r.row.get("high", 0)), r.metrics[MAIN_METRIC]) for r in results)
         axes[-1].set_xlim(0, max(1.12 * right, 0.05))
         axes[-1].set_xlabel("nDCG@10 (0 to 1, higher is better)")
-        handles, labels = _unique_legend(axes)
+        handles, labels = unique_legend(axes)
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
@@ -164,7 +164,8 @@ def _bars(ax: Axes, panel: Sequence[Result]) -> None:
     ax.grid(visible=False, axis="y")
 
 
-def _unique_legend(axes: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+def unique_legend(axes: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """The handles and labels of several panels, each label once."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

@@ -36,7 +36,9 @@ def test_the_page_has_every_part_and_needs_nothing(tmp_path):
 def test_pictures_show_every_variant_and_seed(tmp_path):
     comparison = compare_ablation(AblationData(make_ablation(tmp_path, {f"v{i}": 0.01 * i for i in range(9)})))
     bars = comparison_figures.metric_bars(comparison)
-    assert [t.get_text() for t in bars.axes[0].get_yticklabels()] == [f"v{i}" for i in range(9)] and len(bars.axes) == 3
+    assert [t.get_text() for t in bars.axes[0].get_yticklabels()] == [f"v{i}" for i in range(9)] and len(bars.axes) == 6
+    labels = [t.get_text() for t in bars.legends[0].get_texts()]  # of all panels, not of the first alone
+    assert {"baseline", "single seeds", "higher than the baseline", "no difference to the baseline shown"} <= set(labels)
     curves = comparison_figures.learning_curves(comparison)
     legends = [[t.get_text() for t in ax.get_legend().get_texts()] for ax in curves.axes]
     assert legends == [[f"v{i}" for i in range(1, 7)] + ["v0"], ["v7", "v8", "v0"]]  # the baseline in each panel
