@@ -111,7 +111,8 @@ def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_t
             queries, passages = pairs.batch(batch)
             replayed, kept = (Ours(encoder, queries, passages, graph, chunk_tokens) for graph in (0, None))
             peers = {"cached": Peer(model, queries, passages, precision, mini_batch)}
-            if batch <= plain_up_to:
+            layers, width, *_ = SHAPES[shape]
+            if batch * layers * width <= plain_up_to * 4 * 256:
                 peers["plain"] = Peer(model, queries, passages, precision, None)
             times = alternate({"replayed": replayed, "kept": kept, **peers}, rounds, warm_up=0, minutes=minutes)
             forward = encoder_flops(encoder.backbone.config, replayed.texts.lengths_B.tolist())
@@ -139,7 +140,7 @@ def main() -> None:
         chunk_tokens={"type": int, "default": 4096},
         minutes={"type": float, "default": 6.0, "help": "time for the rounds of one batch size; one round is always made (default 6)"},
         mini_batch={"type": int, "help": "of the peer; by default the fastest of 16 to 128 is found first"},
-        plain_up_to={"type": int, "default": 256, "help": "largest batch at which the plain loss, all in one graph, runs too"},
+        plain_up_to={"type": int, "default": 256, "help": "largest batch at which the plain loss, all in one graph, runs too, for 4 layers x 256; of larger models less, by layers x width (MiniLM-L6 at 256 takes over 24 GB)"},
     )
     rows: list[dict[str, Any]] = []
     for shape in chosen.shape:
