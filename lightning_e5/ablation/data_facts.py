@@ -60,9 +60,10 @@ class DataFacts:
         """Header and cells: a row per source, the largest first, and one of all together."""
         header = ["source", "candidates", *(f"dropped: {rule}" for rule in self.rules), "pairs left", "planted mismatches"]
         ordered = sorted(self.sources, key=lambda source: (-source.candidates, source.name))
-        rows = [[s.name, s.candidates, *(s.dropped.get(rule, 0) for rule in self.rules), s.pairs, s.planted] for s in ordered]
-        rows.append(["together", *(sum(row[c] for row in rows) for c in range(1, len(header)))])
-        return header, [[str(row[0]), *(f"{value:,}" for value in row[1:])] for row in rows]
+        names = [*(s.name for s in ordered), "together"]
+        counts = [[s.candidates, *(s.dropped.get(rule, 0) for rule in self.rules), s.pairs, s.planted] for s in ordered]
+        counts.append([sum(row[c] for row in counts) for c in range(len(header) - 1)])
+        return header, [[name, *(f"{value:,}" for value in row)] for name, row in zip(names, counts, strict=True)]
 
 
 def data_facts(run: RunData) -> list[DataFacts]:

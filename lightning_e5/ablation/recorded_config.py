@@ -27,8 +27,9 @@ def load_recorded(path: Path) -> Node:
         tree = None if "${" in text else yaml.load(text, Loader=_loader())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         tree = None
-    whole = isinstance(tree, dict) and {"name", "seed", "runs_dir", "threads", "stages"} <= tree.keys() and "extends" not in tree
-    return tree if whole else load_experiment(path)  # which fills in what is absent and says what is wrong
+    if isinstance(tree, dict) and {"name", "seed", "runs_dir", "threads", "stages"} <= tree.keys() and "extends" not in tree:
+        return tree
+    return load_experiment(path)  # which fills in what is absent and says what is wrong
 
 
 @functools.cache

@@ -32,6 +32,6 @@ def word_vectors(
     texts = list(zip(table["query"].to_pylist(), table["passage"].to_pylist(), strict=True))
     config = dataclasses.replace(config, seed=seed)
     WordVectors(config).fit(texts).save(out / "word_vectors")
-    metrics = {"pairs": len(texts), "pairs_seen": len(texts) * config.epochs}
+    metrics: dict[str, float] = {"pairs": len(texts), "pairs_seen": len(texts) * config.epochs}
     UNTRAINED.after(context.stage if context else "word_vectors", metrics, [read]).save(out / "word_vectors")
     return metrics
