@@ -43,7 +43,7 @@ def metric_bars(comparison: Comparison, names: Sequence[str] | None = None) -> F
     if not panels:
         return None
     with rc_context(STYLE):
-        heights = [len(rows) + 2.2 for _, rows in panels]
+        heights = [len(rows) + 2.9 for _, rows in panels]
         figure = Figure(figsize=(WIDTH, 0.33 * sum(heights) + 0.4), layout="constrained")
         axes = figure.subplots(len(panels), 2, height_ratios=heights, width_ratios=(3, 2), squeeze=False)
         for (left, right), (name, rows) in zip(axes, panels, strict=True):
@@ -129,7 +129,8 @@ def _bars(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> N
     ax.set_ylim(len(rows) - 0.4, -0.6)
     margin = 0.08 * (high - low if cut else high) or 0.05
     ax.set_xlim(low - margin if cut else min(0.0, low - margin), high + 2 * margin)
-    ax.set_title(f"{name}: mean over seeds, 95% interval{' (axis does not start at 0)' if cut else ''}")
+    ax.set_title(name)
+    ax.set_xlabel(f"mean over seeds, 95% interval{'; axis does not start at 0' if cut else ''}", fontsize=9)
     ax.grid(visible=False, axis="y")
 
 
@@ -145,7 +146,7 @@ def _differences(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks([])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_title(f"difference to {comparison.data.baseline}, 95% interval")
+    ax.set_xlabel(f"difference to {comparison.data.baseline}, 95% interval", fontsize=9)
     ax.grid(visible=False, axis="y")
     ax.xaxis.set_major_locator(MaxNLocator(5))
 
