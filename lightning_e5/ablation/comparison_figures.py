@@ -15,7 +15,20 @@ from numpy.typing import NDArray
 
 from lightning_e5.ablation.comparison import Cell, Comparison, Row
 from lightning_e5.ablation.comparison_tables import number
-from lightning_e5.ablation.figures import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH, grid, points, running_mean, unique_legend
+from lightning_e5.ablation.figures import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    SKY,
+    STYLE,
+    WIDTH,
+    grid,
+    points,
+    running_mean,
+    unique_legend,
+)
 
 GREEN = "#009E73"
 #: Okabe and Ito's colours in the order in which variants take them; the baseline is drawn in ink.
