@@ -16,7 +16,8 @@ def closing_table(directory: Path, headline: Sequence[str]) -> str:
     results, times = run.results(), run.times()
     lines = [""]
     if results:
-        names = list(headline) or [MAIN_METRIC]
+        # The headline may name metrics of other tasks, too: those stand in the second table.
+        names = [name for name in headline if any(name in r.metrics for r in results)] or [MAIN_METRIC]
         with_published = any(names[0] in r.row.get("published", {}) for r in results)
         beside = ["published", "difference to it"] if with_published else []
         header = ["model", "collection", names[0], "95% interval", *beside, *names[1:], "against reference", "pairs seen", "time"]
@@ -42,12 +43,13 @@ def _row(result: Result, names: Sequence[str], shown: bool) -> list[str]:
     difference = "the reference" if "difference" not in row else (
         f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
     )  # fmt: skip
-    values = [f"{result.metrics[name]:.3f}" for name in names]
+    values = [f"{result.metrics[name]:.3f}" if name in result.metrics else "–" for name in names]
     interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
     spent = "none" if not result.trained_by else "unknown" if result.seconds is None else duration(result.seconds)
     figure = row.get("published", {}).get(names[0])
-    beside = published_cells(result.metrics[names[0]], figure) if shown else []
-    return [labelled(row), result.collection, values[0], interval, *beside, *values[1:], difference, f"{result.pairs:,}", spent]
+    beside = published_cells(result.metrics.get(names[0]), figure) if shown else []
+    pairs = "unknown" if row.get("pairs_seen", 0) is None else f"{result.pairs:,}"
+    return [labelled(row), result.collection, values[0], interval, *beside, *values[1:], difference, pairs, spent]
 
 
 def _next_steps(directory: Path, judged: bool) -> list[str]:

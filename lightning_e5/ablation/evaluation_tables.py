@@ -75,9 +75,9 @@ def aligned(rows: Rows, texts: int) -> list[str]:
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
-def published_cells(value: float, figure: float | None) -> list[str]:
+def published_cells(value: float | None, figure: float | None) -> list[str]:
     """A published figure and how far ours is above it; empty cells where there is none."""
-    return ["", ""] if figure is None else [f"{figure:.3f}", f"{value - figure:+.3f}"]
+    return ["", ""] if figure is None or value is None else [f"{figure:.3f}", f"{value - figure:+.3f}"]
 
 
 def interval(row: Node) -> str:
