@@ -103,7 +103,12 @@ class AblationData:
     @property
     def paper(self) -> Node | None:
         """The paper's own figures: ``source``, ``note`` and ``figures`` (column -> variant -> value), where it has any."""
-        return self.plan.get("paper")
+        paper = self.plan.get("paper")
+        if not paper or not paper.get("figures"):
+            return paper
+        figures = paper["figures"]
+        order = [column for column in self.plan.get("paper_order") or () if column in figures]  # JSON's keys are sorted
+        return {**paper, "figures": {column: figures[column] for column in dict.fromkeys([*order, *figures])}}
 
     @property
     def variants(self) -> dict[str, str]:

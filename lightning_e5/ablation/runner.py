@@ -201,6 +201,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "paper": ablation.paper,
         "skipped": ablation.skipped,
         "order": list(variants),
+        "paper_order": list((ablation.paper or {}).get("figures") or {}),
         "variants": variants,
     }
 
