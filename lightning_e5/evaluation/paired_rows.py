@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.significance import NO_DIFFERENCE, Difference
+from lightning_e5.evaluation.significance import NO_DIFFERENCE, Difference, sign_flip_p_values
 
 Float64 = NDArray[np.float64]
 _DRAWS = 1 << 20  # drawn numbers at a time: 8 MiB
@@ -33,7 +33,7 @@ def paired_differences(
         if size == 0 or not np.isfinite(columns_QR).all():
             raise UserError("a paired test needs at least one value, and finite ones only")
         bounds = np.quantile(_resampled_means(columns_QR, samples, seed), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-        p_values = _sign_flips(columns_QR, max(samples, 10_000), seed)
+        p_values = sign_flip_p_values(columns_QR, max(samples, 10_000), seed)
         for place, row in enumerate(rows):
             mean, low, high, p_value = float(differences[row].mean()), *map(float, bounds[:, place]), float(p_values[place])
             shown = not low <= 0 <= high and p_value <= 1 - confidence
@@ -61,23 +61,3 @@ def _resampled_means(columns_QR: Float64, samples: int, seed: int) -> Float64:
         times_NQ = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
         means[start : start + count] = times_NQ @ columns_QR / size
     return means
-
-
-def _sign_flips(columns_QR: Float64, samples: int, seed: int) -> Float64:
-    """The two-sided p-value of every column, as `significance.sign_flip_p_value`."""
-    size = len(columns_QR)
-    observed = np.abs(columns_QR.sum(0))
-    slack = 1e-12 * np.abs(columns_QR).sum(0)
-    exact = size < 63 and 2**size <= samples
-    total = 2**size if exact else samples
-    rng = np.random.default_rng(seed)
-    step = max(1, _DRAWS // size)
-    extreme = np.zeros(columns_QR.shape[1], dtype=np.int64)
-    for start in range(0, total, step):
-        count = min(step, total - start)
-        if exact:
-            flips = (np.arange(start, start + count)[:, None] >> np.arange(size)) & 1
-        else:
-            flips = rng.integers(2, size=(count, size))
-        extreme += (np.abs((1.0 - 2.0 * flips) @ columns_QR) >= observed - slack).sum(0)
-    return extreme / total if exact else (extreme + 1) / (total + 1)

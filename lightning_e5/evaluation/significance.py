@@ -73,23 +73,27 @@ def sign_flip_p_value(differences: ArrayLike, samples: int = 10_000, seed: int =
 
     Source: Smucker, Allan and Carterette, CIKM 2007 (Fisher's randomisation test for retrieval).
     """
-    values = _checked(differences, samples, 0.95)
-    size = len(values)
-    observed = abs(values.sum())
-    slack = 1e-12 * np.abs(values).sum()  # sums of the same values in another order must count as equal
+    return float(sign_flip_p_values(_checked(differences, samples, 0.95)[:, None], samples, seed)[0])
+
+
+def sign_flip_p_values(columns_QR: NDArray[np.float64], samples: int, seed: int) -> NDArray[np.float64]:
+    """`sign_flip_p_value` of every column of finite ``[Q, R]``, from the same signs: ``[R]``."""
+    size = len(columns_QR)
+    observed = np.abs(columns_QR.sum(0))
+    slack = 1e-12 * np.abs(columns_QR).sum(0)  # sums of the same values in another order must count as equal
     exact = size < 63 and 2**size <= samples
     total = 2**size if exact else samples
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWS // size)
-    extreme = 0
+    extreme = np.zeros(columns_QR.shape[1], dtype=np.int64)
     for start in range(0, total, step):
         count = min(step, total - start)
         if exact:
             flips = (np.arange(start, start + count)[:, None] >> np.arange(size)) & 1
         else:
             flips = rng.integers(2, size=(count, size))
-        extreme += int((np.abs((1 - 2 * flips) @ values) >= observed - slack).sum())
-    return extreme / total if exact else (extreme + 1) / (total + 1)
+        extreme += (np.abs((1.0 - 2.0 * flips) @ columns_QR) >= observed - slack).sum(0)
+    return np.asarray(extreme / total if exact else (extreme + 1) / (total + 1))
 
 
 def paired_difference(
