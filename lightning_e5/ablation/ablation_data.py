@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.ablation import ablation_file
 from lightning_e5.ablation.run_data import METRICS, RunData
 from lightning_e5.config import Node, read_yaml
 from lightning_e5.errors import UserError, suggestion
@@ -22,11 +23,11 @@ _KEYS = ("ablation", "scale", "question", "held_constant", "baseline", "report",
 
 
 def is_ablation(path: Path) -> bool:
-    """Whether a path names an ablation: its directory, or a YAML with the key ``ablation``."""
+    """Whether a path names an ablation: its directory, or its YAML."""
     path = Path(path)
     if path.is_dir():
         return (path / ABLATION).is_file()
-    return path.suffix in (".yaml", ".yml") and path.is_file() and "ablation" in read_yaml(path)
+    return path.suffix in (".yaml", ".yml") and path.is_file() and ablation_file.is_ablation(path)
 
 
 @dataclass

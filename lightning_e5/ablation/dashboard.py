@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, load_experiment, merge, read_yaml
-from lightning_e5.errors import UserError, suggestion
+from lightning_e5.ablation.ablation_file import is_ablation, load_ablation
+from lightning_e5.ablation.plan import plan_ablation
+from lightning_e5.config import Node, load_experiment
+from lightning_e5.errors import UserError
 from lightning_e5.stages.wandb_run import PROJECT, history_name, key_present
 from lightning_e5.storage import read_json, write_json
 
@@ -102,46 +104,37 @@ def dashboard(
 
 def read_compared(path: Path, scale: str | None = None) -> Compared:
     """What is compared, from an ablation's directory or its YAML; UserError says what is missing."""
-    if path.is_dir():
-        file = path / "ablation.json"
-        if not file.is_file():
-            raise UserError(f"{path}: is no ablation directory (has no ablation.json)")
-        plan = read_json(file)
-        experiments = [load_experiment(p) for p in sorted(path.glob("*/config.yaml"))]
-        if not experiments and Path(plan["file"]).is_file():
-            experiments = _experiments(Path(plan["file"]), read_yaml(Path(plan["file"])), plan["scale"])
-        return _compared(plan, plan, plan["scale"], plan["variants"], experiments)
-    tree = read_yaml(path)
-    if "ablation" not in tree:
-        raise UserError(f"{path}: is no ablation (has no key 'ablation')")
-    chosen, scales = scale or tree["scale"], tree["scales"]
-    if chosen not in scales:
-        raise UserError(f"{path}: no scale {chosen!r}{suggestion(chosen, scales)}")
-    skipped = scales[chosen].get("skip") or ()
-    variants = {name: node for name, node in tree["variants"].items() if name not in skipped}
-    return _compared(tree, {**tree, **scales[chosen]}, chosen, variants, _experiments(path, tree, chosen))
+    if not path.is_dir():
+        if not is_ablation(path):
+            raise UserError(f"{path}: is no ablation (has no key 'ablation')")
+        ablation = load_ablation(path, scale)
+        stated = {name: getattr(ablation, name) for name in ("name", "scale", "question", "held_constant", "baseline", "report", "paper")}
+        return _compared(stated, ablation.descriptions, _experiments(path, scale))
+    file = path / "ablation.json"
+    if not file.is_file():
+        raise UserError(f"{path}: is no ablation directory (has no ablation.json)")
+    plan = read_json(file)
+    experiments = [load_experiment(p) for p in sorted(path.glob("*/config.yaml"))]
+    if not experiments and Path(plan["file"]).is_file():
+        experiments = _experiments(Path(plan["file"]), plan["scale"])
+    variants = {name: str(node.get("description") or "") for name, node in plan["variants"].items()}
+    return _compared({**plan, "name": plan["ablation"]}, variants, experiments)
 
 
-def _compared(plan: Node, at_scale: Node, scale: str, variants: Mapping[str, Node], experiments: list[Node]) -> Compared:
+def _compared(plan: Node, variants: dict[str, str], experiments: list[Node]) -> Compared:
     stages = [(name, node) for experiment in experiments for name, node in experiment["stages"].items()]
     logger = (experiments[0].get("logger") or {}) if experiments else {}
     return Compared(
-        name=plan["ablation"], scale=scale, question=plan["question"], held_constant=list(plan.get("held_constant") or ()),
-        baseline=plan["baseline"], report=list(at_scale["report"]), paper=at_scale.get("paper"),
-        variants={name: str(node.get("description") or "") for name, node in variants.items()},
+        name=plan["name"], scale=plan["scale"], question=plan["question"], held_constant=list(plan.get("held_constant") or ()),
+        baseline=plan["baseline"], report=list(plan["report"]), paper=plan.get("paper"), variants=variants,
         trainings=list(dict.fromkeys(name for name, node in stages if isinstance(node, Mapping) and "module" in node)),
         project=logger.get("project") or PROJECT, entity=logger.get("entity"),
     )  # fmt: skip
 
 
-def _experiments(file: Path, tree: Node, scale: str) -> list[Node]:
-    """The experiment of every variant, merged as the runs are; the values that differ by seed are not in them."""
-    node = tree["scales"][scale]
-    base = merge(load_experiment(file.parent / node["base"]), node.get("over") or {})
-    own = node.get("variants") or {}
-    skipped = node.get("skip") or ()
-    overs = {name: [v.get("over") or {}, (own.get(name) or {}).get("over") or {}] for name, v in tree["variants"].items() if name not in skipped}
-    return [merge(merge(base, first), second) for first, second in overs.values()]
+def _experiments(file: Path, scale: str | None) -> list[Node]:
+    """The experiment of every run of an ablation YAML."""
+    return [run.experiment for run in plan_ablation(load_ablation(file, scale)).every]
 
 
 def build(compared: Compared) -> Any:
