@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lightning_e5.ablation.comparison import Comparison
+from lightning_e5.ablation.comparison_tables import paper_columns
 from lightning_e5.ablation.figures import BLUE, GREY, INK, SKY, STYLE, WIDTH
 
 #: Columns of the paper's table that are drawn; of more, the first.
@@ -22,7 +23,7 @@ def paper_beside(comparison: Comparison) -> Figure | None:
     The axes differ: other data, other sizes. What can be compared is the order of the variants, not the height of a bar.
     """
     name = comparison.metrics[0]
-    columns = list(dict.fromkeys(column for row in comparison.rows for column in row.paper))[:MOST_COLUMNS]
+    columns = paper_columns(comparison)[:MOST_COLUMNS]
     rows = [row for row in comparison.rows if name in row.cells or row.paper]
     if not columns:
         return None
