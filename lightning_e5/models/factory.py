@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
@@ -17,9 +18,10 @@ class EncoderSpec:
     """What encoder to start from.
 
     Args:
-        pretrained: hub name or folder of an encoder with its tokenizer; None makes a small BERT with a vocabulary of
-            its own, to which the other values belong.
-        max_length: tokens per text in training.
+        pretrained: an encoder with its tokenizer: a folder, ``package:NAME/FOLDER`` or a hub name, each with or without
+            ``#sha256=HEX`` of its weights (see `lightning_e5.models.reference.model_folder`); None makes a small BERT with a
+            vocabulary of its own, to which the values from ``vocab_size`` on belong.
+        max_length: tokens per text.
         vocab_size: WordPiece vocabulary trained on the pool.
         layers, hidden_size, heads, intermediate_size, dropout, max_positions: of the small BERT.
         initialisation: ``weighted_average`` starts the small BERT as an average of word vectors weighted by IDF (see
@@ -52,10 +54,9 @@ class EncoderSpec:
         """What is put before the texts."""
         return E5_PREFIXES if self.prefixes is None else Prefixes(self.prefixes["query"], self.prefixes["passage"])
 
-    def load_pretrained(self) -> TextEncoder:
-        """The pre-trained encoder, with these prefixes and this length limit."""
-        assert self.pretrained is not None
-        return TextEncoder.from_pretrained(self.pretrained, prefixes=self.text_prefixes, max_length=self.max_length)
+    def load_pretrained(self, folder: Path) -> TextEncoder:
+        """The encoder of ``pretrained``, whose folder is here, with these prefixes and this length limit."""
+        return TextEncoder.from_pretrained(folder, prefixes=self.text_prefixes, max_length=self.max_length)
 
     def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
         """A small BERT from torch's current random state.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_e5.errors import UserError
+from lightning_e5.models.reference import model_folder
 from lightning_e5.storage import empty_directory, naming_the_file, read_json
 from lightning_e5.text import Prefixes, TextTokenizer
 
@@ -19,36 +22,59 @@ class StoredSettings(NamedTuple):
 
 
 def load_pretrained(name: str) -> tuple[Any, Any, StoredSettings]:
-    """The backbone, the ``tokenizers.Tokenizer`` and the stored settings of a local folder or a hub name.
+    """The backbone, the ``tokenizers.Tokenizer`` and the stored settings of a model.
+
+    Args:
+        name: see `model_folder`.
 
     Raises:
-        UserError: nothing there, or nothing that can be loaded.
+        UserError: nothing there, nothing that can be loaded, or weights that the model needs and the folder lacks.
     """
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    directory = Path(name)
-    local = directory.is_dir()
-    if not local and (directory.is_absolute() or name.startswith(".") or name.count("/") != 1):
-        raise UserError(f"{name}: no such model folder")
-    if local and not (directory / "config.json").is_file():
+    directory = model_folder(name)
+    if not (directory / "config.json").is_file():
         raise UserError(f"{name}: no model folder (has no config.json)")
-    logging.disable_progress_bar()
-    try:
-        backbone = AutoModel.from_pretrained(name, **_model_arguments(directory))
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if local else "the model hub cannot be reached or has no such model"
-        raise UserError(f"{name}: cannot be loaded ({reason}); give the folder of a model that is here") from None
+    # BertModel has a pooler that E5 does not use; it is left out so that saved and loaded weights are the same.
+    options = {"add_pooling_layer": False} if read_json(directory / "config.json").get("model_type") == "bert" else {}
+    with quiet_transformers():
+        try:
+            backbone, info = AutoModel.from_pretrained(str(directory), output_loading_info=True, trust_remote_code=False, **options)
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"{name}: cannot be loaded ({_first_line(error)}); give the folder of a model that is here") from None
+    _check_loaded(name, info)
     return backbone.float(), tokenizer.backend_tokenizer, stored_settings(directory)
 
 
-def _model_arguments(directory: Path) -> dict[str, Any]:
-    """BertModel has a pooler that E5 does not use; it is left out so that saved and loaded weights are the same."""
-    if directory.is_dir():
-        config = read_json(directory / "config.json")
-        return {"add_pooling_layer": False} if config.get("model_type") == "bert" else {}
-    return {}
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars and no report of the weights loaded, which a user cannot act on; what must be said is an error here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _check_loaded(name: str, info: Mapping[str, Any]) -> None:
+    """UserError for weights that the folder lacks or that have another shape: they would be random."""
+    missing = sorted(key for key in info.get("missing_keys") or () if not key.startswith("pooler."))
+    wrong = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get("mismatched_keys") or ())
+    for what, keys in (("lacks", missing), ("has other shapes of", wrong)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise UserError(f"{name}: {what} the weights {', '.join(keys[:3])}{more}, which would be random")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def stored_settings(directory: Path) -> StoredSettings:

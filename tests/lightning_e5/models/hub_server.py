@@ -1,0 +1,73 @@
+"""A model hub on the loopback interface: the few requests of its protocol that fetching a repository needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@contextmanager
+def hub_server(repositories: dict[str, Path], *, cut: str | None = None) -> Iterator[str]:
+    """Serve folders as repositories; the value is the address for ``HF_ENDPOINT``.
+
+    Args:
+        repositories: ``OWNER/NAME`` -> folder.
+        cut: a file that is sent only by half before the connection is closed.
+    """
+
+    class Hub(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, body: bool) -> None:
+            path = self.path.split("?")[0].lstrip("/")
+            for name, folder in repositories.items():
+                if path in (f"api/models/{name}", f"api/models/{name}/revision/main"):
+                    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+                    listing = {"id": name, "modelId": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}
+                    return self.send(200, json.dumps(listing).encode(), {"Content-Type": "application/json"}, body)
+                if path == f"api/models/{name}/tree/{COMMIT}":
+                    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+                    tree = [{"type": "file", "path": p.relative_to(folder).as_posix(), "size": p.stat().st_size, "oid": "0" * 40} for p in files]
+                    return self.send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
+                for revision in ("main", COMMIT):
+                    prefix = f"{name}/resolve/{revision}/"
+                    if path.startswith(prefix) and (folder / path[len(prefix) :]).is_file():
+                        content = (folder / path[len(prefix) :]).read_bytes()
+                        facts = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+                        return self.send(200, content, facts, body, half=path.endswith(cut or "\0"))
+            self.send(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, body)
+
+        def send(self, status: int, content: bytes, headers: dict[str, str], body: bool, half: bool = False) -> None:
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if body and half:
+                self.wfile.write(content[: len(content) // 2])
+                self.close_connection = True
+            elif body:
+                self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
