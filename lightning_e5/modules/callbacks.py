@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from tqdm import tqdm
 
 from lightning_e5.distributed import any_rank
+from lightning_e5.progress import Bar
 from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
 
 
@@ -94,30 +93,26 @@ class StopOnSignal(L.Callback):
 
 
 class ProgressLine(L.Callback):
-    """One line on stderr: steps, ETA, loss, accuracy in batch, pairs and tokens per second."""
+    """Steps, ETA, loss, accuracy in batch, pairs and tokens per second."""
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self._bar: Any = None
+        self._bar: Bar | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._bar = tqdm(
-                total=trainer.max_steps, initial=trainer.global_step, desc=self.title, unit="step", file=sys.stderr,
-                mininterval=1.0 if sys.stderr.isatty() else 10.0, dynamic_ncols=True,
-            )  # fmt: skip
+            self._bar = Bar(trainer.max_steps, self.title, "step", done=trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._bar is None:
             return
         row = getattr(pl_module, "last_metrics", {})
-        self._bar.set_postfix_str(
+        self._bar.note(
             f"loss {row.get('loss', float('nan')):.3f}, acc {row.get('accuracy', float('nan')):.2f}, "
             f"{row.get('pairs_per_second', 0):.0f} pairs/s, {row.get('tokens_per_second', 0) / 1000:.0f}k tok/s, "
-            f"{row.get('mfu', 0):.0%} of peak",
-            refresh=False,
+            f"{row.get('mfu', 0):.0%} of peak"
         )
-        self._bar.update(trainer.global_step - self._bar.n)
+        self._bar(trainer.global_step - self._bar.done)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()

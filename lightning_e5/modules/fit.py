@@ -64,7 +64,7 @@ def fit(
     """
     if strategy not in STRATEGIES:
         raise UserError(f"strategy: {strategy!r} is not one of {', '.join(STRATEGIES)}")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     start = latest_checkpoint(checkpoints, warn)
     stop = StopOnSignal(checkpoints)

@@ -7,6 +7,7 @@ its inputs. The run is finished when ``metrics.json`` is written, after all stag
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import resource
@@ -20,6 +21,7 @@ from lightning_e5.config import Node, differing_keys, outside_path, read_yaml, r
 from lightning_e5.errors import TrainingStopped, UserError, suggestion
 from lightning_e5.instantiate import check_node, resolve_target
 from lightning_e5.launch import is_first_process, wait_for
+from lightning_e5.progress import clear_line, on_terminal, stage_title
 from lightning_e5.stages.stage import (
     FREE_ARGUMENTS,
     TIMING,
@@ -128,8 +130,9 @@ def run_experiment(
     names = list(experiment["stages"])
     for number, name in enumerate(names, start=1):
         out = directory / "stages" / name
-        told = functools.partial(_say_of, f"[{number}/{len(names)}] {name}", say)
-        metrics |= _run_stage(experiment, name, out, outputs, told)
+        title = f"[{number}/{len(names)}] {name}:"
+        with stage_title(title, str(experiment["stages"][name].get("description") or "")):
+            metrics |= _run_stage(experiment, name, out, outputs, functools.partial(_say_of, title, say))
         outputs[name] = out
     final = experiment.get("final_encoder")
     if final is not None:
@@ -140,7 +143,8 @@ def run_experiment(
 
 
 def _say_of(title: str, say: Callable[[str], None], text: str) -> None:
-    say(f"{title}: {text}")
+    clear_line()
+    say(f"{title} {text}")
 
 
 def _claim(experiment: Node, directory: Path, update: bool) -> None:
@@ -266,15 +270,20 @@ def _computed_on() -> tuple[int, str]:
 def _compute(prepared: PreparedStage, say: Callable[[str], None]) -> None:
     out = prepared.out
     unshare(out)
-    say("continues" if prepared.begin() else "starts")
+    description = prepared.node.get("description")
+    does = f": {description}" if description else ""
+    begun = "continues" if prepared.begin() else "starts"
+    if not on_terminal():  # there a line shows it that goes away
+        say(f"{begun}{does}")
     began = time.perf_counter()
     metrics = prepared.call()
+    gc.collect()  # a trainer refers to itself: without this its optimizer's state may stay for stages on end
     seconds = time.perf_counter() - began
     write_json(out / METRICS, metrics)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     write_json(out / TIMING, {"seconds": seconds, "peak_memory_gb": peak})
     write_manifest(out, kind=prepared.node["_target_"], files=output_files(out), fingerprint=prepared.fingerprint)
-    say(f"done in {seconds:.1f} s (peak memory {peak:.1f} GB)")
+    say(f"{f'{description}: ' if on_terminal() and description else ''}done in {seconds:.1f} s (peak memory {peak:.1f} GB)")
 
 
 def _named(stage: str, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -15,10 +15,10 @@ from lightning_e5.storage import MANIFEST, empty_directory, read_json, sha256_fi
 
 TIMING = "timing.json"
 STARTED = "started.json"
-#: Keys of a stage's node that are not arguments.
-SPECIAL = ("inputs",)
-#: Arguments of a stage that change nothing in its result.
-FREE_ARGUMENTS = ("engine",)
+#: Keys of a stage's node that are not arguments; ``description`` says in words what the stage does.
+SPECIAL = ("inputs", "description")
+#: Keys of a stage that change nothing in its result.
+FREE_ARGUMENTS = ("engine", "description")
 
 
 @dataclass(frozen=True, slots=True)

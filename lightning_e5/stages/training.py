@@ -22,7 +22,7 @@ def train(out: Path, module: TrainingModule, data: L.LightningDataModule, contex
     None in every rank but the first, whose part ends here.
     """
     if not is_first_process():
-        fit(module, data, checkpoints=out / "checkpoints", title=context.stage, **trainer)  # type: ignore[arg-type]
+        fit(module, data, checkpoints=out / "checkpoints", title="train", **trainer)  # type: ignore[arg-type]
         return None
     jsonl, wandb = JsonlLogger(out), _wandb(out, context)
 
@@ -36,7 +36,7 @@ def train(out: Path, module: TrainingModule, data: L.LightningDataModule, contex
             module,
             data,
             checkpoints=out / "checkpoints",
-            title=context.stage,
+            title="train",
             loggers=[logger for logger in (jsonl, wandb) if logger is not None],
             resumed=resumed,
             warn=warn,

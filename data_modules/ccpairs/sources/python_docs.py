@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import sys
 import sysconfig
 import warnings
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 from data_modules.ccpairs.docstrings import EXTRACTOR_VERSION, Limits, docstring_pairs
 from data_modules.ccpairs.python_source import docstrings_of, name_in_words
 from lightning_e5.errors import UserError
+from lightning_e5.progress import progress
 from lightning_e5.storage import empty_directory, read_parquet, sha256_text, to_json, verify_manifest, write_manifest
 from lightning_e5.storage import write_parquet as write_parquet_file
 from lightning_e5.text import text_id
@@ -169,8 +169,6 @@ class PythonDocs:
         return sorted(set(files))
 
     def _extract(self) -> list[tuple[str, str, str]]:
-        from tqdm import tqdm
-
         files = self.files()
         counts: Counter[str] = Counter()
         rows: list[tuple[str, str, str]] = []
@@ -179,11 +177,11 @@ class PythonDocs:
         pool: Any = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext()
         with pool as executor:
             results = executor.map(read, files, chunksize=16) if isinstance(executor, Executor) else map(read, files)
-            bar = tqdm(results, total=len(files), desc=self.name, unit="file", file=sys.stderr,
-                       disable=not self.show_progress, mininterval=1.0)  # fmt: skip
-            for result in bar:
-                counts.update(result.counts)
-                rows.extend((result.source, query, passage) for query, passage in result.pairs)
+            with progress(len(files), "read", "file") if self.show_progress else nullcontext(lambda _: None) as bar:
+                for result in results:
+                    counts.update(result.counts)
+                    rows.extend((result.source, query, passage) for query, passage in result.pairs)
+                    bar(1)
         kept = _without_vague_texts(rows)
         counts["dropped: text with many partners"] = len(rows) - len(kept)
         counts["pairs"] = len(kept)

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from lightning_e5.errors import UserError
+from lightning_e5.progress import progress as show_progress
 from lightning_e5.storage import atomic_path, empty_directory, read_json, verify_manifest, write_json, write_manifest
 from lightning_e5.types import Kind
 
@@ -148,7 +149,7 @@ class WordVectors:
         size = min(config.batch_size, len(pairs))
         per_epoch = len(pairs) // size
         steps = config.epochs * per_epoch
-        with tqdm(total=steps, desc="word vectors", unit="step", disable=not progress) as bar:
+        with show_progress(steps, "", "step") if progress else nullcontext(lambda _: None) as bar:
             for step in range(steps):
                 if step % per_epoch == 0:
                     order = rng.permutation(len(pairs))
@@ -162,7 +163,7 @@ class WordVectors:
                 gradients = torch.autograd.grad(loss, tables)
                 for (table, optimizer, rate), gradient in zip(optimizers, gradients, strict=True):
                     optimizer.step(table, words_U, gradient, rate * (1 - step / steps))
-                bar.update()
+                bar(1)
         return self
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
