@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from lightning_e5.ablation.run_data import Result
 from lightning_e5.config import Node
 
 Rows = list[list[str]]
+#: What a cell says where a difference is not shown; `NONE_SHOWN_NOTE` explains it.
+NONE_SHOWN = "no difference"
+NONE_SHOWN_NOTE = f"“{NONE_SHOWN}”: no difference shown by these queries, all comparisons taken together (Holm)"
 
 
 def task_table(rows: Sequence[Node]) -> Rows:
@@ -66,11 +70,12 @@ def evaluation_text(retrieval: Sequence[Node], tasks: Sequence[Node], metrics: M
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
-def aligned(rows: Rows, texts: int) -> list[str]:
-    """Lines for a terminal, the header underlined; the first ``texts`` columns left, the others right."""
+def aligned(rows: Rows, texts: int | Collection[int]) -> list[str]:
+    """Lines for a terminal, the header underlined; the first ``texts`` columns, or those of these numbers, left, the others right."""
+    left = range(texts) if isinstance(texts, int) else texts
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     lines = [
-        "  ".join(v.ljust(w) if c < texts else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows
+        "  ".join(v.ljust(w) if c in left else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows
     ]
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
@@ -78,6 +83,29 @@ def aligned(rows: Rows, texts: int) -> list[str]:
 def published_cells(value: float | None, figure: float | None) -> list[str]:
     """A published figure and how far ours is above it; empty cells where there is none."""
     return ["", ""] if figure is None or value is None else [f"{figure:.3f}", f"{value - figure:+.3f}"]
+
+
+def difference_cell(compared: Node) -> str:
+    """A paired difference with its 95% interval, and in a word whether it shows one model to be better.
+
+    Args:
+        compared: a row of ``table.json`` against its reference, or one of its comparisons with other models.
+    """
+    words = {"a is higher": "better", "b is higher": "worse"}
+    shown = words.get(compared["verdict"], NONE_SHOWN)
+    return f"{compared['difference']:+.3f} [{compared['difference_low']:+.3f}, {compared['difference_high']:+.3f}] {shown}"
+
+
+def further_comparisons(result: Result) -> list[str]:
+    """What a model is compared with beside the reference and the step before it."""
+    return [f"{labelled(result.row)} to {other['model']}: {difference_cell(other)}" for other in result.previous[1:]]
+
+
+def pairs_seen(result: Result) -> str:
+    """The pairs that a model's weights saw; of a start of others, which does not say what it has seen, those of this run."""
+    if "tokens_seen" in result.row and result.row["pairs_seen"] is None:
+        return f"unknown + {result.pairs:,}" if result.trained_by else "unknown"
+    return f"{result.row.get('pairs_seen') or result.pairs:,}"
 
 
 def interval(row: Node) -> str:

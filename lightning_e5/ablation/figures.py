@@ -154,7 +154,7 @@ def _bars(ax: Axes, panel: Sequence[Result]) -> None:
         colour, label = (GREY, "baseline without an encoder")
         if result.is_encoder:
             colour, label = (
-                (BLUE, "encoder, trained in this run") if result.trained_by else (SKY, "encoder, not trained")
+                (BLUE, "encoder, trained in this run") if result.trained_by else (SKY, "encoder, not trained in this run")
             )
         ax.barh(place, value, 0.62, color=colour, label=label)
         ax.plot([low, high], [place, place], color=INK, linewidth=1.5, marker="|", markersize=8)

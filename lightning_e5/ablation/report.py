@@ -10,10 +10,20 @@ from matplotlib.figure import Figure
 from lightning_e5.ablation import evaluation_tables, figures
 from lightning_e5.ablation.data_report import data_sections
 from lightning_e5.ablation.durations import duration
-from lightning_e5.ablation.evaluation_tables import labelled, published_cells, task_table, validity_table
+from lightning_e5.ablation.evaluation_tables import (
+    NONE_SHOWN_NOTE,
+    difference_cell,
+    further_comparisons,
+    labelled,
+    pairs_seen,
+    published_cells,
+    task_table,
+    validity_table,
+)
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
+from lightning_e5.evaluation.model_differences import all_differences
 from lightning_e5.evaluation.significance import NO_DIFFERENCE
 from lightning_e5.storage import write_text
 
@@ -86,27 +96,32 @@ def report_page(run: RunData) -> str:
 def results_table(run: RunData, results: Sequence[Result]) -> str:
     """The results as an HTML table; the notebook shows the same."""
     references = {r.collection: run.reference(r.collection) for r in results}
-    header = ["model", "collection", MAIN_METRIC, "95% interval", RECALL]
+    where = len(references) > 1
+    header = ["model", *(["collection"] if where else []), MAIN_METRIC, "95% interval", RECALL]
     named = sorted({name for name in references.values() if name})
     shown = any(MAIN_METRIC in r.row.get("published", {}) for r in results)
     if shown:
         header += ["published", "difference to it"]
+    if steps := any(r.previous for r in results):
+        header += ["to the step before"]
     if named:
-        header += [f"difference to {' / '.join(named)}", "verdict"]
+        header += [f"to {' / '.join(named)}"]
+    texts = range(len(header) - steps - bool(named), len(header))
     header += ["pairs seen", "time"]
     rows = []
     for result in results:
         low, high = result.row.get("low"), result.row.get("high")
         interval = _ABSENT if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
-        row = [labelled(result.row), result.collection, _value(result, MAIN_METRIC), interval, _value(result, RECALL)]
+        row = [labelled(result.row), *([result.collection] if where else []), _value(result, MAIN_METRIC), interval, _value(result, RECALL)]
         if shown:
             figure = result.row.get("published", {}).get(MAIN_METRIC)
             row += published_cells(result.metrics[MAIN_METRIC], figure)
+        if steps:
+            row += [difference_cell(result.previous[0]) if result.previous else ""]
         if named:
-            row += _difference(result, references[result.collection])
-        rows.append([*row, _pairs_seen(result), duration(result.seconds)])
-    numbers = [c for c in range(2, len(header)) if header[c] != "verdict"]
-    return table(header, rows, numbers=numbers)
+            row += [_difference(result, references[result.collection])]
+        rows.append([*row, pairs_seen(result), duration(result.seconds)])
+    return table(header, rows, numbers=[c for c in range(1 + where, len(header)) if c not in texts])
 
 
 def _times(run: RunData) -> list[str]:
@@ -141,29 +156,24 @@ def _configuration(run: RunData) -> str:
 
 
 def _results_note(run: RunData, results: Sequence[Result]) -> str:
-    note = "95% intervals by bootstrap over queries, differences by paired bootstrap over the same queries. "
-    if any(r.row.get("verdict") == NO_DIFFERENCE for r in results):
-        note += f"“{NO_DIFFERENCE}”: these queries do not tell the two models apart. "
+    collections = {r.collection: r.row["queries"] for r in results if "queries" in r.row}
+    on = [f"{name}: {queries:,} queries. " for name, queries in collections.items()]
+    note = "".join(on) + "95% intervals by bootstrap over queries, differences by paired bootstrap over the same queries. "
+    if any(compared.get("verdict") == NO_DIFFERENCE for compared in all_differences([r.row for r in results])):
+        note += f"{NONE_SHOWN_NOTE}. "
+    else:
+        note += "What is said of the differences holds for all of the table together (Holm). "
+    note += "".join(f"{further}. " for r in results for further in further_comparisons(r))
     return note + (
-        "Verdicts hold for all differences of the table together (Holm). Pairs seen: in all stages that a model's weights went "
-        "through, repetitions counted; time: of these stages (filtering, mining and the teacher are in the table of stages below)."
+        "Pairs seen: in all stages that a model's weights went through, repetitions counted; time: of these stages (filtering, mining "
+        "and the teacher are in the table of stages below)."
     )
 
 
-def _difference(result: Result, reference: str | None) -> list[str]:
-    row = result.row
-    if "difference" not in row:
-        return ["the reference" if result.model == reference else _ABSENT, ""]
-    interval = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
-    words = {"a is higher": f"above {reference}", "b is higher": f"below {reference}"}
-    return [interval, words.get(row["verdict"], str(row["verdict"]))]
-
-
-def _pairs_seen(result: Result) -> str:
-    """What the row says; of a run that is older than that, what its stages say."""
-    if "tokens_seen" in result.row and result.row["pairs_seen"] is None:
-        return "unknown"
-    return f"{result.row.get('pairs_seen') or result.pairs:,}"
+def _difference(result: Result, reference: str | None) -> str:
+    if "difference" not in result.row:
+        return "the reference" if result.model == reference else _ABSENT
+    return difference_cell(result.row)
 
 
 def _value(result: Result, metric: str) -> str:

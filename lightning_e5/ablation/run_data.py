@@ -53,6 +53,11 @@ class Result:
     seconds: float | None
     is_encoder: bool
 
+    @property
+    def previous(self) -> list[Node]:
+        """The comparisons with the step before it, and with other models behind that; each with ``model``, ``difference`` and so on."""
+        return list(self.row.get("previous") or [])
+
 
 @dataclass
 class RunData:

@@ -7,28 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.beir_average import BEIR15, BeirAverage, metrics_of
-from lightning_e5.evaluation.beir_collection import Collection, check_rules, grouped, load_collection, rules_of
+from lightning_e5.evaluation.beir_collection import Collection, check_rules, load_collection, rules_of
 from lightning_e5.evaluation.classification import SAMPLES_PER_LABEL, ClassificationTask
 from lightning_e5.evaluation.clustering import ClusteringTask
+from lightning_e5.evaluation.cosine_sample import CosineSample, RememberingEncoder
 from lightning_e5.evaluation.labelled import load_split
 from lightning_e5.evaluation.metrics import DEFAULT_METRICS
+from lightning_e5.evaluation.model_differences import all_differences, checked_previous, compare_models
 from lightning_e5.evaluation.pair_classification import PairClassificationTask
 from lightning_e5.evaluation.reranking import RerankingTask
 from lightning_e5.evaluation.retrieval import RetrievalResult
 from lightning_e5.evaluation.significance import correct_verdicts
-from lightning_e5.evaluation.strata import group_difference, group_interval
 from lightning_e5.evaluation.sts import STSTask, load_sts
 from lightning_e5.evaluation.task import Task
 from lightning_e5.evaluation.zero_shot import ZeroShotPrompts, ZeroShotTask
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
-from lightning_e5.rng import generator
 from lightning_e5.stages.contamination import Contamination, JudgedQueries, check_training_texts
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
@@ -38,8 +35,6 @@ from lightning_e5.storage import write_json, write_parquet
 MAIN_METRIC = "ndcg@10"
 #: The rows of all tasks beside retrieval.
 TASKS_TABLE = "tasks.json"
-#: Pairs whose cosines are kept for the report.
-COSINE_SAMPLE = 500
 
 
 def evaluate(
@@ -56,6 +51,7 @@ def evaluate(
     word_vectors: Path | None = None,
     baselines: Mapping[str, Any] | None = None,
     reference: str | None = None,
+    previous: Mapping[str, str | Sequence[str]] | None = None,
     split: str = "test",
     rules: Mapping[str, str] | None = None,
     k: int = 100,
@@ -88,6 +84,8 @@ def evaluate(
         word_vectors: folder of the averaged word vectors; judged as ``word-vectors``.
         baselines: model name -> an object with ``retrieve`` (BM25).
         reference: the model that all others are compared with, pairwise over queries.
+        previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
+            them, too.
         split: of the judgements, and of the classification sets.
         rules: collection -> the set of BEIR whose rules it is judged by, or ``none``, instead of by its name.
         k: passages retrieved per query.
@@ -132,6 +130,7 @@ def evaluate(
     if not collections and not any(judged.embeds for judged in models.values()):
         raise UserError(f"evaluate: {', '.join(models)} can only search, and there is no collection to search (give collections)")
     check_training_texts(training_texts or {}, trained_on or {}, models)
+    compared_with = checked_previous(previous, list(models))
     if reference is not None and reference not in models:
         raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(models)})")
     probe = {"normalize": normalize_features}
@@ -151,22 +150,29 @@ def evaluate(
     for collection, folder in (collections or {}).items():
         judged_by = load_collection(folder, collection, split=split, rules=rules_of(collection, rules))
         results: dict[str, RetrievalResult] = {}
-        with progress(len(models), f"evaluate on {collection}", "model") as bar:
+        sample = CosineSample(judged_by, seed) if cosines else None
+        encoders_here = sum(isinstance(judged.model, TextEncoder) for judged in models.values())
+        with progress(encoders_here * _texts_of(judged_by), collection, "text") as bar:
             for name, judged in models.items():
                 started = time.perf_counter()
-                results[name] = judged_by.evaluate(judged.model, k=k, metrics=measured, index=index, cache_dir=cache_dir)
+                model = judged.model
+                if isinstance(model, TextEncoder) and index is None and cache_dir is None:
+                    model = RememberingEncoder(model, sample.texts() if sample is not None else set(), progress=bar)
+                results[name] = judged_by.evaluate(model, k=k, metrics=measured, index=index, cache_dir=cache_dir)
                 results[name].save(out / name / collection)
                 found |= {f"{name}/{collection}/{m}": v for m, v in results[name].metrics.items()}
                 row = _retrieval_row(judged, judged_by, results[name], published_of(published or {}, name, collection))
                 table.append({"model": name, "collection": collection, "seconds": time.perf_counter() - started, **row})
-                if cosines and isinstance(judged.model, TextEncoder):
-                    _save_cosines(out / name / collection / "cosines.parquet", judged.model, judged_by, seed)
-                bar(1)
-        found |= _intervals(judged_by, results, reference, table, seed)
+                if sample is not None and isinstance(judged.model, TextEncoder):
+                    write_parquet(out / name / collection / "cosines.parquet", sample.cosines(model))
+        rows = {row["model"]: row for row in table if row["collection"] == collection}
+        found |= compare_models(
+            judged_by, results, MAIN_METRIC, rows, reference=reference, previous=compared_with, seed=seed
+        )  # fmt: skip
         average.add(judged_by, results)
         per_query = {name: result.per_query for name, result in results.items()}
         queries[collection] = JudgedQueries(judged_by.query_groups(), judged_by.data.queries, per_query)
-    correct_verdicts(table)
+    correct_verdicts(all_differences(table))
     contamination = Contamination(queries, tasks, training_texts or {}, trained_on or {})
     found |= contamination.retrieval(table, models, MAIN_METRIC)
     found |= judge_tasks(
@@ -184,6 +190,11 @@ def _check_names(groups: Sequence[Mapping[str, Path] | None]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"evaluate: two sets are named {name!r}")
+
+
+def _texts_of(collection: Collection) -> int:
+    """How many texts an encoder embeds to be evaluated on a collection."""
+    return len(collection.data.queries) + len(collection.data.corpus)
 
 
 def judge_tasks(
@@ -224,40 +235,3 @@ def _retrieval_row(judged: Judged, collection: Collection, result: RetrievalResu
     facts = {**judged.facts(collection.texts()), **collection.facts()}
     row = {**judged.seen, "split": result.split, **result.counts, "tied": result.tied.get(10), **facts}
     return {**row, "published": dict(published)} if published else row
-
-
-def _intervals(
-    judged_by: Collection, results: Mapping[str, RetrievalResult], reference: str | None, table: list[dict[str, Any]], seed: int
-) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    collection, groups = judged_by.data.name, judged_by.query_groups()
-    values = {name: [np.array(v) for v in grouped(r.per_query[MAIN_METRIC], groups)] for name, r in results.items()}
-    for name, per_query in values.items():
-        low, high = group_interval(per_query, seed=seed)
-        metrics |= {f"{name}/{collection}/{MAIN_METRIC}_low": low, f"{name}/{collection}/{MAIN_METRIC}_high": high}
-        row = next(r for r in table if r["model"] == name and r["collection"] == collection)
-        row |= {"low": low, "high": high}
-        if reference is not None and name != reference:
-            difference = group_difference(per_query, values[reference], seed=seed)
-            row |= {"difference": difference.mean, "difference_low": difference.low,
-                    "difference_high": difference.high, "p_value": difference.p_value}  # fmt: skip
-    return metrics
-
-
-def _save_cosines(path: Path, encoder: TextEncoder, collection: Collection, seed: int) -> None:
-    """Cosines of judged (query, passage) pairs and of random ones, for the report."""
-    data, kind = collection.data, collection.passage_kind
-    judged = [(q, d) for q, grades in data.qrels.items() for d, grade in grades.items() if grade > 0 and d in data.corpus]
-    draw = generator(seed, "cosines")
-    chosen = draw.permutation(len(judged))[:COSINE_SAMPLE]
-    documents = list(data.corpus)
-    others = draw.integers(0, len(documents), size=len(chosen))
-    queries_ND = encoder.embed([data.queries[judged[i][0]] for i in chosen], "query")
-    positives_ND = encoder.embed([data.corpus[judged[i][1]] for i in chosen], kind)
-    random_ND = encoder.embed([data.corpus[documents[i]] for i in others], kind)
-    columns = {"positive": _cosines(queries_ND, positives_ND), "random": _cosines(queries_ND, random_ND)}
-    write_parquet(path, columns)
-
-
-def _cosines(a_ND: torch.Tensor, b_ND: torch.Tensor) -> Any:
-    return (a_ND * b_ND).sum(1).numpy()

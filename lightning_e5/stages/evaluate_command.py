@@ -12,6 +12,7 @@ from typing import Any
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.models.precision import Precision
+from lightning_e5.models.reference import model_folder
 from lightning_e5.stages.evaluate import TASKS_TABLE, evaluate
 from lightning_e5.storage import read_json, write_json
 
@@ -29,7 +30,7 @@ _SUFFIXES = (".gz", ".jsonl", ".json", ".tsv", ".parquet")
 class EvaluationRequest:
     """What the command was asked for.
 
-    ``models``: ``bm25``, a model folder or a run directory, each also as ``NAME=...``. The sets: folders in BEIR's layout,
+    ``models``: ``bm25``, a run directory or a model (see `lightning_e5.models.reference.model_folder`), each also as ``NAME=...``. The sets: folders in BEIR's layout,
     files of sentence pairs, folders of labelled texts, files of labelled texts, and so on, each also as ``NAME=...``.
     ``rules``: ``SET=BEIR-SET`` or ``SET=none``, whose rules a
     retrieval set is judged by instead of by its name; ``query_prefix`` and ``passage_prefix``: instead of the models' own; ``samples_per_label``: ``SET=N``;
@@ -80,10 +81,11 @@ def run_evaluation(request: EvaluationRequest) -> Evaluation:
         if place == "bm25":
             name, target = name or "bm25", None
         else:
-            target = Path(place)
-            if not target.is_dir():
-                raise UserError(f"--model: {place}: no such model folder (nor bm25)")
-            name = name or target.resolve().name.lower()
+            try:
+                target = model_folder(place)
+            except UserError as error:
+                raise UserError(f"--model: {error}" + ("" if "/" in place else " (nor bm25)")) from None
+            name = name or Path(place.partition("#")[0]).resolve().name.lower()
         if name in encoders or name in baselines:
             raise UserError(f"--model: two models are named {name!r}; name one of them as NAME=FOLDER")
         if target is None:
@@ -142,7 +144,7 @@ def _sets(request: EvaluationRequest) -> dict[str, dict[str, Path]]:
 def _named(given: str) -> tuple[str | None, str]:
     """(name or None, place) of ``NAME=PLACE`` or ``PLACE``; a place that is there as it is written has no name."""
     name, equals, place = given.partition("=")
-    if not equals or Path(given).exists():
+    if not equals or Path(given).exists() or given.startswith(("package:", "path:")):
         return None, given
     if not name or "/" in name or not place:
         raise UserError(f"{given!r}: is not NAME=FOLDER with a name without '/'")
