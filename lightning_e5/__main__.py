@@ -57,9 +57,14 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from lightning_e5.stages.search import search
+    from lightning_e5.stages.search import search, search_interactively
 
-    print(search(Path(arguments.model), arguments.text, corpus=arguments.corpus, k=arguments.k))
+    if arguments.interactive or arguments.text is None:
+        if arguments.text is not None:
+            raise UserError(f"--interactive: asks for the texts itself; leave out {arguments.text!r}")
+        search_interactively(arguments.model, corpus=arguments.corpus, k=arguments.k)
+    else:
+        print(search(arguments.model, arguments.text, corpus=arguments.corpus, k=arguments.k))
     return 0
 
 
@@ -130,9 +135,10 @@ def _arguments_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _arguments_search(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_OR_RUN", help="a run directory, or a model folder (with --corpus)")
-    parser.add_argument("text", help="the query")
-    parser.add_argument("--corpus", metavar="FOLDER", help="a folder in BEIR layout; a run's own test collection by default")
+    parser.add_argument("model", metavar="MODEL_OR_RUN", help="a run directory, or a model (with --corpus): a folder, package:NAME/FOLDER or a hub name")
+    parser.add_argument("text", nargs="?", help="the query; without it questions are asked for")
+    parser.add_argument("--interactive", action="store_true", help="ask for questions until an empty line")
+    parser.add_argument("--corpus", metavar="FOLDER", help="a folder of documents (Markdown, reST, text, HTML) or in BEIR layout; a run's own test collection by default")
     parser.add_argument("-k", type=int, default=5, help="passages shown (default 5)")
 
 
