@@ -114,6 +114,10 @@ class TextTokenizer:
             raise UserError(f"{path}: not a tokenizer.json ({error})") from None
         return cls(backend, prefixes, max_length)
 
+    def cut_at(self, max_length: int | None) -> TextTokenizer:
+        """The same tokenizer with another length limit; itself for None."""
+        return self if max_length is None else TextTokenizer(self.backend, self.prefixes, max_length)
+
     def fingerprint(self) -> str:
         """Sha256 of everything that decides a text's tokens."""
         facts = [self.backend.to_str(), self.prefixes.query, self.prefixes.passage, str(self.max_length)]

@@ -56,6 +56,12 @@ class CCPairsDataModule(StepDataModule):
             self.sources, shares = {"": cache.rows if kept is None else len(kept)}, None
         else:
             self.sources, shares, kept = _chosen_sources(cache, kept, weights)
+        small = next((name for name, size in self.sources.items() if size < batch_size), None)
+        if one_source_per_batch and small is not None:
+            raise UserError(
+                f"one_source_per_batch: the source {small!r} has {self.sources[small]} pairs, fewer than batch_size = {batch_size}; "
+                "leave it out by weights, or choose smaller batches"
+            )
         self.pairs = sum(self.sources.values())
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size)
         super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)

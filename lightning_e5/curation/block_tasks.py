@@ -32,6 +32,15 @@ class ScorerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """A bi-encoder's folder, tokens per text (None: as stored) and precision."""
+
+    folder: Path
+    max_length: int | None
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreTask:
     """Score some groups; the logits go to ``path``."""
 
@@ -48,8 +57,7 @@ class EmbedTask:
 
     name: str
     path: Path
-    encoder: Path
-    precision: Precision
+    encoder: EncoderSettings
     kind: Kind
     texts: Sequence[str]
 
@@ -66,13 +74,13 @@ def score_on(
 
 
 def embed_on(
-    engine: Engine, encoder: Path, precision: Precision, data: MiningData, blocks: KeptBlocks, *, passage_kind: Kind,
+    engine: Engine, encoder: EncoderSettings, data: MiningData, blocks: KeptBlocks, *, passage_kind: Kind,
     gpus_per_task: int = 0,
 ) -> None:  # fmt: skip
     """Compute the blocks of embeddings that `dense_candidates` would find missing, by tasks."""
     sides: tuple[tuple[str, Sequence[str], Kind], ...] = (("queries", data.queries, "query"), ("passages", data.corpus, passage_kind))
     tasks = [
-        EmbedTask(f"{name} {part.start} to {part.stop}", path, encoder, precision, kind, texts[part])
+        EmbedTask(f"{name} {part.start} to {part.stop}", path, encoder, kind, texts[part])
         for name, texts, kind in sides
         for path, part in blocks.missing(name, len(texts), TEXTS)
     ]
@@ -88,7 +96,7 @@ def score_block(task: ScoreTask) -> int:
 
 def embed_block(task: EmbedTask) -> int:
     """Write the embeddings; returns the number of texts."""
-    write_block(task.path, {"embeddings": _encoder(task.encoder, task.precision).embed(task.texts, task.kind).numpy()})
+    write_block(task.path, {"embeddings": _encoder(task.encoder).embed(task.texts, task.kind).numpy()})
     return len(task.texts)
 
 
@@ -104,6 +112,10 @@ def load_scorer(settings: ScorerSettings) -> CrossEncoder | SequenceClassifier:
 _scorer = functools.lru_cache(maxsize=1)(load_scorer)
 
 
-@functools.lru_cache(maxsize=1)
-def _encoder(folder: Path, precision: Precision) -> TextEncoder:
-    return TextEncoder.from_pretrained(folder, precision=precision).to(inference_device())
+def load_encoder(settings: EncoderSettings) -> TextEncoder:
+    """The bi-encoder, on this process's GPU where it has one."""
+    encoder = TextEncoder.from_pretrained(settings.folder, max_length=settings.max_length, precision=settings.precision)
+    return encoder.to(inference_device())
+
+
+_encoder = functools.lru_cache(maxsize=1)(load_encoder)

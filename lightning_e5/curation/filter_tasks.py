@@ -33,6 +33,7 @@ class FilterSettings:
     pairs: Path
     encoder: Path
     precision: Precision
+    max_length: int | None
     device: str
     per_source: bool
     exact_up_to: int | None
@@ -144,7 +145,7 @@ def forget() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _encoder(settings: FilterSettings) -> TextEncoder:
-    return TextEncoder.from_pretrained(settings.encoder, precision=settings.precision).to(settings.torch_device)
+    return TextEncoder.from_pretrained(settings.encoder, max_length=settings.max_length, precision=settings.precision).to(settings.torch_device)
 
 
 @functools.lru_cache(maxsize=1)

@@ -66,7 +66,7 @@ def mine(
     *,
     seed: int,
     answers_QK: NDArray[np.bool_] | None = None,
-) -> tuple[NDArray[np.int64], MiningReport]:
+) -> tuple[NDArray[np.int64], NDArray[np.float32], MiningReport]:
     """Choose each query's negatives.
 
     Args:
@@ -80,7 +80,7 @@ def mine(
         answers_QK: candidates that a cross-encoder takes for answers; they are no negatives.
 
     Returns:
-        int64 ``[Q, count]`` passage rows, and the report. A query with too few allowed candidates is filled with random
+        int64 ``[Q, count]`` passage rows, their scores (float32, NaN where one was not retrieved), and the report. A query with too few allowed candidates is filled with random
         passages (counted) that are no known positive of it and were not retrieved, so that they score below those that were.
 
     Raises:
@@ -91,7 +91,7 @@ def mine(
     if different <= rules.count + max((len(k) for k in known_positives), default=0):
         raise UserError(f"negatives: a corpus of {different} different passages is too small for {rules.count} negatives")
     chosen_QN = np.empty((len(candidates_QK), rules.count), dtype=np.int64)
-    chosen_scores: list[float] = []
+    chosen_scores_QN = np.full(chosen_QN.shape, np.nan, dtype=np.float32)
     window = slice(rules.first_rank - 1, rules.last_rank)
     for row in range(len(candidates_QK)):
         candidates, scores = candidates_QK[row, window], scores_QK[row, window]
@@ -116,7 +116,7 @@ def mine(
         if len(places) > rules.count:
             places = np.sort(draw.choice(places, rules.count, replace=False))
         found = candidates[places]
-        chosen_scores.extend(scores[places].tolist())
+        chosen_scores_QN[row, : len(places)] = scores[places]
         missing = rules.count - len(found)
         if missing:
             report.filled_at_random += missing
@@ -129,9 +129,10 @@ def mine(
             taken = known_positives[row] if small else known_positives[row] | avoided
             found = np.concatenate([found, _fill(found, taken, passage_text_P, missing, draw)])
         chosen_QN[row] = found
-    if chosen_scores:
-        report.score_quantiles = [float(q) for q in np.quantile(chosen_scores, [0.0, 0.25, 0.5, 0.75, 1.0])]
-    return chosen_QN, report
+    retrieved = chosen_scores_QN[~np.isnan(chosen_scores_QN)]
+    if len(retrieved):
+        report.score_quantiles = [float(q) for q in np.quantile(retrieved.astype(np.float64), [0.0, 0.25, 0.5, 0.75, 1.0])]
+    return chosen_QN, chosen_scores_QN, report
 
 
 def _limits(positive: np.float32, rules: NegativeRules) -> dict[str, np.float32]:

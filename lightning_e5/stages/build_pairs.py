@@ -16,9 +16,6 @@ from lightning_e5.storage import write_json, write_parquet, write_text
 from lightning_e5.text import text_id
 from lightning_e5.types import PairSource, Qrels, TextPair
 
-#: With a smaller test, distractors are kept up to this many passages per judged passage.
-MAX_PASSAGES_PER_JUDGED = 4
-
 
 def build_pairs(
     out: Path,
@@ -29,6 +26,7 @@ def build_pairs(
     planted_mismatches: float = 0.3,
     max_pairs: int | None = None,
     max_test_queries: int | None = None,
+    passages_per_judged: int = 4,
     seed: int = 0,
 ) -> dict[str, float]:
     """Write ``pairs.parquet``, the test collection ``test/`` (BEIR layout) and ``packages.json`` into ``out``.
@@ -41,6 +39,8 @@ def build_pairs(
         planted_mismatches: share of the training pairs whose passage is exchanged, 0 to 1.
         max_pairs: at most this many training pairs, drawn by ``seed``; None for all.
         max_test_queries: at most this many test queries; None for all.
+        passages_per_judged: with fewer test queries, passages kept per judged one (1: no others); the more queries for the time
+            that an evaluation takes, the narrower its intervals.
         seed: seed of every draw.
 
     Returns:
@@ -54,6 +54,8 @@ def build_pairs(
     for key, value in (("max_pairs", max_pairs), ("max_test_queries", max_test_queries)):
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be at least 1, or null for all")
+    if passages_per_judged < 1:
+        raise UserError(f"passages_per_judged={passages_per_judged} must be at least 1, the judged passage itself")
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(3)]
     counts: Counter[str] = Counter()
     unique = _unique_pairs(source, counts)
@@ -71,7 +73,7 @@ def build_pairs(
         raise UserError(f"held_out={list(held_out)} leaves no pair to train on")
     planting = plant_mismatches(train, planted_mismatches, seeds[1])
     _write_pool(out / "pairs.parquet", planting.pairs, planting.planted)
-    test_queries, test_passages, judgements = _write_test(out / "test", test, max_test_queries, seeds[2])
+    test_queries, test_passages, judgements = _write_test(out / "test", test, max_test_queries, passages_per_judged, seeds[2])
 
     versions: dict[str, str] = getattr(source, "versions", dict)()
     packages = {
@@ -129,7 +131,7 @@ def _write_pool(path: Path, pairs: Sequence[TextPair], planted: Sequence[bool]) 
     write_parquet(path, {**columns, "planted": pa.array(planted, pa.bool_())})
 
 
-def _write_test(directory: Path, pairs: list[TextPair], most: int | None, seed: int) -> tuple[int, int, int]:
+def _write_test(directory: Path, pairs: list[TextPair], most: int | None, per_judged: int, seed: int) -> tuple[int, int, int]:
     """Write a BEIR directory; equal texts are merged. Returns the number of queries, passages and judgements."""
     queries, passages, qrels = _collection(pairs)
     if most is not None and most < len(queries):
@@ -140,7 +142,7 @@ def _write_test(directory: Path, pairs: list[TextPair], most: int | None, seed: 
         qrels = {name: qrels[name] for name in queries}
         judged = {passage for relevant in qrels.values() for passage in relevant}
         others = [name for name in passages if name not in judged]
-        extra = min(len(others), (MAX_PASSAGES_PER_JUDGED - 1) * len(judged))
+        extra = min(len(others), (per_judged - 1) * len(judged))
         judged.update(others[i] for i in generator.choice(len(others), size=extra, replace=False).tolist())
         passages = {name: text for name, text in passages.items() if name in judged}
     rows = [{"_id": name, "title": "", "text": text} for name, text in passages.items()]

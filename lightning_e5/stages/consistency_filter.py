@@ -54,6 +54,7 @@ def consistency_filter(
     k: int = 2,
     pool: PoolKind = "global",
     precision: Precision = "fp32",
+    max_length: int | None = None,
     exact_up_to: int | None = None,
     previous: Path | None = None,
     rows_per_part: int = 131_072,
@@ -74,6 +75,7 @@ def consistency_filter(
         k: highest rank kept (E5: 2).
         pool: ``global``, passages of all sources (E5 does not say), or ``per_source``, of the pair's own source.
         precision: of the backbone; scores are float32.
+        max_length: tokens per text; as stored with the encoder by default.
         exact_up_to: ranks over it are written as ``exact_up_to + 1``, which makes ranking several times as fast; at
             least ``k``; None writes every rank as it is.
         previous: ``ranks.parquet`` of an earlier round: a pair that it dropped stays dropped, with rank 0.
@@ -99,11 +101,11 @@ def consistency_filter(
         "pairs": [[s.path.relative_to(store.folder).as_posix(), s.rows, s.path.stat().st_size] for s in store.shards()],
         "encoder": [[p.name, sha256_file(p)] for p in sorted(Path(encoder).rglob("*")) if p.is_file()],
         "previous": sha256_file(_previous(previous, store.rows)) if previous is not None else None,
-        "settings": [pool_size, pool, precision, exact_up_to, rows_per_part, seed],
+        "settings": [pool_size, pool, precision, max_length, exact_up_to, rows_per_part, seed],
     }
     identity = sha256_text(to_json(decides))
     _begin(out, identity)
-    settings = FilterSettings(out, Path(pairs), Path(encoder), precision, device, pool == "per_source", exact_up_to, previous, identity)
+    settings = FilterSettings(out, Path(pairs), Path(encoder), precision, max_length, device, pool == "per_source", exact_up_to, previous, identity)
     names, code_N = source_codes(store)
     tasks = [
         RankTask(settings, number, first, stop, code_N[first:stop].tobytes() if settings.per_source else b"")

@@ -23,6 +23,7 @@ def finetune(
     data: Callable[..., Any],
     module: Callable[..., Any],
     max_length: int | None = None,
+    train_length: int | None = None,
     precision: Precision = "fp32",
     trainer: dict[str, Any] | None = None,
     seed: int,
@@ -35,6 +36,7 @@ def finetune(
         ranked: groups with, for distillation, teacher scores (``ranked.parquet``); a mapping of names for a mixture.
         data, module: partial data module and training scheme.
         max_length: tokens per text (E5: 192 after 128 in pre-training; the position embeddings are frozen).
+        train_length: tokens per text while training, where that is less than the encoder reads afterwards.
         precision, trainer: see the pre-training stage.
 
     Returns:
@@ -44,7 +46,7 @@ def finetune(
     """
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision)
-    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
+    batches = data(ranked=ranked, tokenizer=model.tokenizer.cut_at(train_length), cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
     metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
     if metrics is None:
         return {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.block_tasks import embed_on
+from lightning_e5.curation.block_tasks import EncoderSettings, embed_on, load_encoder
 from lightning_e5.curation.blocks import KeptBlocks
 from lightning_e5.curation.candidates import Candidates, answers_of_the_teacher, dense_candidates, lexical_candidates
 from lightning_e5.curation.engine import Engine, make_engine
@@ -18,7 +18,6 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.beir_data import load_beir
 from lightning_e5.memory import inference_device
-from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
@@ -47,11 +46,13 @@ def hard_negatives(
     max_score: float | None = None,
     max_queries: int | None = None,
     precision: Precision = "fp32",
+    max_length: int | None = None,
     engine: Engine | str | None = None,
     gpus_per_task: int = 0,
     seed: int,
 ) -> dict[str, float]:
-    """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``, ``passage_kind``.
+    """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``, ``passage_kind``, and
+    ``retriever_scores`` (list: the positive's, then each negative's; NaN for one that was not retrieved).
 
     What takes long (embeddings, searches, the cross-encoder's scores) is kept block by block until the end, so that a
     killed stage continues.
@@ -70,6 +71,7 @@ def hard_negatives(
             ``max_score``, is no negative.
         max_queries: a random part of the rows; None for all.
         precision: of the backbones; scores are float32.
+        max_length: tokens per text that ``encoder`` reads; as stored with it by default.
         engine: ``local``, ``ray`` or an engine with settings embeds blocks of texts as tasks; None in this process.
         gpus_per_task: GPUs of each task.
 
@@ -87,8 +89,11 @@ def hard_negatives(
     blocks = KeptBlocks(out / "parts")
     if encoder is not None:
         if engine is not None:
-            embed_on(make_engine(engine), encoder, precision, data, blocks, passage_kind=passage_kind, gpus_per_task=gpus_per_task)
-        model = TextEncoder.from_pretrained(encoder, precision=precision).to(inference_device())
+            embed_on(
+                make_engine(engine), EncoderSettings(encoder, max_length, precision), data, blocks, passage_kind=passage_kind,
+                gpus_per_task=gpus_per_task,
+            )  # fmt: skip
+        model = load_encoder(EncoderSettings(encoder, max_length, precision))
         candidates = dense_candidates(data, model, last_rank, blocks, passage_kind=passage_kind)
     else:
         assert retriever is not None
@@ -124,13 +129,16 @@ def _write(
     out: Path, data: MiningData, candidates: Candidates, rules: NegativeRules, answers_QK: NDArray[np.bool_] | None,
     passage_kind: Kind, blocks: KeptBlocks, seed: int,
 ) -> dict[str, float]:  # fmt: skip
-    negatives, report = mine(*candidates, data.known, data.corpus_text_P, rules, seed=seed, answers_QK=answers_QK)
+    import pyarrow as pa
+
+    negatives, scores_QN, report = mine(*candidates, data.known, data.corpus_text_P, rules, seed=seed, answers_QK=answers_QK)
     columns = {
         "query": list(data.queries),
         "positive": list(data.positive_texts),
         "negatives": [[data.corpus[n] for n in ns] for ns in negatives],
         "source": list(data.sources),
         "passage_kind": [passage_kind] * len(data.queries),
+        "retriever_scores": pa.array([*np.column_stack([candidates.positive_scores_Q, scores_QN])], pa.list_(pa.float32())),
     }
     write_parquet(out / "ranked.parquet", columns)
     write_json(out / "report.json", dataclasses.asdict(report))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lightning_e5.curation.block_tasks import ScorerSettings, load_scorer, score_on
 from lightning_e5.curation.blocks import KeptBlocks
@@ -89,6 +90,7 @@ def teacher_scores(
     ranked: Path,
     max_length: int | None = None,
     passage_format: str = "{passage}",
+    retriever_scale: float = 0.0,
     precision: Precision = "fp32",
     engine: Engine | str | None = None,
     gpus_per_task: int = 0,
@@ -101,6 +103,9 @@ def teacher_scores(
         ranked: folder or file of the mined groups; scores it has already are replaced.
         max_length: tokens of a query and of a passage, each (released ones: of both together); as stored by default.
         passage_format: how a released teacher reads a passage, see `SequenceClassifier`.
+        retriever_scale: add the score by which mining found a passage, times this, to the teacher's logit (not in E5): a small
+            teacher then corrects the retriever instead of replacing it. For cosines the reciprocal of the student's
+            temperature; a passage that was not retrieved, but filled in at random, leaves its row without a teacher.
         precision: of the backbone.
         engine: ``local``, ``ray`` or an engine with settings scores blocks of groups as tasks; None in this process.
         gpus_per_task: GPUs of each task.
@@ -122,18 +127,32 @@ def teacher_scores(
     alone = next((row for row, group in enumerate(groups) if len(group) < 2), None)
     if alone is not None:
         raise UserError(f"{path}: row {alone} has no negatives to compare the positive with")
+    retrieved = _retriever_scores(path, groups) if retriever_scale else []
     queries, blocks = table["query"].to_pylist(), KeptBlocks(out / "parts")
     scorer = ScorerSettings(str(teacher), max_length, passage_format, precision)
     if engine is not None:
         score_on(make_engine(engine), scorer, queries, groups, blocks, gpus_per_task)
     scores = group_scores(queries, groups, lambda: load_scorer(scorer), blocks)
+    metrics = separation(scores)
+    if metrics["score_spread"] < COLLAPSED:
+        spread = f"{metrics['score_spread']:.1e}"
+        raise UserError(f"{teacher}: the teacher has collapsed (its scores differ by {spread} within a query's passages)")
+    if retrieved:
+        scores = [s + retriever_scale * r for s, r in zip(scores, retrieved, strict=True)]
+        whole = [s for s in scores if not np.isnan(s).any()]
+        metrics |= {f"with_retriever_{key}": value for key, value in separation(whole).items()} if whole else {}
     if "teacher_scores" in table.column_names:
         table = table.drop_columns(["teacher_scores"])
     column = pa.array([s.tolist() for s in scores], type=pa.list_(pa.float32()))
     write_parquet(out / "ranked.parquet", table.append_column("teacher_scores", column))
     blocks.remove()
-    metrics = separation(scores)
-    if metrics["score_spread"] < COLLAPSED:
-        spread = f"{metrics['score_spread']:.1e}"
-        raise UserError(f"{teacher}: the teacher has collapsed (its scores differ by {spread} within a query's passages)")
     return metrics
+
+
+def _retriever_scores(path: Path, groups: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
+    """The scores by which mining found each group's passages; UserError where the file does not hold them."""
+    column = read_parquet(path, {"retriever_scores": "list<float>"})["retriever_scores"].to_pylist()
+    for row, (scores, group) in enumerate(zip(column, groups, strict=True)):
+        if scores is None or len(scores) != len(group):
+            raise UserError(f"{path}: row {row} has {len(scores or ())} retriever_scores for {len(group)} passages")
+    return [np.array(scores, dtype=np.float32) for scores in column]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.models.factory import EncoderSpec
+from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import UNTRAINED, start_of
 from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
@@ -17,7 +18,7 @@ from lightning_e5.text import E5_PREFIXES, TextTokenizer
 
 
 def vocabulary(
-    out: Path, *, pairs: Path, encoder: EncoderSpec, write_tokens: Callable[..., Any], seed: int
+    out: Path, *, pairs: Path, encoder: EncoderSpec, write_tokens: Callable[..., Any], train_length: int | None = None, seed: int
 ) -> dict[str, float]:
     """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
 
@@ -25,6 +26,7 @@ def vocabulary(
         pairs: folder of pairs (see `PairStore`).
         encoder: what to start from.
         write_tokens: `data_modules.token_cache.write_token_cache`, given by the YAML.
+        train_length: tokens per text of ``tokens/``, for a training on shorter texts than the encoder reads; by default the encoder's.
 
     Returns:
         Vocabulary size, parameters, tokens, share of texts cut at the length limit.
@@ -33,20 +35,21 @@ def vocabulary(
     table = store.read(["query", "passage"])
     queries, passages = table["query"].to_pylist(), table["passage"].to_pylist()
     if encoder.pretrained is not None:
-        model = encoder.load_pretrained()
+        start = model_folder(encoder.pretrained)
+        model = encoder.load_pretrained(start)
         tokenizer = model.tokenizer
     else:
         backend = train_wordpiece(queries, passages, encoder.vocab_size)
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
     with progress(2 * len(queries), "tokenise", "text") as bar:
         columns = {"query": (queries, "query"), "passage": (passages, "passage")}
-        manifest = write_tokens(out / "tokens", columns, tokenizer, progress=bar, sources=store.sources)
+        manifest = write_tokens(out / "tokens", columns, tokenizer.cut_at(train_length), progress=bar, sources=store.sources)
     if encoder.pretrained is None:
         counts = document_frequency(tokenizer, [*queries, *passages])
         seed_torch(seed)
         model = encoder.build(tokenizer, counts, 2 * len(queries))
     model.save_pretrained(out / "encoder")
-    (UNTRAINED if encoder.pretrained is None else start_of(encoder.pretrained)).save(out / "encoder")
+    (UNTRAINED if encoder.pretrained is None else start_of(start)).save(out / "encoder")
     return {
         "vocabulary": tokenizer.backend.get_vocab_size(),
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -112,7 +112,7 @@ def test_the_ranks_parts_make_the_global_batch(tokens: Path, settings: dict[str,
         ({"weights": {"large": -1, "small": 1, "middle": 1}}, "'large' has -1; the rule is a finite number >= 0"),
         ({"weights": dict.fromkeys(SIZES, 0)}, "leave no source"),
         ({"alpha": -0.5}, "alpha: -0.5"),
-        ({"alpha": 0.5, "one_source_per_batch": True}, "batch_size: 8 is not in 1 .. 4"),
+        ({"alpha": 0.5, "one_source_per_batch": True}, "has 4 pairs, fewer than batch_size = 8; leave it out by weights"),
     ],
 )
 def test_mistakes_are_named(tokens: Path, settings: dict[str, Any], message: str) -> None:

@@ -51,7 +51,7 @@ def cases(draw: st.DrawFn) -> Case:
 @given(case=cases())
 @settings(max_examples=300, deadline=None)
 def test_no_mined_negative_is_a_known_positive(case: Case) -> None:
-    chosen, report = mine(*case[:6], seed=case.seed)
+    chosen, chosen_scores, report = mine(*case[:6], seed=case.seed)
     assert chosen.shape == (len(case.known), case.rules.count) and chosen.dtype == np.int64
     window = slice(case.rules.first_rank - 1, case.rules.last_rank)
     candidates = known_positives = filled = absolute = relative = 0
@@ -76,6 +76,10 @@ def test_no_mined_negative_is_a_known_positive(case: Case) -> None:
         missing = max(0, case.rules.count - len(allowed))
         filled += missing
         retrieved = negatives[: case.rules.count - missing]
+        for negative, score in zip(negatives, chosen_scores[row], strict=True):
+            at = np.flatnonzero(case.candidates[row] == negative)
+            assert np.isnan(score) if negative not in retrieved else score in case.scores[row, at]
+        assert np.isnan(chosen_scores[row]).sum() == missing
         assert set(case.texts[retrieved].tolist()) <= allowed and set(retrieved.tolist()) <= set(case.candidates[row, window].tolist())
     assert report.queries == len(case.known)
     counts = (report.candidates, report.known_positives, report.over_absolute_margin, report.over_relative_margin, report.filled_at_random)
@@ -85,10 +89,10 @@ def test_no_mined_negative_is_a_known_positive(case: Case) -> None:
 @given(case=cases())
 @settings(max_examples=50, deadline=None)
 def test_mining_is_deterministic_and_a_query_stands_alone(case: Case) -> None:
-    chosen, report = mine(*case[:6], seed=case.seed)
-    again, report_again = mine(*case[:6], seed=case.seed)
+    chosen, _, report = mine(*case[:6], seed=case.seed)
+    again, _, report_again = mine(*case[:6], seed=case.seed)
     assert np.array_equal(chosen, again) and report == report_again
-    first, _ = mine(case.candidates[:1], case.scores[:1], case.positive_scores[:1], case.known[:1], case.texts, case.rules, seed=case.seed)
+    first, *_ = mine(case.candidates[:1], case.scores[:1], case.positive_scores[:1], case.known[:1], case.texts, case.rules, seed=case.seed)
     assert np.array_equal(chosen[:1], first)
 
 

@@ -104,7 +104,7 @@ def test_scores_keep_their_margins(tmp_path: Path, texts: list[str], collection:
 def test_margins_hold_for_positives_of_either_sign(positive: float, absolute: float | None, relative: float | None) -> None:
     scores = np.linspace(1, -1, 400, dtype=np.float32)[None, :]
     rules = NegativeRules(7, 1, 400, absolute, relative)
-    chosen, report = mine(np.arange(400)[None, :], scores, np.array([positive], np.float32), [{399}], np.arange(400), rules, seed=1)
+    chosen, _, report = mine(np.arange(400)[None, :], scores, np.array([positive], np.float32), [{399}], np.arange(400), rules, seed=1)
     below = scores[0, chosen[0]] <= positive - max(absolute or 0.0, (relative or 0.0) * abs(positive)) + 1e-6
     assert int((~below).sum()) <= report.filled_against_rules
     if positive > -0.6:
@@ -117,10 +117,10 @@ def test_what_fills_up_was_not_retrieved() -> None:
     scores = np.full((1, 50), 0.9, np.float32)
     scores[0, -1] = 0.1
     for seed in range(30):
-        chosen, report = mine(candidates, scores, np.full(1, 0.5, np.float32), [{60}], np.arange(100), NegativeRules(7, absolute_margin=0.1), seed=seed)
+        chosen, _, report = mine(candidates, scores, np.full(1, 0.5, np.float32), [{60}], np.arange(100), NegativeRules(7, absolute_margin=0.1), seed=seed)
         assert chosen[0, 0] == 49 and (chosen[0, 1:] >= 50).all() and 60 not in chosen
         assert (report.filled_at_random, report.filled_against_rules) == (6, 0)
-    chosen, report = mine(candidates, scores, np.full(1, 0.15, np.float32), [{60}], np.arange(100), NegativeRules(7, absolute_margin=0.1), seed=1)
+    chosen, _, report = mine(candidates, scores, np.full(1, 0.15, np.float32), [{60}], np.arange(100), NegativeRules(7, absolute_margin=0.1), seed=1)
     assert report.filled_against_rules == 7, "the retrieved end above the margin, so others may be above it"
 
 
@@ -128,7 +128,7 @@ def test_the_teachers_veto_is_that_of_its_scores() -> None:
     veto = np.zeros((2, 40), dtype=bool)
     veto[0, ::2] = True
     candidates, scores = np.tile(np.arange(40), (2, 1)), np.tile(np.linspace(1, 0, 40, dtype=np.float32), (2, 1))
-    chosen, report = mine(candidates, scores, np.ones(2, np.float32), [{0}, {1}], np.arange(60), NegativeRules(7), seed=1, answers_QK=veto)
+    chosen, _, report = mine(candidates, scores, np.ones(2, np.float32), [{0}, {1}], np.arange(60), NegativeRules(7), seed=1, answers_QK=veto)
     assert (chosen[0] % 2 == 1).all() and report.answers_by_teacher == 19, "20 vetoed, of which one is the positive itself"
     assert (chosen[1] % 2 == 0).any()
 

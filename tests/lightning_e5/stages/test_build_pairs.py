@@ -92,6 +92,9 @@ def test_smaller_build(tmp_path: Path) -> None:
     judged = {passage for _, passage, _ in judgements}
     assert {query for query, _, _ in judgements} == set(queries)
     assert judged <= set(passages) and len(passages) == 4 * len(judged)
+    build(tmp_path / "none", max_test_queries=5, passages_per_judged=1)
+    queries, passages, judgements = read_test(tmp_path / "none")
+    assert set(passages) == {passage for _, passage, _ in judgements} and len(queries) == 5
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,7 @@ def test_smaller_build(tmp_path: Path) -> None:
         ({"held_out": ["hold"]}, "'hold' gives no pair; did you mean 'held'"),
         ({"held_out": ["held", "one", "two"]}, "leaves no pair"),
         ({"max_pairs": 0}, "max_pairs=0"),
+        ({"passages_per_judged": 0}, "passages_per_judged=0 must be at least 1"),
         ({"planted_mismatches": -0.1}, r"planted_mismatches=-0\.1"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -123,3 +124,23 @@ def test_a_group_of_one_is_refused(tmp_path: Path, released: Path) -> None:
     write_parquet(tmp_path / "alone.parquet", {"query": ["a", "b"], "positive": ["c", "d"], "negatives": [["e"], []]})
     with pytest.raises(UserError, match=r"alone\.parquet: row 1 has no negatives"):
         teacher_scores(tmp_path / "out", teacher=released, ranked=tmp_path / "alone.parquet")
+
+
+def test_the_retriever_s_scores_are_added_where_every_passage_has_one(tmp_path: Path, ranked: Path, released: Path) -> None:
+    teacher_scores(tmp_path / "alone", teacher=released, ranked=ranked)
+    with pytest.raises(UserError, match=r"ranked.parquet: lacks the column 'retriever_scores'|no column"):
+        teacher_scores(tmp_path / "lacking", teacher=released, ranked=ranked, retriever_scale=20.0)
+    table = pq.read_table(ranked)
+    found = [[0.5 + 0.01 * row, *[0.1 * n for n in range(len(negatives))]] for row, negatives in enumerate(table["negatives"].to_pylist())]
+    found[3][1] = float("nan")  # filled in at random, never retrieved
+    write_parquet(ranked, table.append_column("retriever_scores", pa.array(found, pa.list_(pa.float32()))))
+    metrics = teacher_scores(tmp_path / "both", teacher=released, ranked=ranked, retriever_scale=20.0)
+    for row, (alone, both) in enumerate(zip(scored(tmp_path / "alone"), scored(tmp_path / "both"), strict=True)):
+        wanted = np.array(alone["teacher_scores"]) + 20.0 * np.array(found[row])
+        np.testing.assert_allclose(both["teacher_scores"], wanted, rtol=1e-5)
+        assert np.isnan(both["teacher_scores"]).any() == (row == 3)
+    assert metrics["with_retriever_groups"] == ROWS - 1 and metrics["with_retriever_margin"] > metrics["margin"]
+    found[5] = found[5][:1]
+    write_parquet(ranked, table.append_column("retriever_scores", pa.array(found, pa.list_(pa.float32()))))
+    with pytest.raises(UserError, match="row 5 has 1 retriever_scores for"):
+        teacher_scores(tmp_path / "short", teacher=released, ranked=ranked, retriever_scale=20.0)
