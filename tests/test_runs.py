@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,3 +103,27 @@ def test_the_filter_equals_brute_force() -> None:
     ]
     for block in (1, 500, 10**6):
         assert consistency_ranks(q, p, p, texts, texts, block_scores=block).tolist() == expected
+
+
+def test_what_a_run_says_at_its_end_is_readable_and_its_commands_work(
+    smoke_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lightning_e5.__main__ import main
+
+    said = (smoke_run.parent / "stdout.txt").read_text()
+    table = said[said.index("python-docs, 200 queries") : said.index("report: ")]
+    assert max(map(len, table.splitlines())) <= 100
+    for row in ("start", "e5-noisy", "e5-pt", "e5"):
+        line = next(line for line in table.splitlines() if line.startswith(f"{row} "))
+        differences = re.findall(r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\] (better|worse|no difference)", line)
+        assert len(differences) == (1 if row == "start" else 2), line
+    assert "e5-pt to start: " in table
+    *commands, last = re.findall(r"^  python -m (.*)$", said, re.M)
+    assert len(commands) == 2 and said.rstrip().endswith(last)
+    search, page = (shlex.split(c) for c in commands)
+    monkeypatch.setattr("sys.stdin", io.StringIO("split a string on whitespace\n\n"))
+    assert main(search[1:]) == 0 and "1. " in capsys.readouterr().out
+    environment = {**os.environ, "BROWSER": "true"}
+    assert subprocess.run([sys.executable, "-m", *page], env=environment, timeout=60).returncode == 0 and Path(page[-1]).is_file()
+    assert main(shlex.split(last)[1:]) == 0
+    assert re.search(r"^bm25 +test +0\.\d{3}", capsys.readouterr().out, re.M)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_e5.__main__ import main
+from lightning_e5.evaluation.baselines.bm25 import BM25
+from lightning_e5.evaluation.baselines.word_vectors import WordVectorsConfig
 from lightning_e5.models.training_record import read_record
+from lightning_e5.stages.evaluate import evaluate
+from lightning_e5.stages.word_vectors import word_vectors
 from lightning_e5.storage import read_json
 
 
@@ -15,11 +19,10 @@ def test_rows_of_a_run_say_what_the_models_have_seen(smoke_run: Path) -> None:
     for key in ("pairs_seen", "tokens_seen"):
         assert rows["e5-noisy"][key] == metrics[f"noisy/{key}"] and rows["e5-pt"][key] == metrics[f"pretrain/{key}"]
         assert rows["e5"][key] == metrics[f"pretrain/{key}"] + metrics[f"finetune/{key}"]
-        assert rows["untrained"][key] == rows["bm25"][key] == 0
-    assert rows["word-vectors"]["pairs_seen"] == metrics["word_vectors/pairs_seen"] and rows["word-vectors"]["tokens_seen"] is None
-    trained = ("e5-noisy", "e5-pt", "e5", "word-vectors")
+        assert rows["start"][key] == rows["bm25"][key] == 0  # at test size the start has random weights
+    trained = ("e5-noisy", "e5-pt", "e5")
     assert {rows[m]["contamination"] for m in trained} == {"measured"}
-    assert {rows[m]["contamination"] for m in ("untrained", "bm25")} == {"none"}
+    assert {rows[m]["contamination"] for m in ("start", "bm25")} == {"none"}
     assert len({row["clean_items"] for row in rows.values()}) == 1
     for model, row in rows.items():
         assert 0 <= row["contaminated"]["share"] <= 1 and row["queries"] >= row["clean_items"] > 0
@@ -42,3 +45,18 @@ def test_an_exported_encoder_says_it_too(smoke_run: Path, tmp_path: Path, capsys
     for key in ("pairs_seen", "tokens_seen", "contamination", "contaminated", "clean_items"):
         assert row[key] == known[key]
     assert "seen in training" in capsys.readouterr().out
+
+
+def test_word_vectors_of_a_run_s_pairs_say_it_too(smoke_run: Path, tmp_path: Path) -> None:
+    pairs, vectors = smoke_run / "stages" / "pairs", tmp_path / "vectors"
+    vectors.mkdir()
+    config = WordVectorsConfig(epochs=1, width=32, batch_size=64)
+    seen = word_vectors(vectors, pairs=pairs, keep=smoke_run / "stages/filter/ranks.parquet", config=config, seed=0)
+    evaluate(
+        tmp_path / "out", collections={"python-docs": pairs / "test"}, word_vectors=vectors, baselines={"bm25": BM25()}, reference="bm25",
+        training_texts={"pairs": pairs}, seed=0,
+    )  # fmt: skip
+    rows = {row["model"]: row for row in read_json(tmp_path / "out" / "table.json")}
+    assert rows["word-vectors"]["pairs_seen"] == seen["pairs_seen"] and rows["word-vectors"]["tokens_seen"] is None
+    assert rows["word-vectors"]["contamination"] == "measured" and rows["bm25"]["contamination"] == "none"
+    assert "difference" in rows["word-vectors"]
