@@ -31,7 +31,7 @@ class Bar:
 
     def __init__(self, total: int | None, title: str, unit: str = "it", done: int = 0) -> None:
         self.total, self.unit, self.done = total, unit, done
-        self.title = " ".join([*_stages[-1:], title]) if title else "".join(_stages[-1:])
+        self.title = " ".join([*_stages[-1:], *([title] if title else [])]).rstrip(":")
         self._began, self._before, self._noted = time.monotonic(), done, ""
         self._shown_at = self._began
         self._bar: Any = None
@@ -70,7 +70,7 @@ class Bar:
         if self.total is not None and gained > 0:
             left = (time.monotonic() - self._began) / gained * max(0, self.total - self.done)
             parts.append(f"about {_duration(left)} left")
-        return f"{self.title.rstrip(chr(58))}: {', '.join([*parts, *filter(None, [self._noted])])}"
+        return f"{self.title}: {', '.join([*parts, *filter(None, [self._noted])])}"
 
 
 @contextmanager

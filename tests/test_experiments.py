@@ -62,7 +62,7 @@ def changed(key: str, value: Any, *, remove: bool = False) -> dict[str, Any]:
         ("stages.pairs.held_out", "stdlib", ["stages.pairs.held_out", "'stdlib'", "a list of strings"]),
         ("stages.pairs.held_out", [1], ["stages.pairs.held_out", "a list of strings"]),
         ("encoder.layers", 2, []),
-        ("stages.vocabulary.encoder.layer", 2, ["stages.vocabulary.encoder", "did you mean 'layers'"]),
+        ("stages.start.encoder.layer", 2, ["stages.start.encoder", "did you mean 'layers'"]),
         ("stages.filter.out", "x", ["stages.filter.out", "given by the runner"]),
         ("stages.filter.inputs.encodr", "noisy", ["stages.filter.inputs", "did you mean 'encoder'"]),
         ("stages.filter.inputs.encoder", "nosy/encoder", ["stages.filter.inputs.encoder", "'nosy'", "did you mean 'noisy'"]),

@@ -271,10 +271,9 @@ def _compute(prepared: PreparedStage, say: Callable[[str], None]) -> None:
     out = prepared.out
     unshare(out)
     description = prepared.node.get("description")
-    does = f": {description}" if description else ""
     begun = "continues" if prepared.begin() else "starts"
     if not on_terminal():  # there a line shows it that goes away
-        say(f"{begun}{does}")
+        say(f"{begun}: {description}" if description else begun)
     began = time.perf_counter()
     metrics = prepared.call()
     gc.collect()  # a trainer refers to itself: without this its optimizer's state may stay for stages on end

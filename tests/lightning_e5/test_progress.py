@@ -46,6 +46,6 @@ def test_on_a_terminal_a_line_says_what_is_done_and_goes_away(capsys: pytest.Cap
         with progress(4, "", "step") as bar:
             bar(4)
         shown = capsys.readouterr().err
-        assert shown.startswith("[2/3] noisy: train on unfilte\r") and "[2/3] noisy: 100%" in shown  # cut, else it could not be overwritten
+        assert shown.startswith("[2/3] noisy: train on unfilte\r") and "[2/3] noisy:   0%" in shown  # cut, else it could not be overwritten
         assert shown.endswith("\r") and "\n" not in shown
     assert capsys.readouterr().err == "\x1b[2K\r"

@@ -149,7 +149,7 @@ class WordVectors:
         size = min(config.batch_size, len(pairs))
         per_epoch = len(pairs) // size
         steps = config.epochs * per_epoch
-        with show_progress(steps, "", "step") if progress else nullcontext(lambda _: None) as bar:
+        with show_progress(steps, "word vectors", "step") if progress else nullcontext(lambda _: None) as bar:
             for step in range(steps):
                 if step % per_epoch == 0:
                     order = rng.permutation(len(pairs))

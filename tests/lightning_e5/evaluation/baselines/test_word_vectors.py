@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from lightning_e5 import progress
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines import word_vectors
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig, tokenize
@@ -123,7 +124,8 @@ def test_saves_and_loads(fitted, tmp_path):
         WordVectors.load(tmp_path / "words")
 
 
-def test_progress_goes_to_stderr(capfd):
+def test_progress_goes_to_stderr(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     WordVectors(WordVectorsConfig(width=4, batch_size=8, epochs=1, buckets=0)).fit(synonym_pairs(16, 0))
     out, err = capfd.readouterr()
     assert out == ""
