@@ -1,4 +1,4 @@
-"""A folder of documents as passages to search: Markdown, reStructuredText, plain text and HTML files, cut at headings and paragraphs."""
+"""A folder of documents as passages to search: Markdown, reStructuredText, plain text and HTML files, cut between paragraphs."""
 
 from __future__ import annotations
 
