@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from lightning_e5.configurable import configurable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -125,6 +127,7 @@ class LossOutput(NamedTuple):
     masked_fraction: Tensor
 
 
+@configurable("baseline")
 class Embedder(Protocol):
     """Texts to embeddings."""
 
@@ -141,6 +144,7 @@ class PairScorer(Protocol):
         ...
 
 
+@configurable("pair source")
 class PairFiles(Protocol):
     """Files of one kind of source, read part by part, each part by any process, in bounded memory."""
 
@@ -159,6 +163,7 @@ class PairFiles(Protocol):
         ...
 
 
+@configurable("heuristic")
 class PairHeuristic(Protocol):
     """A named rule on single pairs."""
 
@@ -173,6 +178,7 @@ class PairHeuristic(Protocol):
         ...
 
 
+@configurable("pair source")
 class PairSource(Protocol):
     """A stream of text pairs."""
 
@@ -181,6 +187,7 @@ class PairSource(Protocol):
     def __iter__(self) -> Iterator[TextPair]: ...
 
 
+@configurable("ranked source")
 class RankedSource(Protocol):
     """Queries with their positives and, where the source has them, hard negatives and a teacher's scores.
 

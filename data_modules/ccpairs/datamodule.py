@@ -11,11 +11,14 @@ import torch
 from data_modules.base import StepDataModule, resolve_steps
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.ranges import BatchSize, Count, Epochs, Seed, Weight, WorkersOrZero
 from lightning_e5.storage import read_parquet
 from lightning_e5.types import PairBatch, TokenBatch
 
 
+@configurable("data module")
 class CCPairsDataModule(StepDataModule):
     """In-batch-negative batches of (query, passage) token pairs.
 
@@ -38,15 +41,15 @@ class CCPairsDataModule(StepDataModule):
         self,
         *,
         tokens: Path,
-        batch_size: int,
-        seed: int,
-        max_steps: int | None = None,
-        epochs: float | None = None,
+        batch_size: BatchSize,
+        seed: Seed,
+        max_steps: Count | None = None,
+        epochs: Epochs | None = None,
         keep: Path | None = None,
-        alpha: float = 1.0,
-        weights: Mapping[str, float] | None = None,
+        alpha: Weight = 1.0,
+        weights: Mapping[str, Weight] | None = None,
         one_source_per_batch: bool = False,
-        num_workers: int = 0,
+        num_workers: WorkersOrZero = 0,
     ) -> None:
         cache = TokenCache(Path(tokens))
         kept = _kept_rows(Path(keep), cache) if keep is not None else None

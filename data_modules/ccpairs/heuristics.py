@@ -21,9 +21,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count, CountOrZero, Range
 from lightning_e5.types import PairCandidate
 
 #: What sites write in the place of a text that is gone.
@@ -64,6 +66,7 @@ class SourceRule:
         return {"rule": type(self).__name__} | {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class MaxPassageChars(SourceRule):
     """Drop a pair whose passage has more than ``chars`` characters.
@@ -71,7 +74,7 @@ class MaxPassageChars(SourceRule):
     Source: paper section 3.1 (Reddit comments longer than 4,096 characters are dropped).
     """
 
-    chars: int = 4096
+    chars: Count = 4096
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +86,7 @@ class MaxPassageChars(SourceRule):
         return len(pair.passage) <= self.chars
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class MinScore(SourceRule):
     """Drop a pair whose ``score`` (votes up less votes down) is below ``score``.
@@ -94,7 +98,7 @@ class MinScore(SourceRule):
     Source: paper section 3.1 (Reddit comments that received less than 1 upvote are dropped).
     """
 
-    score: float = 1
+    score: Annotated[float, Range(-1e9, 1e9)] = 1
     keep_unknown: bool = True
 
     def keeps(self, pair: PairCandidate) -> bool:
@@ -103,6 +107,7 @@ class MinScore(SourceRule):
         return self.keep_unknown if found is None else found >= self.score
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class Length(SourceRule):
     """Drop a pair whose query or passage is too short or too long; null is no upper limit.
@@ -114,13 +119,13 @@ class Length(SourceRule):
     Source: ours; the paper gives a length rule for Reddit only.
     """
 
-    min_query_chars: int = 0
-    max_query_chars: int | None = None
-    min_query_words: int = 0
-    min_passage_chars: int = 0
-    max_passage_chars: int | None = None
-    min_passage_words: int = 0
-    max_passage_words: int | None = None
+    min_query_chars: CountOrZero = 0
+    max_query_chars: Count | None = None
+    min_query_words: CountOrZero = 0
+    min_passage_chars: CountOrZero = 0
+    max_passage_chars: Count | None = None
+    min_passage_words: CountOrZero = 0
+    max_passage_words: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +148,7 @@ class Length(SourceRule):
         return _within(len(passage.split()), self.min_passage_words, self.max_passage_words)
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class AdultContent(SourceRule):
     """Drop a pair that its own source flags as adult content.
@@ -166,6 +172,7 @@ class AdultContent(SourceRule):
         return not any(_is_true(pair.facts.get(flag)) for flag in self.flags)
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class NotDeleted(SourceRule):
     """Drop a pair of which a text is empty or is, or ends in a line that is, a site's mark of a deleted text.

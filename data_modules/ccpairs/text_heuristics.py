@@ -10,11 +10,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from data_modules.ccpairs.heuristics import SourceRule, number_fact
 from data_modules.ccpairs.perplexity import KenLM, file_facts, head_threshold
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import CountOrZero, PositiveShare, Range, Share
 from lightning_e5.text import normalise_text
 from lightning_e5.types import PairCandidate
 
@@ -58,6 +60,7 @@ _FRAME = re.compile("|".join(rf"\b{re.escape(p)}" if p[0].isalpha() else re.esca
 FRAME_LINE_CHARS = 200
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class QueryIsPassage(SourceRule):
     """Drop a pair whose passage says nothing beside the query.
@@ -70,7 +73,7 @@ class QueryIsPassage(SourceRule):
     """
 
     within_query: bool = True
-    min_chars: int = 30
+    min_chars: CountOrZero = 30
 
     def keeps(self, pair: PairCandidate) -> bool:
         """Whether the passage is more than the query; both are compared normalised."""
@@ -80,6 +83,7 @@ class QueryIsPassage(SourceRule):
         return not (self.within_query and len(passage) >= self.min_chars and passage in query)
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class Boilerplate(SourceRule):
     """Drop a pair whose passage is to a large part a page's frame: cookie notes, copyright, navigation, repeated lines.
@@ -94,8 +98,8 @@ class Boilerplate(SourceRule):
     Source: ours; the paper's sources come cleaned. The repeated lines are a rule of Gopher (arXiv 2112.11446, 30%).
     """
 
-    max_frame_lines: float = 0.3
-    max_repeated_lines: float = 0.3
+    max_frame_lines: Share = 0.3
+    max_repeated_lines: Share = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +116,7 @@ class Boilerplate(SourceRule):
         return frame <= self.max_frame_lines * len(lines)
 
 
+@configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class CharacterShares(SourceRule):
     """Drop a pair whose passage is to a large part made of marks, digits or capitals.
@@ -127,10 +132,10 @@ class CharacterShares(SourceRule):
     Source: ours.
     """
 
-    max_punctuation: float = 0.3
-    max_digits: float = 0.5
-    max_upper: float = 0.6
-    min_chars: int = 40
+    max_punctuation: Share = 0.3
+    max_digits: Share = 0.5
+    max_upper: Share = 0.6
+    min_chars: CountOrZero = 40
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,6 +155,7 @@ class CharacterShares(SourceRule):
         )
 
 
+@configurable("heuristic")
 @dataclass(frozen=True)
 class Language(SourceRule):
     """Drop a pair that is in another language.
@@ -167,8 +173,8 @@ class Language(SourceRule):
 
     allowed: Sequence[str] = ("en",)
     identify: bool = False
-    min_chars: int = 100
-    min_probability: float = 0.9
+    min_chars: CountOrZero = 100
+    min_probability: Share = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,6 +198,7 @@ class Language(SourceRule):
         return language in self.allowed or probability < self.min_probability
 
 
+@configurable("heuristic")
 @dataclass(frozen=True)
 class MaxPerplexity(SourceRule):
     """Drop a pair whose passage has a high perplexity under a language model of good text.
@@ -209,8 +216,8 @@ class MaxPerplexity(SourceRule):
     section 3.3, ranks the pages by a 5-gram Kneser-Ney model of Wikipedia.
     """
 
-    threshold: float | None = None
-    head_share: float | None = None
+    threshold: Annotated[float, Range(0, 1e12, above=True)] | None = None
+    head_share: PositiveShare | None = None
     sample: str | None = None
     model: str | None = None
     pieces: str | None = None

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.finetune.records import existing, files_identity, json_lines, passage_text, string, text_lines
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.types import Kind, RankedExample, ReadReport
 
 _HEADER = "query-id\tcorpus-id\tscore"
 
 
+@configurable("ranked source")
 class BeirRanked:
     """``corpus.jsonl``, ``queries.jsonl`` (or their ``.gz``) and ``qrels/<split>.tsv``.
 

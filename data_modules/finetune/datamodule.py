@@ -14,14 +14,17 @@ from data_modules.base import StepDataModule, resolve_steps
 from data_modules.finetune.groups import KINDS, Choice, read_ranked
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache, write_token_cache
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
+from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
 from lightning_e5.storage import MANIFEST, empty_directory, read_json
 from lightning_e5.text import TextTokenizer, texts_digest
 from lightning_e5.types import Kind, PairBatch, TokenBatch
 
 
+@configurable("data module")
 class RankedDataModule(StepDataModule):
     """Groups of 1 + N passages per query, from one or several files.
 
@@ -51,15 +54,15 @@ class RankedDataModule(StepDataModule):
         ranked: Path | Mapping[str, Path],
         tokenizer: TextTokenizer,
         cache_dir: Path,
-        batch_size: int,
-        seed: int,
-        negatives: int = 7,
+        batch_size: BatchSize,
+        seed: Seed,
+        negatives: CountOrZero = 7,
         choose: Choice = "first",
-        weights: Mapping[str, float] | None = None,
-        max_steps: int | None = None,
-        epochs: float | None = None,
-        hold_out: int = 0,
-        num_workers: int = 0,
+        weights: Mapping[str, Weight] | None = None,
+        max_steps: Count | None = None,
+        epochs: Epochs | None = None,
+        hold_out: CountOrZero = 0,
+        num_workers: WorkersOrZero = 0,
     ) -> None:
         paths = {n: Path(p) for n, p in ranked.items()} if isinstance(ranked, Mapping) else {"": Path(ranked)}
         named = ", ".join(map(str, paths.values()))

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.finetune.records import existing, files_identity, json_lines, passage_text, string
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count
 from lightning_e5.types import RankedExample, ReadReport
 
 
+@configurable("ranked source")
 class SimLMRanked:
     """SimLM's ``train.jsonl`` or ``kd_train.jsonl`` with its ``passages.jsonl``, plain or gzipped.
 
@@ -32,7 +35,7 @@ class SimLMRanked:
     """
 
     def __init__(
-        self, *, examples: Path, passages: Path, teacher_scores: bool, max_negatives: int | None = None, name: str = "msmarco"
+        self, *, examples: Path, passages: Path, teacher_scores: bool, max_negatives: Count | None = None, name: str = "msmarco"
     ) -> None:
         self.examples, self.passages = existing(examples, "examples"), existing(passages, "passages")
         self.teacher_scores, self.max_negatives, self.name = teacher_scores, max_negatives, name
@@ -106,6 +109,7 @@ class SimLMRanked:
 _Side = tuple[tuple[int, ...], tuple[float, ...]]
 
 
+@configurable("ranked source")
 class TevatronRanked:
     """Tevatron's JSONL: ``query``, ``positive_passages`` and ``negative_passages`` of ``{docid, title, text}``.
 
@@ -115,7 +119,7 @@ class TevatronRanked:
         name: of the source.
     """
 
-    def __init__(self, *, path: Path, max_negatives: int | None = None, name: str = "msmarco") -> None:
+    def __init__(self, *, path: Path, max_negatives: Count | None = None, name: str = "msmarco") -> None:
         self.path, self.max_negatives, self.name = existing(path, "path"), max_negatives, name
 
     def fingerprint(self) -> Mapping[str, Any]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_modules.finetune.records import existing, files_identity, json_lines, string, text_lines
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import CountOrZero, Seed
 from lightning_e5.rng import generator
 from lightning_e5.text import text_id
 from lightning_e5.types import RankedExample, ReadReport
@@ -25,6 +27,7 @@ class _Triplet(NamedTuple):
     contradicted: str
 
 
+@configurable("ranked source")
 class Nli:
     """Triplets of sentences, each with random sentences as further negatives; both sides get the query's prefix.
 
@@ -42,7 +45,7 @@ class Nli:
     Source: paper section 4.2 (SimCSE's version; 1 hard negative and 6 random sentences); no teacher.
     """
 
-    def __init__(self, *, paths: Sequence[Path], random_negatives: int = 6, seed: int = 0, name: str = "nli") -> None:
+    def __init__(self, *, paths: Sequence[Path], random_negatives: CountOrZero = 6, seed: Seed = 0, name: str = "nli") -> None:
         if not paths or random_negatives < 0:
             raise UserError(f"nli: needs at least one path and random_negatives >= 0, not {random_negatives}")
         self.paths = [existing(p, "paths") for p in paths]

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.finetune.records import existing, files_identity, json_array, passage_text, string
+from lightning_e5.configurable import configurable
+from lightning_e5.ranges import Count
 from lightning_e5.types import RankedExample, ReadReport
 
 
+@configurable("ranked source")
 class DprRanked:
     """DPR's training file: one JSON array of ``question``, ``positive_ctxs``, ``hard_negative_ctxs``, ``negative_ctxs``.
 
@@ -22,7 +25,7 @@ class DprRanked:
     Source: paper section 4.2.
     """
 
-    def __init__(self, *, path: Path, random_negatives: bool = True, max_negatives: int | None = None, name: str = "nq") -> None:
+    def __init__(self, *, path: Path, random_negatives: bool = True, max_negatives: Count | None = None, name: str = "nq") -> None:
         self.path, self.random_negatives, self.max_negatives, self.name = existing(path, "path"), random_negatives, max_negatives, name
 
     def fingerprint(self) -> Mapping[str, Any]:

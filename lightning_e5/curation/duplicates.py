@@ -13,12 +13,14 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.shingles import WordHashes, words
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import PositiveShare, Range
 from lightning_e5.text import text_id
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def first_of_each(ids_N: NDArray[np.int64]) -> NDArray[np.bool_]:
     return first_N
 
 
+@configurable("settings", constructs=True)
 @dataclass(frozen=True)
 class NearDuplicates:
     """Finds the pairs that are a near copy of an earlier kept pair.
@@ -76,10 +79,10 @@ class NearDuplicates:
     Source: ours; the paper removes no near copies. MinHash LSH: Broder 1997; datasketch computes the signatures.
     """
 
-    threshold: float = 0.9
-    permutations: int = 128
-    bands: int = 16
-    shingle: int = 5
+    threshold: PositiveShare = 0.9
+    permutations: Annotated[int, Range(1, 4096)] = 128
+    bands: Annotated[int, Range(1, 4096)] = 16
+    shingle: Annotated[int, Range(1, 1000)] = 5
     field: Literal["pair", "passage"] = "pair"
 
     def __post_init__(self) -> None:

@@ -13,16 +13,19 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.processes import Processes, Result, Task, TaskFailed, WorkerDied, answer, task_name, value_of
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Range, Workers, WorkersOrZero
 
 #: Packages that tasks are made of, which the nodes of a cluster need.
 CODE = ("lightning_e5", "data_modules")
 
 
+@configurable("engine")
 class Engine(ABC):
     """Runs one function on many tasks."""
 
@@ -45,6 +48,7 @@ class Engine(ABC):
         """
 
 
+@configurable("engine")
 class LocalEngine(Engine):
     """Processes on this machine.
 
@@ -52,7 +56,7 @@ class LocalEngine(Engine):
         workers: how many; None for one per core. With ``gpus_per_task`` there are as many as the GPUs allow.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: Workers | None = None) -> None:
         if workers is not None and workers < 1:
             raise UserError(f"engine.workers: {workers} is not >= 1, or null for one per core")
         self.workers = workers or len(os.sched_getaffinity(0))
@@ -73,6 +77,7 @@ class LocalEngine(Engine):
                 pool.end()
 
 
+@configurable("engine")
 class RayEngine(Engine):
     """Tasks of a Ray cluster, whose nodes see the run's and the data's folders under the same paths.
 
@@ -85,7 +90,7 @@ class RayEngine(Engine):
     """
 
     def __init__(
-        self, address: str | None = None, workers: int | None = None, gpus_per_task: int = 0, retries: int = 3
+        self, address: str | None = None, workers: Annotated[int, Range(1, 2**20)] | None = None, gpus_per_task: WorkersOrZero = 0, retries: Annotated[int, Range(0, 1000)] = 3
     ) -> None:
         if retries < 0 or gpus_per_task < 0 or (workers is not None and workers < 1):
             raise UserError(f"engine: retries ({retries}), gpus_per_task ({gpus_per_task}) or workers ({workers}) is too small")

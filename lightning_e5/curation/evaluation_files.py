@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 
 
+@configurable("settings")
 class EvaluationFiles:
     """Evaluation collections, by paths or patterns.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count, Range
 from lightning_e5.rng import generator
 
 
@@ -31,6 +34,7 @@ class MiningReport:
     score_quantiles: list[float] = field(default_factory=list)
 
 
+@configurable("settings", constructs=True)
 @dataclass(frozen=True, slots=True)
 class NegativeRules:
     """Which of the retrieved passages may be a negative.
@@ -43,11 +47,11 @@ class NegativeRules:
             scores too); None for no such rule.
     """
 
-    count: int = 7
-    first_rank: int = 1
-    last_rank: int = 200
-    absolute_margin: float | None = None
-    relative_margin: float | None = None
+    count: Count = 7
+    first_rank: Count = 1
+    last_rank: Count = 200
+    absolute_margin: Annotated[float, Range(-1e6, 1e6)] | None = None
+    relative_margin: Annotated[float, Range(-1e6, 1e6)] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_rank <= self.last_rank or self.count < 1:

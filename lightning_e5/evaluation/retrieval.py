@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import RetrievalData
 from lightning_e5.evaluation.metrics import DEFAULT_METRICS, evaluate_run, parse_metric, rank_documents
@@ -20,6 +21,7 @@ from lightning_e5.types import Embedder, Kind, Metrics, Run
 _SPACE = re.compile(r"[\s%]")
 
 
+@configurable("baseline")
 @runtime_checkable
 class Searcher(Protocol):
     """Anything that ranks documents without embeddings, such as BM25."""

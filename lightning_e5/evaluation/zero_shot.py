@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import f1_score
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.labelled import LabelledTexts, check_labels_known
 from lightning_e5.evaluation.significance import bootstrap_interval
@@ -15,6 +16,7 @@ from lightning_e5.evaluation.task import SAMPLES, TaskResult, finite_embeddings
 from lightning_e5.types import Embedder
 
 
+@configurable("settings", constructs=True)
 @dataclass(frozen=True)
 class ZeroShotPrompts:
     """How a text and the labels are worded.

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.initialisation import weighted_average_start
+from lightning_e5.ranges import Length, Range, Size
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
 
 
+@configurable("encoder", constructs=True)
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """What encoder to start from.
@@ -30,15 +33,15 @@ class EncoderSpec:
     """
 
     pretrained: str | None = None
-    max_length: int = 128
-    vocab_size: int = 16000
-    layers: int = 2
-    hidden_size: int = 256
-    heads: int = 4
-    intermediate_size: int = 512
-    dropout: float = 0.0
-    max_positions: int = 512
-    initialisation: str = "weighted_average"
+    max_length: Length = 128
+    vocab_size: Size = 16000
+    layers: Annotated[int, Range(1, 1000)] = 2
+    hidden_size: Size = 256
+    heads: Size = 4
+    intermediate_size: Size = 512
+    dropout: Annotated[float, Range(0, 0.99)] = 0.0
+    max_positions: Length = 512
+    initialisation: Literal["weighted_average", "bert"] = "weighted_average"
     prefixes: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -18,6 +18,7 @@ from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.models.padded import checkpoint_layers
 from lightning_e5.models.precision import runs_in_bf16
+from lightning_e5.ranges import Count, CountOrZero, LearningRate, Range, Seed
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache
 from lightning_e5.training.parameters import clip_gradients, freeze_position_embeddings, parameter_groups
@@ -58,20 +59,20 @@ class TrainingModule(L.LightningModule):
         self,
         model: nn.Module,
         *,
-        learning_rate: float,
-        max_steps: int,
-        warmup_steps: int = 0,
-        weight_decay: float = 0.01,
+        learning_rate: LearningRate,
+        max_steps: Count,
+        warmup_steps: CountOrZero = 0,
+        weight_decay: Annotated[float, Range(0, 10)] = 0.01,
         schedule: Schedule = "linear",
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        max_grad_norm: float | None = 1.0,
-        learning_rate_factors: Mapping[str, float] | None = None,
+        betas: tuple[Annotated[float, Range(0, 0.999999)], Annotated[float, Range(0, 0.999999)]] = (0.9, 0.999),
+        eps: Annotated[float, Range(0, 1, above=True)] = 1e-8,
+        max_grad_norm: Annotated[float, Range(0, 1e6, above=True)] | None = 1.0,
+        learning_rate_factors: Mapping[str, Annotated[float, Range(0, 1e4)]] | None = None,
         freeze_positions: bool = True,
-        chunk_tokens: int = 8192,
-        graph_tokens: int | None = None,
+        chunk_tokens: Count = 8192,
+        graph_tokens: CountOrZero | None = None,
         gradient_checkpointing: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False

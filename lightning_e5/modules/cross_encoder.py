@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_e5.configurable import configurable
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs, listwise_loss
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.types import LossOutput, PairBatch
 
 
+@configurable("training scheme")
 class CrossEncoderModule(TrainingModule):
     """Softmax cross-entropy of the positive among 1 + N passages of each query.
 

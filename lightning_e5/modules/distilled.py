@@ -6,13 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.losses.distillation import distillation_loss, has_teacher
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.ranges import Weight
 from lightning_e5.types import LossOutput, PairBatch
 
 
+@configurable("training scheme")
 class DistilledModule(InBatchModule):
     """``D_KL(p_ce || p_stu) + alpha * L_cont`` over 1 positive and N hard negatives per query.
 
@@ -26,7 +29,7 @@ class DistilledModule(InBatchModule):
     Source: paper section 3.3, equation 2.
     """
 
-    def __init__(self, encoder: TextEncoder, *, alpha: float = 0.2, **training: Any) -> None:
+    def __init__(self, encoder: TextEncoder, *, alpha: Weight = 0.2, **training: Any) -> None:
         super().__init__(encoder, **training)
         if alpha < 0:
             raise UserError(f"alpha: {alpha} is below 0")

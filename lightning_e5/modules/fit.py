@@ -7,7 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -18,10 +18,14 @@ from lightning_e5.errors import UserError
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
 from lightning_e5.modules.strategy import RanksStrategy, ShardedStrategy
+from lightning_e5.ranges import ArgumentsOf, Count, Seconds, Workers
 from lightning_e5.training.checkpointing import latest_checkpoint
 
 #: How several ranks share the work, by the name that a YAML gives.
 STRATEGIES: dict[str, type[RanksStrategy]] = {"ranks": RanksStrategy, "fsdp": ShardedStrategy}
+
+#: How many devices of a node train.
+Devices = Annotated[Workers | Literal["auto", -1], "a count; which ones is said by CUDA_VISIBLE_DEVICES"]
 
 
 def fit(
@@ -33,13 +37,13 @@ def fit(
     loggers: Sequence[Logger] = (),
     resumed: Callable[[int], object] = lambda step: None,
     warn: Callable[[str], None] = lambda message: None,
-    checkpoint_seconds: float = 60.0,
-    checkpoint_steps: int | None = None,
-    accelerator: str = "auto",
-    devices: int | str = "auto",
-    num_nodes: int = 1,
-    backend: str | None = None,
-    strategy: str = "ranks",
+    checkpoint_seconds: Seconds = 60.0,
+    checkpoint_steps: Count | None = None,
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto",
+    devices: Devices = "auto",
+    num_nodes: Workers = 1,
+    backend: Literal["gloo", "nccl"] | None = None,
+    strategy: Literal["ranks", "fsdp"] = "ranks",
 ) -> None:
     """Train ``module`` for its ``max_steps`` with Lightning.
 
@@ -95,6 +99,13 @@ def fit(
     close_process_group()
     if stop.stopped:
         raise SystemExit(128 + signal.SIGTERM)
+
+
+#: What a YAML's ``trainer`` may hold.
+Trainer = Annotated[
+    dict[str, Any],
+    ArgumentsOf(fit, ("checkpoint_seconds", "checkpoint_steps", "accelerator", "devices", "num_nodes", "backend", "strategy")),
+]
 
 
 def several_ranks(accelerator: str, devices: int | str, num_nodes: int = 1) -> bool:

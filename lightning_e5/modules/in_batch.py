@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_e5.configurable import configurable
 from lightning_e5.distributed import gather, gather_with_grad, rank
 from lightning_e5.losses.duplicates import DuplicateMask, OwnColumnMask, Siblings
 from lightning_e5.losses.info_nce import InfoNCE
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import TrainingModule, spread
+from lightning_e5.ranges import Range, Temperature
 from lightning_e5.training.chunks import concatenate
 from lightning_e5.training.token_dropout import drop_inner_tokens
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
 
+@configurable("training scheme")
 class InBatchModule(TrainingModule):
     """Contrastive training with in-batch negatives (and hard negatives, where the batch has them).
 
@@ -39,12 +42,12 @@ class InBatchModule(TrainingModule):
         self,
         encoder: TextEncoder,
         *,
-        temperature: float = 0.01,
+        temperature: Temperature = 0.01,
         mask_duplicates: bool = True,
         learn_temperature: bool = False,
         symmetric: bool = False,
         query_negatives: bool = False,
-        token_dropout: float = 0.0,
+        token_dropout: Annotated[float, Range(0, 0.99)] = 0.0,
         **training: Any,
     ) -> None:
         super().__init__(encoder, **training)

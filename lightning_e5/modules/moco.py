@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_e5.configurable import configurable
 from lightning_e5.distributed import gather, rank
 from lightning_e5.errors import UserError
 from lightning_e5.losses.duplicates import DuplicateMask, Siblings
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import spread
 from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.ranges import Count, Share
 from lightning_e5.training.chunks import Embeddings, sorted_chunks
 from lightning_e5.training.momentum import momentum_copy, momentum_update
 from lightning_e5.training.negative_queue import NegativeQueue
@@ -22,6 +24,7 @@ from lightning_e5.training.out_of_memory import is_out_of_memory
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
 
+@configurable("training scheme")
 class MoCoModule(InBatchModule):
     """Queries against their keys and a queue of keys; only the query side has a gradient.
 
@@ -37,7 +40,7 @@ class MoCoModule(InBatchModule):
     Source: paper table 8; He et al. 2020, "Momentum Contrast".
     """
 
-    def __init__(self, encoder: TextEncoder, *, queue_size: int = 131072, momentum: float = 0.999, **training: Any) -> None:
+    def __init__(self, encoder: TextEncoder, *, queue_size: Count = 131072, momentum: Share = 0.999, **training: Any) -> None:
         super().__init__(encoder, **training)
         if not 0.0 <= momentum <= 1.0:
             raise UserError(f"momentum: {momentum} is not in [0, 1]")

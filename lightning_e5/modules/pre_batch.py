@@ -6,13 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_e5.configurable import configurable
 from lightning_e5.distributed import gather
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.ranges import Count
 from lightning_e5.training.negative_queue import NegativeQueue
 from lightning_e5.types import LossOutput, PairBatch
 
 
+@configurable("training scheme")
 class PreBatchModule(InBatchModule):
     """In-batch negatives plus a queue of past passages, without gradient.
 
@@ -25,7 +28,7 @@ class PreBatchModule(InBatchModule):
     every passage of a step enters it after the step, and the oldest leave.
     """
 
-    def __init__(self, encoder: TextEncoder, *, queue_size: int = 65536, **training: Any) -> None:
+    def __init__(self, encoder: TextEncoder, *, queue_size: Count = 65536, **training: Any) -> None:
         super().__init__(encoder, **training)
         self.queue = NegativeQueue(queue_size, encoder.width)
         self._passages_PD: Tensor | None = None

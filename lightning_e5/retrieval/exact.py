@@ -9,12 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count
 from lightning_e5.retrieval.best_rows import BestRows, Float32, Int64, exact_scores, longest_norm
 
 __all__ = ["ExactIndex", "VectorIndex", "checked_vectors", "exact_scores"]
 
 
+@configurable("index")
 class VectorIndex(Protocol):
     """Rows of vectors that can be searched by inner product."""
 
@@ -27,6 +30,7 @@ class VectorIndex(Protocol):
         ...
 
 
+@configurable("index")
 class ExactIndex:
     """Brute-force inner-product search in bounded memory, the same result for every chunk size.
 
@@ -37,7 +41,7 @@ class ExactIndex:
         query_chunk: queries per matmul; memory is about ``query_chunk * corpus_chunk * 5`` bytes.
     """
 
-    def __init__(self, corpus_chunk: int = 4096, query_chunk: int = 512) -> None:
+    def __init__(self, corpus_chunk: Count = 4096, query_chunk: Count = 512) -> None:
         if corpus_chunk < 1 or query_chunk < 1:
             raise UserError(f"corpus_chunk and query_chunk must be at least 1, not {corpus_chunk} and {query_chunk}")
         self.corpus_chunk = corpus_chunk

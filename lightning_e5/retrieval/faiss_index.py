@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.ranges import Count, Range, Seed, Workers
 from lightning_e5.retrieval.best_rows import Float32, Int64, exact_scores, longest_norm, score_error_bound
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
 from lightning_e5.rng import derive_seed, generator
@@ -23,6 +25,7 @@ _KINDS = ("flat", "ivf", "hnsw")
 _QUERIES_AT_ONCE = 1024
 
 
+@configurable("index")
 class FaissIndex:
     """Inner-product search by faiss: ``flat`` finds what exact search finds, ``ivf`` and ``hnsw`` nearly all of it.
 
@@ -49,14 +52,14 @@ class FaissIndex:
         self,
         kind: Kind = "flat",
         *,
-        lists: int | None = None,
-        nprobe: int = 16,
-        train_rows: int = 262_144,
-        links: int = 32,
-        ef_construction: int = 200,
-        ef_search: int = 128,
-        threads: int | None = None,
-        seed: int = 0,
+        lists: Count | None = None,
+        nprobe: Count = 16,
+        train_rows: Count = 262_144,
+        links: Annotated[int, Range(2, 4096)] = 32,
+        ef_construction: Count = 200,
+        ef_search: Count = 128,
+        threads: Workers | None = None,
+        seed: Seed = 0,
     ) -> None:
         if kind not in _KINDS:
             raise UserError(f"index.kind: unknown kind {kind!r}{suggestion(kind, _KINDS)}")

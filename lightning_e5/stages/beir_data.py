@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_download import download_beir
 from lightning_e5.evaluation.beir_sets import BEIR_SETS, BeirSet, beir_set
@@ -15,6 +16,7 @@ from lightning_e5.storage import MANIFEST, read_manifest, sha256_file, write_jso
 SETS = "sets.json"
 
 
+@configurable("stage")
 def beir_data(out: Path, *, folder: str, sets: Sequence[str] = (), download: bool = False) -> dict[str, float]:
     """Make ``<stage>/<set>`` lead to each set's folder, and write ``sets.json``.
 

@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.duplicates import NearDuplicates
 from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.evaluation_files import EvaluationFiles
@@ -29,6 +30,7 @@ from lightning_e5.curation.pair_parts import NGRAMS, OVERLAP, PartTask, part_key
 from lightning_e5.curation.pair_shards import ShardTask, shard_bounds, write_shard
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import SHARD_FOLDER, SHARDS, shard_name
+from lightning_e5.ranges import Count, Range, Share
 from lightning_e5.rng import derive_seed
 from lightning_e5.storage import read_json, remove_temporaries, sha256_file, write_json
 from lightning_e5.types import PairFiles, PairHeuristic, ReadReport
@@ -39,6 +41,7 @@ TIMES = "timing_table.json"
 OVERLAP_REPORT = "overlap.json"
 
 
+@configurable("stage")
 def build_ccpairs(
     out: Path,
     *,
@@ -46,11 +49,11 @@ def build_ccpairs(
     heuristics: Sequence[PairHeuristic] = (),
     near_duplicates: NearDuplicates | None = None,
     decontaminate: EvaluationFiles | Sequence[str] = (),
-    ngram_report: int | None = None,
-    shard_rows: int = 1_000_000,
-    max_pairs_per_source: int | None = None,
-    planted_mismatches: float = 0.0,
-    engine: Engine | str = "local",
+    ngram_report: Annotated[int, Range(1, 1000)] | None = None,
+    shard_rows: Count = 1_000_000,
+    max_pairs_per_source: Count | None = None,
+    planted_mismatches: Share = 0.0,
+    engine: Engine | Literal["local", "ray"] = "local",
     seed: int,
 ) -> dict[str, float]:
     """Write ``shards/<source>/part-*.parquet`` and ``pairs.json`` (see `PairStore`), the same bytes from every engine.

@@ -9,24 +9,27 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.decontaminate import decontaminate
 from lightning_e5.curation.planted import plant_mismatches
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.ranges import Count, CountOrZero, Share
 from lightning_e5.storage import write_json, write_parquet, write_text
 from lightning_e5.text import text_id
 from lightning_e5.types import PairSource, Qrels, TextPair
 
 
+@configurable("stage")
 def build_pairs(
     out: Path,
     *,
     source: PairSource,
     held_out: Sequence[str],
     test_name: str = "python-docs",
-    planted_mismatches: float = 0.3,
-    max_pairs: int | None = None,
-    max_test_queries: int | None = None,
-    passages_per_judged: int = 4,
+    planted_mismatches: Share = 0.3,
+    max_pairs: Count | None = None,
+    max_test_queries: Count | None = None,
+    passages_per_judged: CountOrZero = 4,
     seed: int = 0,
 ) -> dict[str, float]:
     """Write ``pairs.parquet``, the test collection ``test/`` (BEIR layout) and ``packages.json`` into ``out``.

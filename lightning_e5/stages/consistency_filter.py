@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.consistency_filter import judge
 from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.filter_pool import PoolKind, draw_pool, is_whole, join_parts
@@ -29,6 +30,7 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
 from lightning_e5.storage import (
     read_json,
     read_parquet,
@@ -45,21 +47,22 @@ SOURCES, STATE = "sources.json", "filter.json"
 Task = TypeVar("Task", PoolTask, RankTask)
 
 
+@configurable("stage")
 def consistency_filter(
     out: Path,
     *,
     pairs: Path,
     encoder: Path,
-    pool_size: int = 1_000_000,
-    k: int = 2,
+    pool_size: Count = 1_000_000,
+    k: Count = 2,
     pool: PoolKind = "global",
     precision: Precision = "fp32",
-    max_length: int | None = None,
-    exact_up_to: int | None = None,
+    max_length: Length | None = None,
+    exact_up_to: CountOrZero | None = None,
     previous: Path | None = None,
-    rows_per_part: int = 131_072,
-    engine: Engine | str | None = None,
-    gpus_per_task: int = 0,
+    rows_per_part: Count = 131_072,
+    engine: Engine | Literal["local", "ray"] | None = None,
+    gpus_per_task: WorkersOrZero = 0,
     device: str = "auto",
     seed: int,
 ) -> dict[str, float]:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
+from lightning_e5.ranges import Count
 from lightning_e5.rng import generator
 from lightning_e5.storage import read_parquet, write_parquet
 
 
-def draw_pairs(out: Path, *, pairs: Path, keep: Path | None = None, count: int | None = None, seed: int) -> dict[str, float]:
+@configurable("stage")
+def draw_pairs(out: Path, *, pairs: Path, keep: Path | None = None, count: Count | None = None, seed: int) -> dict[str, float]:
     """Write ``keep.parquet``: a bool column ``keep``, a row per pair, true for the pairs drawn.
 
     Args:

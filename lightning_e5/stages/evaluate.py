@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.beir_average import BEIR15, BeirAverage, metrics_of
 from lightning_e5.evaluation.beir_collection import Collection, check_rules, load_collection, rules_of
@@ -18,7 +19,7 @@ from lightning_e5.evaluation.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.model_differences import all_differences, checked_previous, compare_models
 from lightning_e5.evaluation.pair_classification import PairClassificationTask
 from lightning_e5.evaluation.reranking import RerankingTask
-from lightning_e5.evaluation.retrieval import RetrievalResult
+from lightning_e5.evaluation.retrieval import RetrievalResult, Searcher
 from lightning_e5.evaluation.significance import correct_verdicts
 from lightning_e5.evaluation.sts import STSTask, load_sts
 from lightning_e5.evaluation.task import Task
@@ -26,10 +27,13 @@ from lightning_e5.evaluation.zero_shot import ZeroShotPrompts, ZeroShotTask
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Count, Length, Range
+from lightning_e5.retrieval.exact import VectorIndex
 from lightning_e5.stages.contamination import Contamination, JudgedQueries, check_training_texts
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
 from lightning_e5.storage import write_json, write_parquet
+from lightning_e5.types import Embedder
 
 #: The metric that intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
@@ -37,6 +41,7 @@ MAIN_METRIC = "ndcg@10"
 TASKS_TABLE = "tasks.json"
 
 
+@configurable("stage")
 def evaluate(
     out: Path,
     *,
@@ -49,24 +54,24 @@ def evaluate(
     zero_shot: Mapping[str, ZeroShotPrompts] | None = None,
     encoders: Mapping[str, Path] | None = None,
     word_vectors: Path | None = None,
-    baselines: Mapping[str, Any] | None = None,
+    baselines: Mapping[str, Searcher | Embedder] | None = None,
     reference: str | None = None,
     previous: Mapping[str, str | Sequence[str]] | None = None,
     split: str = "test",
     rules: Mapping[str, str] | None = None,
-    k: int = 100,
+    k: Count = 100,
     metrics: Sequence[str] = DEFAULT_METRICS,
-    samples_per_label: Mapping[str, int] | None = None,
+    samples_per_label: Mapping[str, Count] | None = None,
     normalize_features: bool = False,
     precision: Precision = "fp32",
     prefixes: Mapping[str, str] | None = None,
-    max_length: int | None = None,
+    max_length: Length | None = None,
     prefix_ablation: bool = False,
-    published: Mapping[str, Mapping[str, float]] | None = None,
+    published: Mapping[str, Mapping[str, Annotated[float, Range(-1e6, 1e6)]]] | None = None,
     training_texts: Mapping[str, Path] | None = None,
     trained_on: Mapping[str, Sequence[str]] | None = None,
     cosines: bool = True,
-    index: Any = None,
+    index: VectorIndex | None = None,
     cache_dir: Path | str | None = None,
     seed: int,
 ) -> dict[str, float]:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.models.training_record import start_of, texts_of_files
+from lightning_e5.modules.fit import Trainer
+from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.ranges import Given, Length
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
 
 
+@configurable("stage")
 def finetune(
     out: Path,
     *,
     encoder: Path,
     ranked: Path | Mapping[str, Path],
-    data: Callable[..., Any],
-    module: Callable[..., Any],
-    max_length: int | None = None,
-    train_length: int | None = None,
+    data: Annotated[Callable[..., Any], Given(("ranked", "tokenizer", "cache_dir", "seed"), kind="data module")],
+    module: Annotated[Callable[..., InBatchModule], Given(("max_steps", "seed"), 1)],
+    max_length: Length | None = None,
+    train_length: Length | None = None,
     precision: Precision = "fp32",
-    trainer: dict[str, Any] | None = None,
+    trainer: Trainer | None = None,
     seed: int,
     context: StageContext,
 ) -> dict[str, float]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.block_tasks import EncoderSettings, embed_on, load_encoder
 from lightning_e5.curation.blocks import KeptBlocks
 from lightning_e5.curation.candidates import Candidates, answers_of_the_teacher, dense_candidates, lexical_candidates
@@ -21,10 +23,12 @@ from lightning_e5.memory import inference_device
 from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
+from lightning_e5.ranges import Count, Length, Range, WorkersOrZero
 from lightning_e5.storage import read_parquet, write_json, write_parquet
 from lightning_e5.types import Kind
 
 
+@configurable("stage")
 def hard_negatives(
     out: Path,
     *,
@@ -36,19 +40,19 @@ def hard_negatives(
     passage_kind: Kind = "passage",
     encoder: Path | None = None,
     retriever: BM25 | None = None,
-    count: int = 7,
-    first_rank: int = 1,
-    last_rank: int = 200,
-    absolute_margin: float | None = None,
-    relative_margin: float | None = None,
+    count: Count = 7,
+    first_rank: Count = 1,
+    last_rank: Count = 200,
+    absolute_margin: Annotated[float, Range(-1e6, 1e6)] | None = None,
+    relative_margin: Annotated[float, Range(-1e6, 1e6)] | None = None,
     denoise: Path | None = None,
-    denoise_margin: float = 0.0,
-    max_score: float | None = None,
-    max_queries: int | None = None,
+    denoise_margin: Annotated[float, Range(-1e6, 1e6)] = 0.0,
+    max_score: Annotated[float, Range(-1e6, 1e6)] | None = None,
+    max_queries: Count | None = None,
     precision: Precision = "fp32",
-    max_length: int | None = None,
-    engine: Engine | str | None = None,
-    gpus_per_task: int = 0,
+    max_length: Length | None = None,
+    engine: Engine | Literal["local", "ray"] | None = None,
+    gpus_per_task: WorkersOrZero = 0,
     seed: int,
 ) -> dict[str, float]:
     """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``, ``passage_kind``, and

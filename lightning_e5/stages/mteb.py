@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.mteb_adapter import MtebEncoder, encoder_revision, text_kind
 from lightning_e5.evaluation.mteb_local import feed
@@ -24,6 +25,7 @@ from lightning_e5.evaluation.mteb_tasks import (
 )
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Length
 from lightning_e5.stages.judged import Judged, load_encoder, own_prefixes
 from lightning_e5.storage import write_json
 from lightning_e5.text import Prefixes
@@ -32,6 +34,7 @@ from lightning_e5.text import Prefixes
 TABLE = "mteb.json"
 
 
+@configurable("stage")
 def mteb(
     out: Path,
     *,
@@ -44,7 +47,7 @@ def mteb(
     local: Mapping[str, Path] | None = None,
     prefixes: Mapping[str, str] | None = None,
     prefix_ablation: bool = False,
-    max_length: int | None = None,
+    max_length: Length | None = None,
     precision: Precision = "fp32",
     normalize_features: bool = False,
     organisation: str = "lightning_e5",

@@ -5,26 +5,31 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.models.training_record import start_of, texts_of_tokens
+from lightning_e5.modules.fit import Trainer
+from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.ranges import Given
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
 
 
+@configurable("stage")
 def pretrain(
     out: Path,
     *,
     encoder: Path,
     tokens: Path,
-    data: Callable[..., Any],
-    module: Callable[..., Any],
+    data: Annotated[Callable[..., Any], Given(("tokens", "keep", "seed"), kind="data module")],
+    module: Annotated[Callable[..., InBatchModule], Given(("max_steps", "seed"), 1)],
     keep: Path | None = None,
     precision: Precision = "fp32",
-    trainer: dict[str, Any] | None = None,
+    trainer: Trainer | None = None,
     seed: int,
     context: StageContext,
 ) -> dict[str, float]:

@@ -9,9 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.ranked import Positives, RankedGroup, ranked_groups
 from lightning_e5.errors import UserError
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Count, Share
 from lightning_e5.storage import atomic_path, write_json
 from lightning_e5.text import text_id
 from lightning_e5.types import RankedSource, ReadReport
@@ -20,13 +22,14 @@ from lightning_e5.types import RankedSource, ReadReport
 _ROWS_AT_ONCE = 2048
 
 
+@configurable("stage")
 def ranked_data(
     out: Path,
     *,
     source: RankedSource,
-    negatives: int = 7,
+    negatives: Count = 7,
     positives: Positives = "first",
-    max_bad_share: float = 0.01,
+    max_bad_share: Share = 0.01,
 ) -> dict[str, float]:
     """Write ``ranked.parquet`` and, for queries with too few negatives, ``collection/``; ``report.json`` of what was bad.
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import functools
 import gc
-import inspect
 import os
 import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from lightning_e5.config import Node, differing_keys, outside_path, read_yaml, redact
-from lightning_e5.errors import TrainingStopped, UserError, suggestion
-from lightning_e5.instantiate import check_node, resolve_target
+from lightning_e5.config import Node, differing_keys, read_yaml, redact
+from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import clear_line, on_terminal, stage_title
+from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.stage import (
     FREE_ARGUMENTS,
     TIMING,
@@ -29,63 +27,14 @@ from lightning_e5.stages.stage import (
     is_finished,
     output_files,
     run_directory,
-    special_keys,
     stage_fingerprint,
 )
 from lightning_e5.stages.stage_cache import StageCache, unshare
 from lightning_e5.storage import MANIFEST, read_json, write_json, write_manifest, write_text
 
 METRICS = "metrics.json"
-#: Parameters of a stage function that the runner gives; a stage takes those it names.
-GIVEN = ("out", "seed", "context")
 #: Top-level keys that change nothing a run computes.
 _FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "stage_cache", "throughput", "engine")
-
-
-def check_experiment(experiment: Node, *, paths: bool = True) -> None:
-    """Check every stage: targets, arguments, types, inputs; UserError names the key. Builds nothing.
-
-    ``paths``: whether the files and folders named as ``path:...`` must be there.
-    """
-    from lightning_e5.tracking import check_logger
-
-    check_logger(experiment.get("logger") or {})
-    seen: list[str] = []
-    for name, node in experiment["stages"].items():
-        key = f"stages.{name}"
-        function = resolve_target(node["_target_"], key)
-        inputs = node.get("inputs") or {}
-        if not isinstance(inputs, dict):
-            raise UserError(f"{key}.inputs: {inputs!r} is not a mapping of argument to stage")
-        parameters = inspect.signature(function).parameters
-        for argument, reference in inputs.items():
-            if argument not in parameters:
-                raise UserError(f"{key}.inputs: {function.__name__} has no argument {argument!r}{suggestion(argument, parameters)}")
-            _check_reference(reference, f"{key}.inputs.{argument}", seen, paths)
-        given = [g for g in (*GIVEN, *inputs) if g in parameters and not (g == "seed" and g in node)]
-        check_node(node, key, given=given, special=special_keys(parameters))
-        if not isinstance(node.get("seed", 0), int) or isinstance(node.get("seed", 0), bool):
-            raise UserError(f"{key}.seed: {node['seed']!r} is not an integer")
-        seen.append(name)
-    final = experiment.get("final_encoder")
-    if final is not None and final not in seen:
-        raise UserError(f"final_encoder: no stage {final!r}{suggestion(str(final), seen)}")
-
-
-def _check_reference(reference: Any, key: str, seen: list[str], paths: bool) -> None:
-    if isinstance(reference, dict):
-        for name, inner in reference.items():
-            _check_reference(inner, f"{key}.{name}", seen, paths)
-        return
-    if not isinstance(reference, str):
-        raise UserError(f"{key}: {reference!r} is not a stage or path")
-    if (outside := outside_path(reference)) is not None:
-        if paths and not outside.exists():
-            raise UserError(f"{key}: {outside}: no such file or directory")
-        return
-    stage = reference.split("/")[0]
-    if stage not in seen:
-        raise UserError(f"{key}: {stage!r} is no earlier stage{suggestion(stage, seen)} (a path is given as path:DIR)")
 
 
 def run_experiment(

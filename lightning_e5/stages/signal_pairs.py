@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
+from lightning_e5.configurable import configurable
+from lightning_e5.ranges import Given
 from lightning_e5.stages.build_ccpairs import build_ccpairs
 from lightning_e5.types import PairFiles
 
 
+@configurable("stage")
 def signal_pairs(
-    out: Path, *, pairs: Path, texts: Callable[..., object], signal: Callable[..., PairFiles], seed: int
+    out: Path, *, pairs: Path, texts: Annotated[Callable[..., object], Given(positional=1)], signal: Annotated[Callable[..., PairFiles], Given(("texts", "seed"))], seed: int
 ) -> dict[str, float]:
     """Write the signal's pairs as `build_ccpairs` does, exact copies dropped.
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.config import Node, config_hash, outside_path, redact
+from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError
-from lightning_e5.instantiate import instantiate, resolve_target
+from lightning_e5.instantiate import instantiate
 from lightning_e5.storage import MANIFEST, empty_directory, read_json, sha256_file, write_json
 
 TIMING = "timing.json"
@@ -45,7 +46,7 @@ class PreparedStage:
 
         node = experiment["stages"][name]
         self.out, self.node = out, node
-        self.function = resolve_target(node["_target_"], f"stages.{name}")
+        self.function = resolve_target(node["_target_"], f"stages.{name}", "stage")
         parameters = inspect.signature(self.function).parameters
         own = {k: v for k, v in node.items() if k not in ("_target_", *special_keys(parameters))}
         self.arguments = {k: instantiate(v, f"stages.{name}.{k}") for k, v in own.items()}

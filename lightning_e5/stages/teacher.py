@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_e5.configurable import configurable
 from lightning_e5.curation.block_tasks import ScorerSettings, load_scorer, score_on
 from lightning_e5.curation.blocks import KeptBlocks
 from lightning_e5.curation.engine import Engine, make_engine
@@ -19,6 +20,9 @@ from lightning_e5.errors import UserError
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
+from lightning_e5.modules.cross_encoder import CrossEncoderModule
+from lightning_e5.modules.fit import Trainer
+from lightning_e5.ranges import Given, Length, Weight, WorkersOrZero
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
@@ -26,16 +30,17 @@ from lightning_e5.storage import read_parquet, write_parquet
 from lightning_e5.training.chunks import sorted_chunks
 
 
+@configurable("stage")
 def teacher(
     out: Path,
     *,
     encoder: Path,
     ranked: Path,
-    data: Callable[..., Any],
-    module: Callable[..., Any],
-    max_length: int | None = None,
+    data: Annotated[Callable[..., Any], Given(("ranked", "tokenizer", "cache_dir", "seed"), kind="data module")],
+    module: Annotated[Callable[..., CrossEncoderModule], Given(("max_steps", "seed"), 1)],
+    max_length: Length | None = None,
     precision: Precision = "fp32",
-    trainer: dict[str, Any] | None = None,
+    trainer: Trainer | None = None,
     seed: int,
     context: StageContext,
 ) -> dict[str, float]:
@@ -83,17 +88,18 @@ def _held_out(model: CrossEncoder, batches: Any) -> dict[str, float]:
     return {"held_out_groups": len(rows), "held_out_accuracy": float((logits_BG.argmax(1) == 0).float().mean())}
 
 
+@configurable("stage")
 def teacher_scores(
     out: Path,
     *,
     teacher: Path | str,
     ranked: Path,
-    max_length: int | None = None,
+    max_length: Length | None = None,
     passage_format: str = "{passage}",
-    retriever_scale: float = 0.0,
+    retriever_scale: Weight = 0.0,
     precision: Precision = "fp32",
-    engine: Engine | str | None = None,
-    gpus_per_task: int = 0,
+    engine: Engine | Literal["local", "ray"] | None = None,
+    gpus_per_task: WorkersOrZero = 0,
 ) -> dict[str, float]:
     """Write ``ranked.parquet`` again, with ``teacher_scores``: a logit for the positive, then one per negative.
 

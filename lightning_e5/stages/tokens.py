@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Given
 from lightning_e5.rng import seed_torch
 from lightning_e5.stages.vocabulary import document_frequency
 from lightning_e5.text import TextTokenizer
 
 
+@configurable("stage")
 def tokens(
-    out: Path, *, pairs: Path, encoder: Path, write_tokens: Callable[..., Any], spec: EncoderSpec | None = None, seed: int
+    out: Path, *, pairs: Path, encoder: Path, write_tokens: Annotated[Callable[..., dict[str, Any]], Given(("progress", "sources"), 3)], spec: EncoderSpec | None = None, seed: int
 ) -> dict[str, float]:
     """Write ``tokens/`` (every pair's tokens) and, with ``spec``, ``encoder/`` (an untrained one).
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from lightning_e5.configurable import configurable
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import UNTRAINED, start_of
 from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Given, Length
 from lightning_e5.rng import seed_torch
 from lightning_e5.text import E5_PREFIXES, TextTokenizer
 
 
+@configurable("stage")
 def vocabulary(
-    out: Path, *, pairs: Path, encoder: EncoderSpec, write_tokens: Callable[..., Any], train_length: int | None = None, seed: int
+    out: Path, *, pairs: Path, encoder: EncoderSpec, write_tokens: Annotated[Callable[..., dict[str, Any]], Given(("progress", "sources"), 3)], train_length: Length | None = None, seed: int
 ) -> dict[str, float]:
     """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from lightning_e5.configurable import configurable
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
 from lightning_e5.models.training_record import UNTRAINED, texts_identity
 from lightning_e5.pairs import PairStore
+from lightning_e5.ranges import Given
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.storage import read_parquet
 from lightning_e5.text import texts_digest
 
 
+@configurable("stage")
 def word_vectors(
-    out: Path, *, pairs: Path, config: WordVectorsConfig, keep: Path | None = None, seed: int, context: StageContext | None = None
+    out: Path, *, pairs: Path, config: Annotated[WordVectorsConfig, Given(("seed",))], keep: Path | None = None, seed: int, context: StageContext | None = None
 ) -> dict[str, float]:
     """Write ``word_vectors/``; returns the pairs seen.
 

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import pytest
 
+from lightning_e5.annotations import describe, fits
+from lightning_e5.configurable import resolve_target
 from lightning_e5.curation.hard_negatives import NegativeRules
 from lightning_e5.errors import UserError
-from lightning_e5.instantiate import check_node, describe, fits, instantiate, resolve_target
-from lightning_e5.text import Prefixes
+from lightning_e5.evaluation.baselines.tfidf import TfIdf
+from lightning_e5.instantiate import check_node, instantiate
 
 RULES = "lightning_e5.curation.hard_negatives.NegativeRules"
 SPEC = "lightning_e5.models.factory.EncoderSpec"
@@ -20,7 +22,7 @@ SPEC = "lightning_e5.models.factory.EncoderSpec"
 @pytest.mark.parametrize(
     "target",
     [
-        RULES, "lightning_e5.text.TextTokenizer.from_file", "data_modules.token_cache.write_token_cache",
+        RULES, SPEC, "data_modules.token_cache.write_token_cache",
         "torch.optim.AdamW", "lightning.pytorch.callbacks.LearningRateMonitor",
     ],
 )  # fmt: skip
@@ -41,7 +43,7 @@ def test_allowed_targets(target: str) -> None:
     ],
 )  # fmt: skip
 def test_targets_that_are_not_ours(target: str) -> None:
-    with pytest.raises(UserError, match=r"allowed package|has no") as raised:
+    with pytest.raises(UserError, match=r"allowed package|has no|not a dotted name|is not configurable") as raised:
         instantiate({"_target_": target}, "stages.one")
     assert "stages.one._target_" in str(raised.value)
 
@@ -51,7 +53,7 @@ def test_targets_that_are_not_ours(target: str) -> None:
     [
         ("NegativeRules", "not a dotted name"), (3, "not a dotted name"), (None, "not a dotted name"), ([RULES], "not a dotted name"),
         (RULES + "x", "did you mean 'NegativeRules'"), ("lightning_e5.curation.hard_negative.NegativeRules", "did you mean 'hard_negatives'"),
-        ("lightning_e5.curaton.hard_negatives", "did you mean 'curation'"), (RULES + ".no_such", "has no 'no_such'"),
+        ("lightning_e5.curaton.hard_negatives", "did you mean 'curation'"), (RULES + ".no_such", "is not configurable"),
         ("lightning_e5.", "has no ''|not"), ("lightning_e5..storage", "has no ''|not"),
     ],
 )  # fmt: skip
@@ -78,8 +80,8 @@ def test_partial_leaves_arguments_open() -> None:
 
 
 def test_missing_arguments() -> None:
-    target = "lightning_e5.text.TextTokenizer.from_file"
-    with pytest.raises(UserError, match=r"key: .*from_file needs the argument 'path'"):
+    target = "lightning_e5.evaluation.baselines.fusion.StoredEncoder"
+    with pytest.raises(UserError, match="key: StoredEncoder needs the argument 'path'"):
         check_node({"_target_": target}, "key")
     check_node({"_target_": target, "_partial_": True}, "key")
     check_node({"_target_": target}, "key", given=["path"])
@@ -90,8 +92,6 @@ def test_unknown_arguments() -> None:
         check_node({"_target_": RULES, "cuont": 3}, "key")
     with pytest.raises(UserError, match=r"key\.count: is given by the runner"):
         check_node({"_target_": RULES, "count": 3}, "key", given=["count"])
-    with pytest.raises(UserError, match="LossOutput has no argument 'los'; did you mean 'loss'"):
-        check_node({"_target_": "lightning_e5.types.LossOutput", "_partial_": True, "los": 3}, "key")
     scheme = {"_target_": "lightning_e5.modules.distilled.DistilledModule", "_partial_": True}
     check_node({**scheme, "alpha": 0.2, "temperature": 0.1, "learning_rate": 1e-3}, "key")
     with pytest.raises(UserError, match="DistilledModule has no argument 'learning_rat'; did you mean 'learning_rate'"):
@@ -104,13 +104,14 @@ def test_unknown_arguments() -> None:
 
 def test_nested_nodes() -> None:
     node: dict[str, Any] = {
-        "_target_": "lightning_e5.text.TextTokenizer", "_partial_": True, "max_length": 8,
-        "prefixes": {"_target_": "lightning_e5.text.Prefixes", "query": "q: "},
+        "_target_": "lightning_e5.evaluation.baselines.lsa.Lsa", "_partial_": True, "width": 8,
+        "terms": {"_target_": "lightning_e5.evaluation.baselines.tfidf.TfIdf", "ngrams": 2},
     }  # fmt: skip
     check_node(node, "key")
-    assert instantiate(node).keywords == {"max_length": 8, "prefixes": Prefixes(query="q: ")}
-    node["prefixes"]["qury"] = "x"
-    with pytest.raises(UserError, match=r"key\.prefixes: Prefixes has no argument 'qury'; did you mean 'query'"):
+    made = instantiate(node)
+    assert isinstance(made, functools.partial) and made.keywords["width"] == 8 and isinstance(made.keywords["terms"], TfIdf)
+    node["terms"]["ngram"] = 3
+    with pytest.raises(UserError, match=r"key\.terms: TfIdf has no argument 'ngram'; did you mean 'ngrams'"):
         check_node(node, "key")
     with pytest.raises(UserError, match=r"key\[1\]\.a\[0\]\._target_: 'os\.system'"):
         check_node([1, {"a": [{"_target_": "os.system"}]}], "key")
@@ -120,8 +121,9 @@ def test_nested_nodes() -> None:
 @pytest.mark.parametrize(
     ("argument", "value", "rule"),
     [
-        ("count", "3", "an integer"), ("count", 3.0, "an integer"), ("count", True, "an integer"), ("count", None, "an integer"),
-        ("absolute_margin", "0.1", "a number or null"), ("absolute_margin", [0.1], "a number or null"), ("count", {"a": 1}, "an integer"),
+        ("count", "3", "an integer >= 1"), ("count", 3.0, "an integer >= 1"), ("count", True, "an integer >= 1"),
+        ("count", None, "an integer >= 1"), ("count", {"a": 1}, "an integer >= 1"),
+        ("absolute_margin", "0.1", "a number from -1e+06 to 1e+06 or null"), ("absolute_margin", [0.1], "a number from -1e+06 to 1e+06 or null"),
     ],
 )  # fmt: skip
 def test_wrong_types(argument: str, value: Any, rule: str) -> None:
@@ -132,7 +134,7 @@ def test_wrong_types(argument: str, value: Any, rule: str) -> None:
 
 @pytest.mark.parametrize("choice", ["fp16", "FP32", 1, None])
 def test_choices_are_named(choice: Any) -> None:
-    node = {"_target_": "lightning_e5.models.encoder.TextEncoder", "_partial_": True, "precision": choice}
+    node = {"_target_": "lightning_e5.stages.mteb.mteb", "_partial_": True, "precision": choice}
     with pytest.raises(UserError, match=rf"key\.precision: {choice!r} is not one of 'fp32', 'bf16', 'auto'"):
         check_node(node, "key")
     check_node({**node, "precision": "bf16"}, "key")
@@ -156,7 +158,8 @@ def test_types_in_words() -> None:
     assert describe(list[int]) == "a list of integers"
     assert describe(int | None) == "an integer or null"
     assert describe(Literal["a", 1]) == "one of 'a', 1"
-    assert describe(dict[str, int]) == "a mapping"
+    assert describe(dict[str, int]) == "a mapping of names to integers"
+    assert describe(dict[str, Any]) == "a mapping"
 
 
 def test_errors_of_a_constructor_stay_the_users() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 from data_modules.ccpairs.sources.files import DamagedFile, blocks, expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line
+from lightning_e5.configurable import configurable
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: An element may be this long in the file; a file with a longer one is read no further.
 MAX_ELEMENT_BYTES = 16 * 2**20
 
 
+@configurable("pair source")
 class AclAnthology:
     """Pairs (title, abstract) of the Anthology's XML files, those up to 2019 (``volume``) and later (``collection``).
 

@@ -9,7 +9,9 @@ from typing import Any
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
 from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.web_archive import Page, pages
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: A page's language is told from its first characters; more change nothing but the time.
@@ -77,6 +79,7 @@ class _Pages:
             yield from candidate(report, title, passage, source=self.name, id=place, facts=facts)
 
 
+@configurable("pair source")
 class WarcPages(_Pages):
     """Pairs (title, passage) of the HTML pages of WARC files: main text and title as trafilatura finds them.
 
@@ -97,10 +100,10 @@ class WarcPages(_Pages):
         self,
         paths: str | Sequence[str],
         *,
-        passage_words: int | None = 200,
-        passage_chars: int | None = None,
-        passages_per_page: int = 1,
-        max_page_bytes: int = MAX_PAGE_BYTES,
+        passage_words: Count | None = 200,
+        passage_chars: Count | None = None,
+        passages_per_page: Count = 1,
+        max_page_bytes: Count = MAX_PAGE_BYTES,
         fast: bool = True,
         name: str = "common_crawl",
     ) -> None:
@@ -144,6 +147,7 @@ class WarcPages(_Pages):
         return document
 
 
+@configurable("pair source")
 class WetPages(_Pages):
     """Pairs (first line, passage) of the plain-text pages of WET files.
 
@@ -167,10 +171,10 @@ class WetPages(_Pages):
         paths: str | Sequence[str],
         *,
         first_line_is_title: bool = False,
-        passage_words: int | None = 200,
-        passage_chars: int | None = None,
-        passages_per_page: int = 1,
-        max_page_bytes: int = MAX_PAGE_BYTES,
+        passage_words: Count | None = 200,
+        passage_chars: Count | None = None,
+        passages_per_page: Count = 1,
+        max_page_bytes: Count = MAX_PAGE_BYTES,
         name: str = "common_crawl",
     ) -> None:
         if not first_line_is_title:
@@ -197,6 +201,7 @@ class WetPages(_Pages):
             yield from self._pairs(report, title, rest, page.url, {"url": page.url})
 
 
+@configurable("pair source")
 class CcNetPages(_Pages):
     """Pairs (title, passage) of the pages of cc_net's .json.gz files: ``title`` and ``raw_content``.
 
@@ -218,9 +223,9 @@ class CcNetPages(_Pages):
         paths: str | Sequence[str],
         *,
         buckets: Sequence[str] | None = None,
-        passage_words: int | None = 200,
-        passage_chars: int | None = None,
-        passages_per_page: int = 1,
+        passage_words: Count | None = 200,
+        passage_chars: Count | None = None,
+        passages_per_page: Count = 1,
         name: str = "common_crawl",
     ) -> None:
         super().__init__(paths, passage_words, passage_chars, passages_per_page, name)

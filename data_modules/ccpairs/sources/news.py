@@ -7,6 +7,8 @@ from typing import Any
 
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
 from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
+from lightning_e5.configurable import configurable
+from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 
 KINDS = ("title", "highlight")
@@ -15,6 +17,7 @@ _TEXTS = ("maintext", "text")
 _HIGHLIGHTS = ("highlight", "description")
 
 
+@configurable("pair source")
 class CcNews:
     """Pairs (title, passage) and, where there is one, (highlight, passage) of news articles in JSON lines.
 
@@ -37,9 +40,9 @@ class CcNews:
         paths: str | Sequence[str],
         *,
         kinds: Sequence[str] = KINDS,
-        passage_words: int | None = 200,
-        passage_chars: int | None = None,
-        passages_per_page: int = 1,
+        passage_words: Count | None = 200,
+        passage_chars: Count | None = None,
+        passages_per_page: Count = 1,
         name: str = "news",
     ) -> None:
         self.name, self.kinds = name, some_of("kinds", kinds, KINDS)

@@ -13,7 +13,9 @@ from data_modules.ccpairs.sources.acl_anthology import AclAnthology
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.paper_index import Field, OpenIndex, PaperId, PaperIndex, paper_id
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 
 __all__ = ["AclAnthology", "S2ag", "S2orc"]
@@ -28,6 +30,7 @@ FIELDS: tuple[Field, Field] = ("titles", "abstracts")
 _CITED: dict[str, Field] = {"title_citation": "titles", "abstract_citation": "abstracts"}
 
 
+@configurable("pair source")
 class S2ag:
     """Pairs from the files ``papers``, ``abstracts`` and ``citations`` of the Semantic Scholar Academic Graph.
 
@@ -127,6 +130,7 @@ class S2ag:
                 yield from candidate(report, query, passage, source=self.name, id=f"{citing}>{cited}")
 
 
+@configurable("pair source")
 class S2orc:
     """Pairs from S2ORC's older JSON lines, in which a paper holds its abstract and its citations.
 
@@ -153,7 +157,7 @@ class S2orc:
         *,
         kinds: Sequence[str] = ("title_abstract",),
         work_dir: str | None = None,
-        citations_per_paper: int | None = None,
+        citations_per_paper: Count | None = None,
         name: str = "s2orc",
     ) -> None:
         self.name, self.kinds, self.citations_per_paper = name, some_of("kinds", kinds, KINDS), citations_per_paper

@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 
 from data_modules.ccpairs.docstrings import EXTRACTOR_VERSION, Limits, docstring_pairs
 from data_modules.ccpairs.python_source import docstrings_of, name_in_words
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Count, Workers
 from lightning_e5.storage import empty_directory, read_parquet, sha256_text, to_json, verify_manifest, write_manifest
 from lightning_e5.storage import write_parquet as write_parquet_file
 from lightning_e5.text import text_id
@@ -56,6 +58,7 @@ class _Read(NamedTuple):
     counts: Counter[str]
 
 
+@configurable("pair source")
 class PythonDocs:
     """Pairs (short description, the text below it) of the docstrings of the standard library and installed packages.
 
@@ -83,11 +86,11 @@ class PythonDocs:
         self,
         packages: Sequence[str] | None = None,
         *,
-        min_query_chars: int = 16,
-        max_query_chars: int = 240,
-        min_passage_chars: int = 60,
-        max_passage_chars: int = 1200,
-        workers: int = 2,
+        min_query_chars: Count = 16,
+        max_query_chars: Count = 240,
+        min_passage_chars: Count = 60,
+        max_passage_chars: Count = 1200,
+        workers: Workers = 2,
         cache_dir: str | None = None,
         roots: Mapping[str, str | Path] | None = None,
         show_progress: bool = True,

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
 from data_modules.ccpairs.sources.files import MAX_LINE_BYTES, expand, file_fingerprint, json_rows
 from data_modules.ccpairs.sources.markup import reddit_text
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count, Range
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Raise this when what is extracted changes.
@@ -22,6 +24,7 @@ _POST_FACTS: tuple[str, ...] = ("post_score", "over_18", "subreddit")
 MAX_BODY_CHARS = 200_000
 
 
+@configurable("pair source")
 class RedditComments:
     """Pairs (post, comment) of Pushshift's dumps: the title, with the post's own text where it has one, and a comment.
 
@@ -47,10 +50,10 @@ class RedditComments:
         comments: str | Sequence[str],
         *,
         work_dir: str,
-        buckets: int = 64,
+        buckets: Annotated[int, Range(1, 65536)] = 64,
         top_level_only: bool = True,
         with_selftext: bool = True,
-        max_line_bytes: int = MAX_LINE_BYTES,
+        max_line_bytes: Count = MAX_LINE_BYTES,
         name: str = "reddit",
     ) -> None:
         if buckets < 1:
@@ -107,6 +110,7 @@ class RedditComments:
         }
 
 
+@configurable("pair source")
 class RedditSelfTexts:
     """Pairs (title, the post's own text) of Pushshift's submissions; posts that are links have none.
 
@@ -117,7 +121,7 @@ class RedditSelfTexts:
     """
 
     def __init__(
-        self, paths: str | Sequence[str], *, max_line_bytes: int = MAX_LINE_BYTES, name: str = "reddit-selftexts"
+        self, paths: str | Sequence[str], *, max_line_bytes: Count = MAX_LINE_BYTES, name: str = "reddit-selftexts"
     ) -> None:
         self.name, self.paths, self.max_line_bytes = name, expand(paths), max_line_bytes
 

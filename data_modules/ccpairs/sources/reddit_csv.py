@@ -9,7 +9,9 @@ from typing import Any
 
 from data_modules.ccpairs.sources.files import MAX_LINE_BYTES, expand, file_fingerprint, lines
 from data_modules.ccpairs.sources.reddit import VERSION, self_text_pairs
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Longest cell in characters; a post has at most 40,000.
@@ -18,6 +20,7 @@ _SUBREDDIT_IN_PATH = re.compile(r"/r/([A-Za-z0-9_]+)/")
 _CSV_COLUMNS = ("id", "title", "selftext", "score", "over_18")
 
 
+@configurable("pair source")
 class RedditCsv:
     """Pairs (title, the post's own text) of CSV files with Reddit's names in the first row; cells may have many lines.
 
@@ -31,7 +34,7 @@ class RedditCsv:
     """
 
     def __init__(
-        self, paths: str | Sequence[str], *, max_line_bytes: int = MAX_LINE_BYTES, name: str = "reddit-csv"
+        self, paths: str | Sequence[str], *, max_line_bytes: Count = MAX_LINE_BYTES, name: str = "reddit-csv"
     ) -> None:
         self.name, self.paths, self.max_line_bytes = name, expand(paths), max_line_bytes
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
 from data_modules.ccpairs.sources.files import blocks, expand, file_fingerprint
 from data_modules.ccpairs.sources.markup import html_text
 from data_modules.ccpairs.sources.xml_records import xml_records
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count, Range
 from lightning_e5.storage import empty_directory, sha256_text
 from lightning_e5.types import PairCandidate, ReadReport
 
@@ -34,6 +36,7 @@ _OTHER_POSTS = {
 }
 
 
+@configurable("pair source")
 class StackExchangePosts:
     """Pairs (question title, answer) and (question title and body, answer) of a site's Posts.xml.
 
@@ -57,9 +60,9 @@ class StackExchangePosts:
         paths: str | Sequence[str],
         *,
         work_dir: str,
-        min_score: int = 1,
+        min_score: Annotated[int, Range(-1e9, 1e9)] = 1,
         queries: Sequence[str] = ("title", "title_body"),
-        bucket_bytes: int = 512 * 2**20,
+        bucket_bytes: Count = 512 * 2**20,
         name: str = "stackexchange",
     ) -> None:
         if bucket_bytes < 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_values
 from data_modules.ccpairs.sources.pair_columns import Column, PairColumns
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.types import PairCandidate, ReadReport
 
@@ -31,6 +32,7 @@ class _Table:
         self.columns = PairColumns.of(name, query, passage, source_column, id_column, facts)
 
 
+@configurable("pair source")
 class ParquetPairs(_Table):
     """Pairs of the columns of Parquet files, read a thousand rows at a time.
 
@@ -141,6 +143,7 @@ def _decoded(value: bytes | None) -> str | bytes | None:
         return value
 
 
+@configurable("pair source")
 class JsonlPairs(_Table):
     """Pairs of the fields of JSON lines: objects by name, arrays (``["query", "passage"]``) by position from 0.
 
@@ -199,6 +202,7 @@ class JsonlPairs(_Table):
                 yield from self.columns.pairs(row, place, report)
 
 
+@configurable("pair source")
 class HfDatasetPairs(_Table):
     """Pairs of the columns of a Hugging Face data set, of its hub or in a folder that ``save_to_disk`` wrote.
 

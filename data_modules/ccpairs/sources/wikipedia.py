@@ -9,7 +9,9 @@ from typing import Any
 from data_modules.ccpairs.sources.files import blocks, expand, file_fingerprint
 from data_modules.ccpairs.sources.wikitext import is_tangled, sections, without_comments
 from data_modules.ccpairs.sources.xml_records import xml_records
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Raise this when what is extracted changes.
@@ -45,6 +47,7 @@ _LIST_PAGE = re.compile(r"^(?:Lists? of|Index of|Outline of|Glossary of|Timeline
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
 
 
+@configurable("pair source")
 class WikipediaSections:
     """Pairs (page title and section title, the section's text) of a pages-articles dump; the lead has the page title alone.
 
@@ -66,9 +69,9 @@ class WikipediaSections:
         self,
         paths: str | Sequence[str],
         *,
-        min_passage_chars: int = 100,
-        max_passage_chars: int | None = 4096,
-        max_page_chars: int = 300_000,
+        min_passage_chars: Count = 100,
+        max_passage_chars: Count | None = 4096,
+        max_page_chars: Count = 300_000,
         language: str | None = None,
         name: str = "wikipedia",
     ) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import bm25s
 import numpy as np
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.ranges import Range, Share
 from lightning_e5.retrieval.search import check_search, top_documents
 from lightning_e5.types import Run
 
 _WORD = re.compile(r"\w+")
 
 
+@configurable("baseline", constructs=True)
 class BM25:
     """Lucene's BM25 over one field.
 
@@ -36,8 +40,8 @@ class BM25:
 
     def __init__(
         self,
-        k1: float = 0.9,
-        b: float = 0.4,
+        k1: Annotated[float, Range(0, 1000)] = 0.9,
+        b: Share = 0.4,
         stemmer: str | None = "porter",
         *,
         stopwords: bool = True,

@@ -9,11 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.metrics import rank_documents
+from lightning_e5.evaluation.retrieval import Searcher
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
+from lightning_e5.ranges import Count, Length
 from lightning_e5.retrieval.search import check_search, retrieve
 from lightning_e5.storage import MANIFEST, read_json
 from lightning_e5.types import Embedder, Kind, Run
@@ -42,6 +45,7 @@ def fuse(runs: Sequence[Run], constant: int = 60) -> Run:
     return fused
 
 
+@configurable("baseline")
 class ReciprocalRankFusion:
     """The rankings of several models as one.
 
@@ -56,7 +60,7 @@ class ReciprocalRankFusion:
     Source: Cormack et al. 2009, whose constant is 60.
     """
 
-    def __init__(self, models: Sequence[Any], *, constant: int = 60, depth: int = 100) -> None:
+    def __init__(self, models: Sequence[Searcher | Embedder], *, constant: Count = 60, depth: Count = 100) -> None:
         if len(models) < 2:
             raise UserError(f"models: a fusion needs at least 2, not {len(models)}")
         for number, model in enumerate(models):
@@ -91,6 +95,7 @@ class ReciprocalRankFusion:
         return {query: dict(list(fused.get(query, {}).items())[:k]) for query in queries}
 
 
+@configurable("baseline")
 class StoredEncoder:
     """An `Embedder` from a folder, read at its first use: an encoder's, or averaged word vectors'.
 
@@ -102,7 +107,7 @@ class StoredEncoder:
         UserError: on use, nothing of the kind is there.
     """
 
-    def __init__(self, path: Path | str, *, max_length: int | None = None) -> None:
+    def __init__(self, path: Path | str, *, max_length: Length | None = None) -> None:
         self.path, self.max_length = Path(path), max_length
         self._model: Embedder | None = None
 

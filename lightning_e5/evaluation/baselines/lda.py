@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -12,14 +12,17 @@ from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.fitted import retrieve_known
 from lightning_e5.evaluation.baselines.tfidf import TfIdf, fit_terms
+from lightning_e5.ranges import Count, Range, Seed, Size
 from lightning_e5.retrieval.search import check_search
 from lightning_e5.rng import derive_seed
 from lightning_e5.types import Kind, Run
 
 
+@configurable("baseline", constructs=True)
 class Lda:
     """Topic mixtures, fitted on the corpus by online variational Bayes.
 
@@ -45,14 +48,14 @@ class Lda:
 
     def __init__(
         self,
-        topics: int = 100,
+        topics: Size = 100,
         *,
         similarity: Literal["hellinger", "cosine"] = "hellinger",
-        max_terms: int = 20_000,
-        min_documents: int = 2,
-        passes: int = 10,
-        batch_size: int = 256,
-        seed: int = 0,
+        max_terms: Count = 20_000,
+        min_documents: Count = 2,
+        passes: Annotated[int, Range(1, 10000)] = 10,
+        batch_size: Count = 256,
+        seed: Seed = 0,
         stemmer: str | None = "porter",
         drop_identical_ids: bool = True,
     ) -> None:

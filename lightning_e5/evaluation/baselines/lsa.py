@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from sklearn.decomposition import TruncatedSVD
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.fitted import retrieve_known
 from lightning_e5.evaluation.baselines.tfidf import TfIdf
+from lightning_e5.ranges import Range, Seed, Size
 from lightning_e5.retrieval.search import check_search
 from lightning_e5.rng import derive_seed
 from lightning_e5.types import Kind, Run
 
 
+@configurable("baseline", constructs=True)
 class Lsa:
     """TF-IDF and a truncated singular value decomposition, both fitted on the corpus; cosine.
 
@@ -40,11 +43,11 @@ class Lsa:
 
     def __init__(
         self,
-        width: int = 300,
+        width: Size = 300,
         *,
         terms: TfIdf | None = None,
-        iterations: int = 5,
-        seed: int = 0,
+        iterations: Annotated[int, Range(1, 1000)] = 5,
+        seed: Seed = 0,
         drop_identical_ids: bool = True,
     ) -> None:
         for name, value in (("width", width), ("iterations", iterations)):

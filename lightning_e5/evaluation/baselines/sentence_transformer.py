@@ -8,13 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count
 from lightning_e5.types import Kind
 
 #: Names under which models store the prompt of a kind, in the order in which they are asked.
 _PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 
 
+@configurable("baseline")
 class SentenceTransformerModel:
     """An `Embedder` around a sentence-transformers model, which is loaded at its first use.
 
@@ -38,7 +41,7 @@ class SentenceTransformerModel:
         *,
         query_prompt: str | None = None,
         passage_prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: Count = 32,
         revision: str | None = None,
         device: str | None = None,
     ) -> None:

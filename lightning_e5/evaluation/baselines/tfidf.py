@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25, best_rows
+from lightning_e5.ranges import Count, Range
 from lightning_e5.retrieval.search import check_search, top_documents
 from lightning_e5.types import Run
 
@@ -17,6 +19,7 @@ from lightning_e5.types import Run
 _QUERIES_AT_ONCE = 64
 
 
+@configurable("baseline", constructs=True)
 class TfIdf:
     """Cosine of TF-IDF vectors, whose frequencies are those of the corpus.
 
@@ -42,9 +45,9 @@ class TfIdf:
     def __init__(
         self,
         *,
-        ngrams: int = 1,
-        min_documents: int = 1,
-        max_terms: int | None = None,
+        ngrams: Annotated[int, Range(1, 10)] = 1,
+        min_documents: Count = 1,
+        max_terms: Count | None = None,
         sublinear: bool = True,
         stemmer: str | None = "porter",
         stopwords: bool = True,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.fitted import retrieve_known
 from lightning_e5.evaluation.beir_data import text_lines
@@ -23,6 +24,7 @@ from lightning_e5.types import Kind, Run
 _WORD = re.compile(r"\w+")
 
 
+@configurable("baseline")
 class VectorsFile:
     """The mean of a text's word vectors, which come from a file of one word and its numbers per line.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.progress import progress as show_progress
+from lightning_e5.ranges import BatchSize, Count, CountOrZero, LearningRate, Range, Seed, Size, Temperature
 from lightning_e5.storage import atomic_path, empty_directory, read_json, verify_manifest, write_json, write_manifest
 from lightning_e5.types import Kind
 
@@ -46,6 +48,7 @@ def tokenize(text: str) -> list[str]:
     return tokens
 
 
+@configurable("settings", constructs=True)
 @dataclass(frozen=True, slots=True)
 class WordVectorsConfig:
     """How the vectors are made.
@@ -65,18 +68,18 @@ class WordVectorsConfig:
         seed: of initialisation, order and dropout.
     """
 
-    width: int = 512
-    min_count: int = 2
-    max_words: int = 40_000
-    buckets: int = 16_384
-    max_distinct: int = 256
-    temperature: float = 0.1
-    token_dropout: float = 0.2
-    batch_size: int = 512
-    epochs: int = 4
-    learning_rate: float = 2e-3
-    weight_learning_rate: float = 1e-2
-    seed: int = 0
+    width: Size = 512
+    min_count: Count = 2
+    max_words: Count = 40_000
+    buckets: CountOrZero = 16_384
+    max_distinct: Count = 256
+    temperature: Temperature = 0.1
+    token_dropout: Annotated[float, Range(0, 0.99)] = 0.2
+    batch_size: BatchSize = 512
+    epochs: Annotated[int, Range(1, 10000)] = 4
+    learning_rate: LearningRate = 2e-3
+    weight_learning_rate: LearningRate = 1e-2
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         for name in ("width", "min_count", "max_words", "max_distinct", "batch_size", "epochs"):

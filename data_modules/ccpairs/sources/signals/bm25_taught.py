@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import bm25s
 import numpy as np
@@ -13,7 +14,9 @@ from bm25s.stopwords import STOPWORDS_EN
 from data_modules.ccpairs.sources.pair_text import candidate
 from data_modules.ccpairs.sources.signals.signal import TOO_SHORT, Signal, sentences
 from data_modules.ccpairs.sources.signals.texts import TextFiles
+from lightning_e5.configurable import configurable
 from lightning_e5.progress import progress
+from lightning_e5.ranges import Count, Range, Seed, Share
 from lightning_e5.rng import generator
 from lightning_e5.types import PairCandidate, ReadReport
 
@@ -21,6 +24,7 @@ _WORD = re.compile(r"\w+")
 _PART = "all texts"
 
 
+@configurable("pair source")
 class Bm25Taught(Signal):
     """A random sentence of each passage as query, with the passages that BM25 ranks first for it.
 
@@ -50,13 +54,13 @@ class Bm25Taught(Signal):
         texts: TextFiles,
         *,
         name: str = "bm25-taught",
-        top: int = 1,
+        top: Count = 1,
         own: bool = True,
-        min_query_words: int = 4,
-        max_queries: int | None = None,
-        k1: float = 0.9,
-        b: float = 0.4,
-        seed: int = 0,
+        min_query_words: Count = 4,
+        max_queries: Count | None = None,
+        k1: Annotated[float, Range(0, 1000)] = 0.9,
+        b: Share = 0.4,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(
             texts, name, seed, top=top, own=own, min_query_words=min_query_words, max_queries=max_queries, k1=k1, b=b

@@ -9,11 +9,14 @@ import numpy as np
 from data_modules.ccpairs.sources.pair_text import some_of
 from data_modules.ccpairs.sources.signals.signal import Signal, check_share
 from data_modules.ccpairs.sources.signals.texts import TextFiles
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.ranges import Count, PositiveShare, Seed, Share
 
 AUGMENTATIONS = ("delete", "replace", "reorder", "insert")
 
 
+@configurable("pair source")
 class RandomCrops(Signal):
     """Two crops of a document, drawn independently, so that they may overlap; every word may be disturbed.
 
@@ -45,14 +48,14 @@ class RandomCrops(Signal):
         texts: TextFiles,
         *,
         name: str = "crops",
-        min_ratio: float = 0.1,
-        max_ratio: float = 0.5,
-        chunk_words: int = 256,
-        min_words: int = 20,
-        min_crop_words: int = 2,
+        min_ratio: PositiveShare = 0.1,
+        max_ratio: PositiveShare = 0.5,
+        chunk_words: Count = 256,
+        min_words: Count = 20,
+        min_crop_words: Count = 2,
         augment: Sequence[str] = ("delete",),
-        probability: float = 0.1,
-        seed: int = 0,
+        probability: Share = 0.1,
+        seed: Seed = 0,
     ) -> None:
         chosen = some_of("augment", augment, AUGMENTATIONS) if augment else ()
         super().__init__(

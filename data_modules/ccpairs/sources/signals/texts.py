@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows
 from data_modules.ccpairs.sources.pair_text import string_of
 from data_modules.ccpairs.sources.tables import JsonlPairs, ParquetPairs
+from lightning_e5.configurable import configurable
 from lightning_e5.pairs import PairStore
 from lightning_e5.types import PairFiles, ReadReport
 
 
+@configurable("text source")
 class TextFiles(Protocol):
     """Files of texts, read part by part like `PairFiles`."""
 
@@ -29,6 +31,7 @@ class TextFiles(Protocol):
         ...
 
 
+@configurable("text source")
 class PassagesOf:
     """The passages of any source of pairs.
 
@@ -58,6 +61,7 @@ class PassagesOf:
             report.add(inner)
 
 
+@configurable("text source")
 class ParquetTexts(PassagesOf):
     """The texts of a column of Parquet files.
 
@@ -73,6 +77,7 @@ class ParquetTexts(PassagesOf):
         super().__init__(ParquetPairs(paths, query=column, passage=column, id_column=id_column))
 
 
+@configurable("text source")
 class JsonlTexts(PassagesOf):
     """The texts of a field of JSON lines, also compressed.
 
@@ -88,6 +93,7 @@ class JsonlTexts(PassagesOf):
         super().__init__(JsonlPairs(paths, query=field, passage=field, id_column=id_field))
 
 
+@configurable("text source")
 class BeirTexts:
     """The documents of ``corpus.jsonl`` in BEIR's layout: the title, where there is one, then the text, on two lines.
 
@@ -115,6 +121,7 @@ class BeirTexts:
                 yield str(row.get("_id", "")), f"{title}\n{text}".strip()
 
 
+@configurable("text source")
 class StoredPassages:
     """The passages of a folder of pairs (see `PairStore`), as often as they lie there.
 

@@ -10,8 +10,11 @@ import numpy as np
 
 from data_modules.ccpairs.sources.signals.signal import Signal, blocks, check_share, sentences
 from data_modules.ccpairs.sources.signals.texts import TextFiles
+from lightning_e5.configurable import configurable
+from lightning_e5.ranges import Count, Seed, Share
 
 
+@configurable("pair source")
 class SimCse(Signal):
     """Each text with itself: the encoder's dropout tells the two apart (and E5's prefixes), so train with ``dropout`` above 0.
 
@@ -29,7 +32,7 @@ class SimCse(Signal):
 
     facts: Mapping[str, Any] = {"same_text": True}
 
-    def __init__(self, texts: TextFiles, *, name: str = "simcse", min_words: int = 3, seed: int = 0) -> None:
+    def __init__(self, texts: TextFiles, *, name: str = "simcse", min_words: Count = 3, seed: Seed = 0) -> None:
         super().__init__(texts, name, seed, min_words=min_words)
         self.min_words = min_words
 
@@ -39,6 +42,7 @@ class SimCse(Signal):
             yield text, text
 
 
+@configurable("pair source")
 class InverseCloze(Signal):
     """A random sentence as query and the block of sentences around it as passage, from which it is mostly taken out.
 
@@ -65,11 +69,11 @@ class InverseCloze(Signal):
         texts: TextFiles,
         *,
         name: str = "inverse-cloze",
-        keep: float = 0.1,
-        block_words: int = 200,
-        min_query_words: int = 4,
-        min_passage_words: int = 8,
-        seed: int = 0,
+        keep: Share = 0.1,
+        block_words: Count = 200,
+        min_query_words: Count = 4,
+        min_passage_words: Count = 8,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(
             texts, name, seed, keep=keep, block_words=block_words, min_query_words=min_query_words,
@@ -94,6 +98,7 @@ class InverseCloze(Signal):
                 yield query, " ".join(block if kept else [sentence for sentence in block if sentence != query])
 
 
+@configurable("pair source")
 class NeighbouringSpans(Signal):
     """A span of a document as query and the span that follows it as passage.
 
@@ -116,10 +121,10 @@ class NeighbouringSpans(Signal):
         texts: TextFiles,
         *,
         name: str = "neighbours",
-        span_words: int = 64,
-        min_words: int = 8,
-        pairs_per_text: int = 1,
-        seed: int = 0,
+        span_words: Count = 64,
+        min_words: Count = 8,
+        pairs_per_text: Count = 1,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(texts, name, seed, span_words=span_words, min_words=min_words, pairs_per_text=pairs_per_text)
         self.span_words, self.min_words, self.pairs_per_text = span_words, min_words, pairs_per_text
