@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.beir_data import RetrievalData, load_beir
@@ -17,7 +17,9 @@ from lightning_e5.evaluation.retrieval import RetrievalResult, RetrievalTask
 from lightning_e5.types import Kind
 
 #: What an override says for a collection that no set's rules apply to.
-NO_RULES = "none"
+NO_RULES: Literal["none"] = "none"
+#: Whose rules a collection is judged by; None where nothing says so, which leaves some things to its texts.
+Rules = BeirSet | Literal["none"] | None
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Collection:
     """One collection.
 
     ``data``: all of it (with forums, ids are ``<forum>/<id>``); ``forums``: name -> data, searched one by one; empty for
-    a collection that is searched as a whole; ``rules``: of the BEIR set that it is judged as, None for another one.
+    a collection that is searched as a whole; ``rules``: of the BEIR set that it is judged as, None for another one;
+    ``queries_are_documents``: see `RetrievalTask`.
     """
 
     data: RetrievalData
     forums: Mapping[str, RetrievalData]
     rules: BeirSet | None
+    queries_are_documents: bool | None = None
 
     @property
     def passage_kind(self) -> Kind:
@@ -46,7 +50,8 @@ class Collection:
         """What a row says of the rules: ``rules`` with the set's name and what differs from any other collection."""
         if self.rules is None:
             return {}
-        rules: dict[str, Any] = {"beir": self.rules.name, "split": self.data.split, "drop_identical_ids": self.rules.drop_identical_ids}
+        rules: dict[str, Any] = {"beir": self.rules.name, "split": self.data.split}
+        rules |= {"queries_are_documents": True} if self.rules.queries_are_documents else {}
         rules |= {"passage_kind": self.rules.passage_kind} if self.rules.passage_kind != "passage" else {}
         rules |= {"text_only": True} if self.rules.text_only else {}
         return {"rules": rules | ({"mean_of": list(self.forums)} if self.forums else {})}
@@ -58,8 +63,7 @@ class Collection:
             searcher: as `RetrievalTask.evaluate`.
             options: as `RetrievalTask`: ``k``, ``metrics``, ``index``, ``cache_dir``.
         """
-        rules = {} if self.rules is None else {"drop_identical_ids": self.rules.drop_identical_ids}
-        options = {**rules, "passage_kind": self.passage_kind, **options}
+        options = {"queries_are_documents": self.queries_are_documents, "passage_kind": self.passage_kind, **options}
         if not self.forums:
             return RetrievalTask(self.data, **options).evaluate(searcher)
         return _merged(self.data, {forum: RetrievalTask(data, **options).evaluate(searcher) for forum, data in self.forums.items()})
@@ -71,8 +75,8 @@ class Collection:
         return [sorted(_joined(forum, query) for query in judged_queries(data.qrels)) for forum, data in self.forums.items()]
 
 
-def rules_of(name: str, given: Mapping[str, str] | None = None) -> BeirSet | None:
-    """The rules of a collection: those given for it, else those of the BEIR set of its name, else none.
+def rules_of(name: str, given: Mapping[str, str] | None = None) -> Rules:
+    """The rules of a collection: those given for it, else those of the BEIR set of its name, else None.
 
     Args:
         name: of the collection.
@@ -84,10 +88,10 @@ def rules_of(name: str, given: Mapping[str, str] | None = None) -> BeirSet | Non
     chosen = (given or {}).get(name)
     if chosen is None:
         return BEIR_SETS.get(name)
-    return None if chosen == NO_RULES else beir_set(chosen)
+    return NO_RULES if chosen == NO_RULES else beir_set(chosen)
 
 
-def load_collection(folder: Path | str, name: str, *, split: str = "test", rules: BeirSet | None = None) -> Collection:
+def load_collection(folder: Path | str, name: str, *, split: str = "test", rules: Rules = None) -> Collection:
     """Read a collection by its rules.
 
     Args:
@@ -102,11 +106,12 @@ def load_collection(folder: Path | str, name: str, *, split: str = "test", rules
     Source: BEIR (Thakur et al., 2021); E5 paper section 4.2.
     """
     folder = Path(folder)
-    if rules is None:
-        return Collection(load_beir(folder, split, name), {}, None)
+    if rules is None or isinstance(rules, str):
+        return Collection(load_beir(folder, split, name), {}, None, None if rules is None else False)
     split = rules.split if split == "test" else split
+    own = rules.queries_are_documents or None
     if not rules.forums:
-        return Collection(load_beir(folder, split, name, with_title=not rules.text_only), {}, rules)
+        return Collection(load_beir(folder, split, name, with_title=not rules.text_only), {}, rules, own)
     absent = [forum for forum in rules.forums if not (folder / forum).is_dir()]
     if absent:
         raise UserError(
@@ -114,7 +119,7 @@ def load_collection(folder: Path | str, name: str, *, split: str = "test", rules
             f"(rules: {{{name}: {NO_RULES}}} takes the folder as one collection)"
         )
     forums = {forum: load_beir(folder / forum, split, f"{name}/{forum}") for forum in rules.forums}
-    return Collection(_together(name, split, forums), forums, rules)
+    return Collection(_together(name, split, forums), forums, rules, own)
 
 
 def check_rules(given: Mapping[str, str] | None, collections: Mapping[str, Any] | None) -> None:
@@ -134,7 +139,8 @@ def _together(name: str, split: str, forums: Mapping[str, RetrievalData]) -> Ret
         for f, data in forums.items()
         for query, grades in data.qrels.items()
     }
-    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()))
+    same = frozenset(_joined(f, query) for f, data in forums.items() for query in data.same_text)
+    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()), same)
 
 
 def _merged(data: RetrievalData, results: Mapping[str, RetrievalResult]) -> RetrievalResult:
@@ -149,10 +155,8 @@ def _merged(data: RetrievalData, results: Mapping[str, RetrievalResult]) -> Retr
         for metric in first.per_query
     }
     run = {_joined(f, q): {_joined(f, d): s for d, s in scores.items()} for f, r in results.items() for q, scores in r.run.items()}
-    metrics = mean_of_forums([r.metrics for r in results.values()])
-    return dataclasses.replace(
-        first, name=data.name, metrics=metrics, per_query=per_query, run=run, counts={**counts, **shares}, tied=tied
-    )
+    means = {part: mean_of_forums([getattr(r, part) for r in results.values()]) for part in ("metrics", "lowest", "highest")}
+    return dataclasses.replace(first, name=data.name, per_query=per_query, run=run, counts={**counts, **shares}, tied=tied, **means)
 
 
 def _weighted(results: Mapping[str, RetrievalResult], of: Any, queries: float) -> float:

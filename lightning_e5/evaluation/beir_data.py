@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.text import normalise_text
 from lightning_e5.types import Qrels
 
 _HEADER = ["query-id", "corpus-id", "score"]
@@ -23,7 +24,8 @@ class RetrievalData:
     """One split of a retrieval data set.
 
     ``corpus``: document id -> "title text"; ``queries``: query id -> text, only the judged ones (with a line in
-    ``qrels``); ``dangling``: how many judged (query, document) pairs name a document that is not in the corpus.
+    ``qrels``); ``dangling``: how many judged (query, document) pairs name a document that is not in the corpus;
+    ``same_text``: queries whose text is that of the document of their id without its title.
     """
 
     name: str
@@ -32,6 +34,7 @@ class RetrievalData:
     queries: dict[str, str]
     qrels: Qrels
     dangling: int = 0
+    same_text: frozenset[str] = frozenset()
 
 
 def load_beir(
@@ -64,7 +67,8 @@ def load_beir(
             rows = _text_rows(_either(folder, "queries.jsonl"), with_title=False)
             where = next(place for place, key, _, _ in rows if key == query)
             raise UserError(f"{where}: the query {query!r} is judged and its text is empty")
-    return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling)
+    same = _same_text(folder, corpus, queries) if with_title else frozenset()
+    return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling, same)
 
 
 def is_beir(folder: Path | str) -> bool:
@@ -155,6 +159,15 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{where}: not a JSON object")
     return row
+
+
+def _same_text(folder: Path, corpus: dict[str, str], queries: dict[str, str]) -> frozenset[str]:
+    """The queries that have the text of the document of their id, its title left aside; the corpus is read again for these."""
+    ends = {key: text for key, text in queries.items() if key in corpus and normalise_text(corpus[key]).endswith(normalise_text(text))}
+    if not ends:
+        return frozenset()
+    rows = _text_rows(_either(folder, "corpus.jsonl"), with_title=False)
+    return frozenset(key for _, key, _, text in rows if key in ends and normalise_text(text) == normalise_text(ends[key]))
 
 
 def _read_qrels(path: Path, queries: dict[str, str]) -> Qrels:

@@ -26,8 +26,8 @@ class BeirSet:
     name: of the archive and of the folder in it. md5: of the archive, as BEIR's authors publish it. queries: judged ones
     of ``split``, as they publish it. split: that the benchmark is scored on. forums: folders that are searched one by
     one and count as one set by the mean of their scores. passage_kind: prefix of the documents. text_only: titles are
-    left out. drop_identical_ids: the document with the id of the query is dropped from its results (BEIR does so
-    everywhere; it matters where queries lie in the corpus).
+    left out. queries_are_documents: the queries lie in the corpus under their own ids, and each is left out of its own
+    results; of the other sets, whose ids may be equal by chance, only where the texts are (BEIR's package goes by ids alone).
     """
 
     name: str
@@ -37,7 +37,7 @@ class BeirSet:
     forums: tuple[str, ...] = ()
     passage_kind: Kind = "passage"
     text_only: bool = False
-    drop_identical_ids: bool = True
+    queries_are_documents: bool = False
 
     @property
     def address(self) -> str:
@@ -56,10 +56,10 @@ BEIR_SETS = {
         BeirSet("nq", "d4d3d2e48787a744b6f6e691ff534307", 3452),
         BeirSet("hotpotqa", "f412724f78b0d91183a0e86805e16114", 7405),
         BeirSet("fiqa", "17918ed23cd04fb15047f73e6c3bd9d9", 648),
-        BeirSet("arguana", "8ad3e3c2a5867cdced806d6503f29b99", 1406),  # its queries are documents of its corpus
+        BeirSet("arguana", "8ad3e3c2a5867cdced806d6503f29b99", 1406, queries_are_documents=True),
         BeirSet("webis-touche2020", "46f650ba5a527fc69e0a6521c5a23563", 49),
         BeirSet("cqadupstack", "4e41456d7df8ee7760a7f866133bda78", 13145, forums=_FORUMS),
-        BeirSet("quora", "18fb154900ba42a600f84b839c173167", 10000, passage_kind="query", text_only=True),
+        BeirSet("quora", "18fb154900ba42a600f84b839c173167", 10000, passage_kind="query", text_only=True, queries_are_documents=True),
         BeirSet("dbpedia-entity", "c2a39eb420a3164af735795df012ac2c", 400),
         BeirSet("scidocs", "38121350fc3a4d2f48850f6aff52e4a9", 1000),
         BeirSet("fever", "5a818580227bfb4b35bb6fa46d9b6c03", 6666),
@@ -95,7 +95,7 @@ def load_beir_set(folder: Path | str, name: str) -> list[RetrievalData]:
 def beir_tasks(folder: Path | str, name: str, **options: Any) -> list[RetrievalTask]:
     """A set's retrieval tasks by its own rules; ``options`` as `RetrievalTask` (``k``, ``index``, ``cache_dir`` ...)."""
     facts = beir_set(name)
-    rules = {"passage_kind": facts.passage_kind, "drop_identical_ids": facts.drop_identical_ids}
+    rules = {"passage_kind": facts.passage_kind, "queries_are_documents": facts.queries_are_documents or None}
     return [RetrievalTask(data, **{**rules, **options}) for data in load_beir_set(folder, name)]
 
 

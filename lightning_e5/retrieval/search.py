@@ -26,14 +26,13 @@ def retrieve(
     k: int = 100,
     *,
     index: VectorIndex | None = None,
-    drop_identical_ids: bool = True,
     passage_kind: Kind = "passage",
     cache_dir: Path | str | None = None,
 ) -> Run:
     """Rank the documents for each query by the inner product of their unit embeddings.
 
-    Texts are embedded in the order of their ids and equal scores are ranked by rising document id, so the order of
-    either mapping changes nothing.
+    Equal scores rank by falling document id, as in trec_eval, in the run and at its end: documents are numbered by falling
+    id, and every index puts the lower row first. So the order of either mapping changes nothing.
 
     Args:
         embedder: embeds queries with kind ``query`` and documents with kind ``passage``.
@@ -41,8 +40,6 @@ def retrieve(
         corpus: document id -> text.
         k: documents per query; fewer only where the corpus has fewer or an approximate index finds fewer.
         index: an empty index to search with; exact search by default.
-        drop_identical_ids: leave out, for each query, the document of the same id (a query taken from the corpus
-            would find itself first), as BEIR does. Other queries can still retrieve it.
         passage_kind: prefix of the documents.
         cache_dir: folder for the documents' embeddings, written in shards: a killed search goes on, a second search with
             the same model and corpus embeds nothing, and exact search then reads them from disk, so the corpus may be
@@ -54,15 +51,15 @@ def retrieve(
     Raises:
         UserError: ``k`` is below 1 or the corpus is empty.
     """
-    options = {"index": index, "drop_identical_ids": drop_identical_ids, "passage_kind": passage_kind, "cache_dir": cache_dir}
-    return _retrieve(embedder, queries, corpus, k, measure=False, **options).run  # type: ignore[arg-type]
+    return _retrieve(embedder, queries, corpus, k, index=index, passage_kind=passage_kind, cache_dir=cache_dir).run
 
 
 def retrieve_with_index(
     embedder: Embedder, queries: Mapping[str, str], corpus: Mapping[str, str], k: int, index: VectorIndex, **options: Any
 ) -> RetrievalWithIndex:
-    """As `retrieve`, and where the index is approximate (has ``recall_against``) its recall@``k`` is measured."""
-    return _retrieve(embedder, queries, corpus, k, index=index, measure=True, **options)
+    """As `retrieve`, and where the index is approximate (has ``recall_against``) its recall is measured, at ``recall_at``
+    of the options or else at ``k``."""
+    return _retrieve(embedder, queries, corpus, k, index=index, **{"recall_at": k, **options})
 
 
 def _retrieve(
@@ -72,15 +69,14 @@ def _retrieve(
     k: int,
     *,
     index: VectorIndex | None,
-    measure: bool,
-    drop_identical_ids: bool = True,
+    recall_at: int | None = None,
     passage_kind: Kind = "passage",
     cache_dir: Path | str | None = None,
 ) -> RetrievalWithIndex:
     check_search(corpus, k)
     if not queries:
         return RetrievalWithIndex({}, None)
-    document_ids, query_ids = sorted(corpus), sorted(queries)
+    document_ids, query_ids = ranked_ids(corpus), sorted(queries)
     texts = [corpus[i] for i in document_ids]
     stored = None if cache_dir is None else kept_embeddings(cache_dir, embedder, texts, passage_kind)
     exact: Any = stored
@@ -89,20 +85,18 @@ def _retrieve(
         shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=True)]
     else:
         shards = stored.shards() if index is not None else []
-    recall_against = getattr(index, "recall_against", None) if measure else None
+    recall_against = None if recall_at is None else getattr(index, "recall_against", None)
     for shard in shards:
         if stored is None and (index is None or recall_against is not None):
             exact.add(shard)
         if index is not None:
             index.add(shard.astype("float32") if stored is not None else shard)
     vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=True)
-    recall = None if recall_against is None else recall_against(exact, vectors, k)
-    scores, rows = (exact if index is None else index).search(vectors, k + drop_identical_ids)
+    recall = None if recall_against is None else recall_against(exact, vectors, recall_at)
+    scores, rows = (exact if index is None else index).search(vectors, k)
     ranked = {}
     for query, query_rows, query_scores in zip(query_ids, rows.tolist(), scores.tolist(), strict=True):
-        found = [(document_ids[row], score) for row, score in zip(query_rows, query_scores, strict=True) if row >= 0]
-        documents, kept = [d for d, _ in found], [s for _, s in found]
-        ranked[query] = top_documents(query, documents, kept, k, drop_identical_ids=drop_identical_ids)
+        ranked[query] = {document_ids[row]: score for row, score in zip(query_rows, query_scores, strict=True) if row >= 0}
     return RetrievalWithIndex({query: ranked[query] for query in queries}, recall)
 
 
@@ -114,10 +108,6 @@ def check_search(corpus: Mapping[str, str], k: int) -> None:
         raise UserError("the corpus has no documents")
 
 
-def top_documents(
-    query: str, documents: Sequence[str], scores: Sequence[float], k: int, *, drop_identical_ids: bool
-) -> dict[str, float]:
-    """The first ``k`` of the ranked ``documents`` but the one with the id of the query (over-fetch by one)."""
-    pairs = zip(documents, scores, strict=True)
-    kept = [(d, s) for d, s in pairs if not (drop_identical_ids and d == query)]
-    return dict(kept[:k])
+def ranked_ids(corpus: Mapping[str, str]) -> list[str]:
+    """The documents' ids in the order in which equal scores rank: falling, as in trec_eval."""
+    return sorted(corpus, reverse=True)

@@ -239,4 +239,6 @@ def _retrieval_row(judged: Judged, collection: Collection, result: RetrievalResu
     """What a row of the retrieval table says beside the figures."""
     facts = {**judged.facts(collection.texts()), **collection.facts()}
     row = {**judged.seen, "split": result.split, **result.counts, "tied": result.tied.get(10), **facts}
+    spread = {m: [low, result.highest[m]] for m, low in result.lowest.items() if low != result.highest[m]}
+    row |= {"tie_range": spread} if spread else {}  # over all orders of equal scores
     return {**row, "published": dict(published)} if published else row

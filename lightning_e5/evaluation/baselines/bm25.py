@@ -14,7 +14,7 @@ from bm25s.stopwords import STOPWORDS_EN
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.ranges import Range, Share
-from lightning_e5.retrieval.search import check_search, top_documents
+from lightning_e5.retrieval.search import check_search, ranked_ids
 from lightning_e5.types import Run
 
 _WORD = re.compile(r"\w+")
@@ -33,7 +33,6 @@ class BM25:
         b: how much long documents are discounted, 0 to 1.
         stemmer: a Snowball algorithm such as ``porter`` or ``english``, or ``None`` for no stemming.
         stopwords: leave out Lucene's 33 English stop words.
-        drop_identical_ids: leave out, for each query, the document of the same id, as `retrieval.search` does.
     """
 
     TRAINED = False  # it reads the collection that it searches, nothing else
@@ -45,7 +44,6 @@ class BM25:
         stemmer: str | None = "porter",
         *,
         stopwords: bool = True,
-        drop_identical_ids: bool = True,
     ) -> None:
         if k1 < 0 or not 0 <= b <= 1:
             raise UserError(f"BM25 needs k1 >= 0 and b between 0 and 1, not k1={k1} and b={b}")
@@ -53,14 +51,14 @@ class BM25:
             raise UserError(f"no Snowball stemmer {stemmer!r}{suggestion(stemmer, Stemmer.algorithms())}")
         self.k1 = k1
         self.b = b
-        self.drop_identical_ids = drop_identical_ids
         self._stemmer = None if stemmer is None else Stemmer.Stemmer(stemmer)
         self._stopwords = frozenset(STOPWORDS_EN) if stopwords else frozenset()
 
     def tokenize(self, text: str) -> list[str]:
         """Lower-cased words without stop words, stemmed where a stemmer was named."""
         words = [word for word in _WORD.findall(text.lower()) if word not in self._stopwords]
-        return words if self._stemmer is None else self._stemmer.stemWords(words)
+        # Porter's stem of a possessive "s" is empty, which is no word: bm25s takes it for one that every text has
+        return words if self._stemmer is None else [stem for stem in self._stemmer.stemWords(words) if stem]
 
     def retrieve(self, corpus: Mapping[str, str], queries: Mapping[str, str], k: int = 100) -> Run:
         """Rank the documents that share a word with the query.
@@ -71,22 +69,19 @@ class BM25:
             k: documents per query at most.
 
         Returns:
-            query id -> document id -> score, best first, equal scores by rising id; nothing for a query without words.
+            query id -> document id -> score, best first, equal scores by falling id; nothing for a query without words.
 
         Raises:
             UserError: ``k`` is below 1 or the corpus is empty.
         """
         check_search(corpus, k)
-        document_ids = sorted(corpus)
+        document_ids = ranked_ids(corpus)
         index = self.index([corpus[document] for document in document_ids])
         run: Run = {}
         for query, text in queries.items():
             scores = index.scores(text)
-            rows = best_rows(scores, k + self.drop_identical_ids)
-            documents = [document_ids[row] for row in rows.tolist()]
-            run[query] = top_documents(
-                query, documents, scores[rows].tolist(), k, drop_identical_ids=self.drop_identical_ids
-            )
+            rows = best_rows(scores, k)
+            run[query] = dict(zip((document_ids[row] for row in rows), scores[rows].tolist(), strict=True))
         return run
 
     def index(self, texts: Sequence[str]) -> BM25Index:

@@ -8,9 +8,7 @@ from lightning_e5.retrieval.search import check_search, retrieve
 from lightning_e5.types import Embedder, Run
 
 
-def retrieve_known(
-    embedder: Embedder, corpus: Mapping[str, str], queries: Mapping[str, str], k: int, *, drop_identical_ids: bool
-) -> Run:
+def retrieve_known(embedder: Embedder, corpus: Mapping[str, str], queries: Mapping[str, str], k: int) -> Run:
     """`retrieval.search.retrieve`, but nothing for a query whose vector is zero: it would rank the documents by id."""
     check_search(corpus, k)
     if not queries:
@@ -18,5 +16,5 @@ def retrieve_known(
     names = list(queries)
     vectors_QD = embedder.embed([queries[name] for name in names], "query")
     known = {name: queries[name] for name, vector_D in zip(names, vectors_QD, strict=True) if bool(vector_D.any())}
-    run = retrieve(embedder, known, corpus, k, drop_identical_ids=drop_identical_ids)
+    run = retrieve(embedder, known, corpus, k)
     return {name: run.get(name, {}) for name in names}

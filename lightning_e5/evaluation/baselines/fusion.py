@@ -30,7 +30,7 @@ def fuse(runs: Sequence[Run], constant: int = 60) -> Run:
         constant: how little the first ranks stand out.
 
     Returns:
-        query id -> document id -> score, best first, equal ones by rising id, for every query of any run.
+        query id -> document id -> score, best first, equal ones by falling id, for every query of any run.
 
     Source: Cormack et al. 2009.
     """

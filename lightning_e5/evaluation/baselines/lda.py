@@ -36,7 +36,6 @@ class Lda:
         batch_size: documents per update.
         seed: of the topics' start.
         stemmer: a Snowball algorithm, or None.
-        drop_identical_ids: leave out, for each query, the document of the same id.
 
     Raises:
         UserError: a number is out of range, or ``similarity`` is another.
@@ -57,7 +56,6 @@ class Lda:
         batch_size: Count = 256,
         seed: Seed = 0,
         stemmer: str | None = "porter",
-        drop_identical_ids: bool = True,
     ) -> None:
         for name, value in (("topics", topics), ("passes", passes), ("batch_size", batch_size)):
             if value < 1:
@@ -66,7 +64,6 @@ class Lda:
             raise UserError(f"similarity must be 'hellinger' or 'cosine', not {similarity!r}")
         self.topics, self.similarity, self.passes, self.batch_size, self.seed = topics, similarity, passes, batch_size, seed
         self.terms = TfIdf(min_documents=min_documents, max_terms=max_terms, stemmer=stemmer)
-        self.drop_identical_ids = drop_identical_ids
 
     def fit(self, texts: Sequence[str]) -> FittedLda:
         """The topics of a corpus; UserError where no term of it is kept."""
@@ -83,7 +80,7 @@ class Lda:
         """Fit on the corpus and rank all of it; nothing for a query without a known term. UserError as `TfIdf.retrieve`."""
         check_search(corpus, k)
         fitted = self.fit([corpus[document] for document in sorted(corpus)])
-        return retrieve_known(fitted, corpus, queries, k, drop_identical_ids=self.drop_identical_ids)
+        return retrieve_known(fitted, corpus, queries, k)
 
 
 class FittedLda:

@@ -31,7 +31,6 @@ class Lsa:
         terms: what a term is and how it is weighed.
         iterations: power iterations of the randomised decomposition.
         seed: of its start.
-        drop_identical_ids: leave out, for each query, the document of the same id.
 
     Raises:
         UserError: a number is below 1.
@@ -48,13 +47,12 @@ class Lsa:
         terms: TfIdf | None = None,
         iterations: Annotated[int, Range(1, 1000)] = 5,
         seed: Seed = 0,
-        drop_identical_ids: bool = True,
     ) -> None:
         for name, value in (("width", width), ("iterations", iterations)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
         self.width, self.iterations, self.seed = width, iterations, seed
-        self.terms, self.drop_identical_ids = terms or TfIdf(), drop_identical_ids
+        self.terms = terms or TfIdf()
 
     def fit(self, texts: Sequence[str]) -> FittedLsa:
         """The projection of a corpus; UserError where no term of it is kept."""
@@ -69,7 +67,7 @@ class Lsa:
         """Fit on the corpus and rank all of it; nothing for a query without a known term. UserError as `TfIdf.retrieve`."""
         check_search(corpus, k)
         fitted = self.fit([corpus[document] for document in sorted(corpus)])
-        return retrieve_known(fitted, corpus, queries, k, drop_identical_ids=self.drop_identical_ids)
+        return retrieve_known(fitted, corpus, queries, k)
 
 
 class FittedLsa:

@@ -12,7 +12,7 @@ from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25, best_rows
 from lightning_e5.ranges import Count, Range
-from lightning_e5.retrieval.search import check_search, top_documents
+from lightning_e5.retrieval.search import check_search, ranked_ids
 from lightning_e5.types import Run
 
 #: Queries whose scores are held at once.
@@ -32,7 +32,6 @@ class TfIdf:
         sublinear: count a term that occurs ``n`` times as ``1 + ln n``.
         stemmer: a Snowball algorithm, or None.
         stopwords: leave out Lucene's 33 English stop words.
-        drop_identical_ids: leave out, for each query, the document of the same id.
 
     Raises:
         UserError: a number is out of range, or there is no such stemmer.
@@ -51,13 +50,11 @@ class TfIdf:
         sublinear: bool = True,
         stemmer: str | None = "porter",
         stopwords: bool = True,
-        drop_identical_ids: bool = True,
     ) -> None:
         for name, value in (("ngrams", ngrams), ("min_documents", min_documents), ("max_terms", max_terms)):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
         self.ngrams, self.min_documents, self.max_terms, self.sublinear = ngrams, min_documents, max_terms, sublinear
-        self.drop_identical_ids = drop_identical_ids
         self.tokenize = BM25(stemmer=stemmer, stopwords=stopwords).tokenize
 
     def fit(self, texts: Sequence[str]) -> tuple[TfidfVectorizer, Any]:
@@ -81,13 +78,13 @@ class TfIdf:
             k: documents per query at most.
 
         Returns:
-            query id -> document id -> cosine, best first, equal ones by rising id.
+            query id -> document id -> cosine, best first, equal ones by falling id.
 
         Raises:
             UserError: ``k`` is below 1, the corpus is empty, or none of its terms is kept.
         """
         check_search(corpus, k)
-        document_ids, query_ids = sorted(corpus), list(queries)
+        document_ids, query_ids = ranked_ids(corpus), list(queries)
         vectorizer, documents_NV = self.fit([corpus[document] for document in document_ids])
         run: Run = {}
         for first in range(0, len(query_ids), _QUERIES_AT_ONCE):
@@ -95,11 +92,8 @@ class TfIdf:
             queries_QV = vectorizer.transform([queries[name] for name in names])
             scores_QN = (queries_QV @ documents_NV.T).toarray().astype(np.float32)
             for name, scores in zip(names, scores_QN, strict=True):
-                rows = best_rows(scores, k + self.drop_identical_ids)
-                documents = [document_ids[row] for row in rows.tolist()]
-                run[name] = top_documents(
-                    name, documents, scores[rows].tolist(), k, drop_identical_ids=self.drop_identical_ids
-                )
+                rows = best_rows(scores, k)
+                run[name] = dict(zip((document_ids[row] for row in rows), scores[rows].tolist(), strict=True))
         return run
 
 

@@ -36,7 +36,6 @@ class VectorsFile:
         idf: weigh a word by ``ln((1 + N) / (1 + df))`` over the corpus searched; a text embedded without a corpus (STS)
             is not weighed.
         lowercase: look words up in lower case, as GloVe's and most files have them.
-        drop_identical_ids: leave out, for each query, the document of the same id.
 
     Raises:
         UserError: on use, with file and line: a line of another width, no number, a header that another number of
@@ -45,10 +44,8 @@ class VectorsFile:
     Source: Mikolov et al. 2013, Pennington et al. 2014 (vectors); Arora et al. 2017 (weighted averages as a baseline).
     """
 
-    def __init__(
-        self, path: Path | str, *, idf: bool = True, lowercase: bool = True, drop_identical_ids: bool = True
-    ) -> None:
-        self.path, self.idf, self.lowercase, self.drop_identical_ids = Path(path), idf, lowercase, drop_identical_ids
+    def __init__(self, path: Path | str, *, idf: bool = True, lowercase: bool = True) -> None:
+        self.path, self.idf, self.lowercase = Path(path), idf, lowercase
         self._known: dict[str, np.ndarray | None] = {}
 
     def fingerprint(self) -> list[Any] | None:
@@ -66,9 +63,7 @@ class VectorsFile:
         check_search(corpus, k)
         self._look_up([*corpus.values(), *queries.values()])
         weights = self.weights(corpus.values()) if self.idf else None
-        return retrieve_known(
-            _Weighted(self, weights), corpus, queries, k, drop_identical_ids=self.drop_identical_ids
-        )
+        return retrieve_known(_Weighted(self, weights), corpus, queries, k)
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]``, unweighted means, both kinds alike; zero for a text without a known word."""

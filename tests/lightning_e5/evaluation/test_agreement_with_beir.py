@@ -83,7 +83,8 @@ def test_a_whole_set_from_files_to_metrics(folder: Path, small_bert, small_token
     assert theirs.keys() == ours.metrics.keys() and 0 < theirs["ndcg@10"] < 1
     for name, value in ours.metrics.items():
         assert theirs[name] == pytest.approx(value, abs=1e-4), name
-    assert ours.counts == {"queries": 26, "documents": 72, "missing": 0, "dangling": 1}
+    counts = {"self_excluded": 2, "same_id_kept": 0, "tie_queries": 0}  # d3, and d4, whose document has a title before its text
+    assert ours.counts == {"queries": 26, "documents": 72, "missing": 0, "dangling": 1, **counts}
     assert {q: set(found) for q, found in run.items()} == {q: set(found) for q, found in ours.run.items()}
     for query, found in run.items():
         assert query not in found
@@ -111,34 +112,37 @@ def test_queries_with_nothing_relevant() -> None:
 
 def test_equal_scores_are_decided_by_names() -> None:
     """beir leaves equal scores to trec_eval, which ranks them by falling id, but its MRR takes the run's own order: the
-    same run has precision@1 1.0 and MRR@1 0.0, and says nothing of the tie. Ours ranks by rising id for every metric and
-    reports the share of queries that ids decide."""
+    same run has precision@1 1.0 and MRR@1 0.0, and says nothing of the tie. Ours ranks as trec_eval for every metric,
+    reports the share of queries that ids decide, and gives the lowest and the highest value over all orders."""
     qrels, run = {"q1": {"z": 1}}, {"q1": {"a": 0.5, "z": 0.5}}
     theirs = judged_by_beir(qrels, run)
     assert (theirs["precision@1"], theirs["mrr@1"]) == (1.0, 0.0)
     ours = evaluate_run(run, qrels, METRICS)
-    assert (ours.mean["precision@1"], ours.mean["mrr@1"], ours.tied[1]) == (0.0, 0.0, 1.0)
+    assert (ours.mean["precision@1"], ours.mean["mrr@1"], ours.tied[1]) == (1.0, 1.0, 1.0)
+    assert (ours.lowest["mrr@1"], ours.highest["mrr@1"], ours.tie_queries) == (0.0, 1.0, 1)
 
 
 def test_scores_that_differ_less_than_float32_can_tell() -> None:
-    """trec_eval, and so beir, reads scores as float32, in which these two are equal, and lets the id decide. Ours ranks by
-    the scores it was given."""
+    """trec_eval, and so beir, reads scores as float32, in which these two are equal, and lets the id decide; so does ours,
+    which says that it is so."""
     qrels, run = {"q1": {"a": 1}}, {"q1": {"a": 1.0 + 1e-9, "b": 1.0}}
     assert judged_by_beir(qrels, run)["precision@1"] == 0.0
     ours = evaluate_run(run, qrels, METRICS)
-    assert (ours.mean["precision@1"], ours.tied[1]) == (1.0, 0.0)
+    assert (ours.mean["precision@1"], ours.tied[1], ours.tie_queries) == (0.0, 1.0, 1)
 
 
 def test_which_of_equal_documents_are_found(table) -> None:  # type: ignore[no-untyped-def]
     """Where more documents have one score than the run is deep, beir keeps whichever its chunked top-k meets, so the order
-    of the corpus changes the figure. Ours keeps the lowest ids, whatever the order."""
+    of the corpus changes the figure. Ours keeps the highest ids, those that trec_eval would keep of all documents, whatever
+    the order; and the range says that nothing was told apart."""
     names = [f"d{i:02d}" for i in range(40)]
     data = RetrievalData("toy", "test", dict.fromkeys(names, "same"), {"q1": "one", "q2": "two"}, {"q1": {"d00": 1}, "q2": {"d01": 1}})
     turned = RetrievalData("toy", "test", dict.fromkeys(reversed(names), "same"), data.queries, data.qrels)
     found = [with_beir(BeirModel(table()), rows_of(d), d.queries, d.qrels, [1, 5])[1] for d in (data, turned)]
     assert found[0]["q1"].keys() != found[1]["q1"].keys()
-    runs = [RetrievalTask(d, k=5, metrics=["recall@5"]).evaluate(table()).run for d in (data, turned)]
-    assert list(runs[0]["q1"]) == list(runs[1]["q1"]) == names[:5]
+    ours = [RetrievalTask(d, k=5, metrics=["recall@5"]).evaluate(table()) for d in (data, turned)]
+    assert list(ours[0].run["q1"]) == list(ours[1].run["q1"]) == names[:-6:-1]
+    assert (ours[0].lowest["recall@5"], ours[0].highest["recall@5"], ours[0].tied[5]) == (0.0, 1.0, 1.0)
 
 
 def test_mrr_of_queries_that_are_documents() -> None:
@@ -161,6 +165,26 @@ def test_self_retrieval_at_the_last_place(table) -> None:  # type: ignore[no-unt
     ours = RetrievalTask(data, k=2, metrics=[f"{family}@{k}" for family in NAMES for k in (1, 2)]).evaluate(table(vectors))
     assert {q: set(found) for q, found in ours.run.items()} == {q: set(found) for q, found in run.items()} == {"d0": {"d1", "d2"}, "d1": {"d0", "d2"}}
     assert ours.metrics == pytest.approx(theirs, abs=1e-5)
+
+
+def test_equal_ids_of_unlike_texts(table) -> None:  # type: ignore[no-untyped-def]
+    """beir leaves out every document with the id of the query. Where questions and documents are both numbered from 1, it
+    so leaves out the answers: a perfect model has nDCG 0. Ours goes by the texts, unless a set declares its queries to be
+    documents, and counts the documents that stayed."""
+    vectors = {"first question": [1.0, 0.0], "first answer": [1.0, 0.1], "second question": [0.0, 1.0], "second answer": [0.1, 1.0]}
+    data = RetrievalData(
+        "toy", "test", {"1": "first answer", "2": "second answer"}, {"1": "first question", "2": "second question"},
+        {"1": {"1": 1}, "2": {"2": 1}},
+    )  # fmt: skip
+    theirs, _ = with_beir(BeirModel(table(vectors)), rows_of(data), data.queries, data.qrels)
+    ours = RetrievalTask(data).evaluate(table(vectors))
+    assert (theirs["ndcg@10"], ours.metrics["ndcg@10"]) == (0.0, 1.0)
+    assert (ours.counts["self_excluded"], ours.counts["same_id_kept"]) == (0, 2)
+    declared = RetrievalTask(data, queries_are_documents=True).evaluate(table(vectors))
+    assert declared.metrics["ndcg@10"] == theirs["ndcg@10"] and declared.counts["self_excluded"] == 2
+    copies = RetrievalData("toy", "test", {"1": "x", "2": "y"}, {"1": "x", "2": "y"}, {"1": {"1": 1}, "2": {"1": 1}})
+    found = RetrievalTask(copies, metrics=["mrr@10"]).evaluate(table())  # a copy that is judged relevant is an answer
+    assert found.per_query["mrr@10"] == {"1": 1.0, "2": 1.0} and found.counts["self_excluded"] == 1
 
 
 def test_a_judged_document_that_is_not_there(table) -> None:  # type: ignore[no-untyped-def]

@@ -134,14 +134,15 @@ def test_queries_with_nothing_relevant(table) -> None:  # type: ignore[no-untype
 
 def test_equal_scores_are_decided_by_names(table) -> None:  # type: ignore[no-untyped-def]
     """mteb ranks equal scores by falling id, as trec_eval does, and says nothing of it: the figure changes from 0 to 1
-    when documents are renamed. Ours ranks them by rising id, which is as arbitrary, and reports the share of queries that
-    ids decide."""
+    when documents are renamed. Ours ranks them alike, reports the share of queries that ids decide, and gives the lowest
+    and the highest value over all orders."""
     found = []
     for right, wrong in (("z", "a"), ("a", "z")):
         data = RetrievalData("small", "test", {right: "same", wrong: "same"}, {"q1": "one", "q2": "two"}, {"q1": {right: 1}, "q2": {right: 1}})
         found.append(small.scores(small.retrieval(data), adapter(table()))["ndcg_at_1"])
         ours = RetrievalTask(data, metrics=["ndcg@1"]).evaluate(table())
-        assert ours.metrics["ndcg@1"] == 1.0 - found[-1] and ours.tied[1] == 1.0
+        assert ours.metrics["ndcg@1"] == found[-1] and ours.tied[1] == 1.0
+        assert (ours.lowest["ndcg@1"], ours.highest["ndcg@1"]) == (0.0, 1.0)
     assert found == [1.0, 0.0]
 
 

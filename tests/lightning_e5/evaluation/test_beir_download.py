@@ -245,7 +245,7 @@ def test_cqadupstack_is_twelve_collections_and_quora_is_all_queries(server, tmp_
     assert load_beir_set(tmp_path, "quora")[0].corpus == {"d1": "a text"}  # without its title
     (task,) = beir_tasks(tmp_path, "quora", k=10, metrics=["mrr@10"])
     (other,) = beir_tasks(tmp_path, "quora", k=10, metrics=["mrr@10"], passage_kind="passage")
-    assert (task.passage_kind, task.drop_identical_ids, other.passage_kind) == ("query", True, "passage")
+    assert (task.passage_kind, task.queries_are_documents, other.passage_kind) == ("query", True, "passage")
     assert [t.passage_kind for t in beir_tasks(tmp_path, "cqadupstack")] == ["passage"] * 12
     server.body = archive(collection("msmarco", split="dev"))
     get(server, tmp_path, "msmarco")
@@ -260,6 +260,6 @@ def test_the_table():
     assert [s.name for s in BEIR_SETS.values() if s.split != "test"] == ["msmarco"]
     assert len(BEIR_SETS["cqadupstack"].forums) == 12
     assert [s.name for s in BEIR_SETS.values() if s.passage_kind == "query"] == ["quora"]
-    assert BEIR_SETS["arguana"].drop_identical_ids
+    assert BEIR_SETS["arguana"].queries_are_documents
     with pytest.raises(UserError, match="did you mean 'scifact'"):
         beir_set("scifakt")

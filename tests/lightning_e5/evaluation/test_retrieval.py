@@ -52,8 +52,10 @@ def test_judges_an_embedder():
     assert result.per_query["mrr@1"] == {"q1": 1.0, "q2": 0.0}
     assert result.metrics["mrr@1"] == 0.5
     assert result.metrics["recall@100"] == 0.75
-    assert result.counts == {"queries": 2, "documents": 4, "missing": 0, "dangling": 1}
-    assert result.tied == {1: 0.0, 10: 0.0}  # nothing is known of ties at the end of the run
+    counts = {"self_excluded": 0, "same_id_kept": 0, "tie_queries": 0}
+    assert result.counts == {"queries": 2, "documents": 4, "missing": 0, "dangling": 1, **counts}
+    assert result.tied == {1: 0.0, 10: 0.0, 100: 0.0}
+    assert result.lowest == result.highest == result.metrics
     assert list(result.run["q1"])[:2] == ["d 1", "d4"]
 
 
@@ -96,7 +98,7 @@ class Kinds(Letters):
 def test_documents_may_be_of_the_kind_of_queries_and_keep_their_own():
     data = RetrievalData("toy", "test", {"q1": "aaa", "d2": "aab"}, {"q1": "aaa"}, {"q1": {"d2": 1}})
     embedder = Kinds()
-    result = RetrievalTask(data, k=10, metrics=["mrr@10"], passage_kind="query", drop_identical_ids=False).evaluate(embedder)
+    result = RetrievalTask(data, k=10, metrics=["mrr@10"], passage_kind="query", queries_are_documents=False).evaluate(embedder)
     assert embedder.kinds == ["query", "query"]
     assert result.metrics == {"mrr@10": 0.5}
     assert RetrievalTask(data, k=10, metrics=["mrr@10"]).evaluate(embedder).metrics == {"mrr@10": 1.0}
@@ -105,7 +107,7 @@ def test_documents_may_be_of_the_kind_of_queries_and_keep_their_own():
 def test_judges_a_searcher_and_counts_what_is_missing():
     searcher = Fixed({"q1": {"d 1": 2.0}})
     result = RetrievalTask(DATA, k=10, metrics=["ndcg@10"]).evaluate(searcher)
-    assert searcher.seen == (DATA.corpus, DATA.queries, 10)
+    assert searcher.seen == (DATA.corpus, DATA.queries, 11)  # one more shows whether scores tie at the end
     assert result.metrics == {"ndcg@10": 0.5}
     assert result.counts["missing"] == 1
 
@@ -118,11 +120,11 @@ def test_saves_a_run_and_a_table(tmp_path):
     lines = (tmp_path / "out" / "run.trec").read_text().splitlines()
     assert lines == [
         "q1 Q0 d3 1 0.3333333333333333 lightning_e5",
-        "q1 Q0 d%201 2 0.1 lightning_e5",
-        "q1 Q0 d%252 3 0.1 lightning_e5",
+        "q1 Q0 d%252 2 0.1 lightning_e5",
+        "q1 Q0 d%201 3 0.1 lightning_e5",
     ]
     table = pq.read_table(tmp_path / "out" / "per_query.parquet").to_pydict()
-    assert table == {"query_id": ["q1", "q2"], "ndcg@10": pytest.approx([0.63093, 0.0], abs=1e-5), "mrr@10": [0.5, 0.0]}
+    assert table == {"query_id": ["q1", "q2"], "ndcg@10": pytest.approx([0.5, 0.0], abs=1e-5), "mrr@10": [1 / 3, 0.0]}
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     result.save(tmp_path / "out")
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

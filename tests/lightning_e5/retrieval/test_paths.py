@@ -1,4 +1,4 @@
-"""One rule for every search path: exact, chunked, stored shards, faiss. Self-retrieval, ties, invariance."""
+"""One rule for every search path: exact, chunked, stored shards, faiss, BM25. Self-retrieval, ties, invariance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lightning_e5.evaluation.baselines.bm25 import BM25
+from lightning_e5.evaluation.beir_data import RetrievalData
+from lightning_e5.evaluation.retrieval import RetrievalTask
 from lightning_e5.retrieval.best_rows import BestRows
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.retrieval.faiss_index import FaissIndex
@@ -41,57 +44,61 @@ PATHS = {
 }
 
 
-def expected_run(queries, corpus, k, drop):
+def expected_run(queries, corpus, k):
     """Sorting in float64, with nothing of the search code."""
     embedder = Letters()
     vectors = {d: np.float64(embedder.embed([corpus[d]], "passage").numpy()[0]) for d in corpus}
     run = {}
     for query, text in queries.items():
         vector = np.float64(embedder.embed([text], "query").numpy()[0])
-        scores = {d: float(np.float32((vector * vectors[d]).sum())) for d in corpus if not (drop and d == query)}
-        run[query] = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:k]
+        scores = {d: float(np.float32((vector * vectors[d]).sum()))for d in corpus}
+        run[query] = sorted(scores.items(), key=lambda item: (item[1], item[0].encode()), reverse=True)[:k]  # trec_eval's order
     return run
 
 
 @pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    corpus=st.dictionaries(st.sampled_from([f"d{i:02d}" for i in range(40)]), texts, min_size=1, max_size=40),
+    corpus=st.dictionaries(st.sampled_from([f"d{i}" for i in range(38)] + ["D", "ä"]), texts, min_size=1, max_size=40),
     others=st.dictionaries(st.sampled_from(["q1", "q2"]), texts, max_size=2),
     k=st.integers(1, 6) | st.just(45),
     order=st.randoms(use_true_random=False),
-    drop=st.booleans(),
 )
-def test_every_path_gives_the_same_run(tmp_path_factory, path, corpus, others, k, order, drop):
-    queries = {**dict(list(corpus.items())[:10]), **others}  # as in ArguAna: queries lie in the corpus
+def test_every_path_gives_the_same_run(tmp_path_factory, path, corpus, others, k, order):
+    queries = {**dict(list(corpus.items())[:10]), **others}
     documents = list(corpus)
     order.shuffle(documents)
     folder = tmp_path_factory.mktemp("cache")
-    run = retrieve(Letters(), queries, {d: corpus[d] for d in documents}, k, drop_identical_ids=drop, **PATHS[path](folder))
+    run = retrieve(Letters(), queries, {d: corpus[d] for d in documents}, k, **PATHS[path](folder))
     if path == "hnsw":  # a graph of few equal vectors need not reach every row; what it finds follows the same rules
         for query, found in run.items():
-            allowed = dict(expected_run({query: queries[query]}, corpus, len(corpus), drop)[query])
+            allowed = dict(expected_run({query: queries[query]}, corpus, len(corpus))[query])
             assert all(allowed[d] == score for d, score in found.items())
-            assert list(found.items()) == sorted(found.items(), key=lambda item: (-item[1], item[0]))
+            assert list(found.items()) == sorted(found.items(), key=lambda item: (item[1], item[0]), reverse=True)
             assert len(found) <= k
         return
-    assert {query: list(found.items()) for query, found in run.items()} == expected_run(queries, corpus, k, drop)
-    for query, found in run.items():
-        assert len(found) == min(k, len(corpus) - (drop and query in corpus))  # exactly k after the removal
+    assert {query: list(found.items()) for query, found in run.items()} == expected_run(queries, corpus, k)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [1, 4, 19])
 def test_each_query_of_the_corpus_gets_k_others(tmp_path, path, k):
-    """As in ArguAna: all documents are queries; each is dropped for itself alone."""
+    """As in ArguAna: all documents are queries; each is dropped for itself alone, by the texts where nothing is declared."""
     rng = np.random.default_rng(6)
     corpus = {f"d{i:02d}": "".join(rng.choice(list("abcdefgh"), 12)) for i in range(20)}
-    run = retrieve(Letters(), corpus, corpus, k, **PATHS[path](tmp_path))
-    assert all(query not in found and len(found) == k for query, found in run.items())
-    assert set().union(*run.values()) == set(corpus) or k < 19
-    kept = retrieve(Letters(), corpus, corpus, k, drop_identical_ids=False, **PATHS[path](tmp_path / "again"))
-    assert all(len(found) == k for found in kept.values())
-    assert all(next(iter(found.values())) >= np.float32(1 - 1e-6) for found in kept.values())
+    data = RetrievalData("toy", "test", corpus, corpus, {d: {"d00": 1} for d in corpus if d != "d00"})
+    options = {"k": k, "metrics": ["mrr@1"], **PATHS[path](tmp_path)}
+    for declared in (True, None):
+        result = RetrievalTask(data, queries_are_documents=declared, **options).evaluate(Letters())
+        assert all(query not in found and len(found) == k for query, found in result.run.items())
+        assert set().union(*result.run.values()) == set(corpus) or k < 19
+        assert (result.counts["self_excluded"], result.counts["same_id_kept"]) == (20, 0)
+    kept = RetrievalTask(data, queries_are_documents=False, **options).evaluate(Letters())
+    assert all(len(found) == k for found in kept.run.values())
+    assert all(next(iter(found.values())) >= np.float32(1 - 1e-6) for found in kept.run.values())
+    assert (kept.counts["self_excluded"], kept.counts["same_id_kept"]) == (0, 20)
+    lexical = RetrievalTask(data, k=k, metrics=["mrr@1"]).evaluate(BM25(stemmer=None))
+    assert lexical.counts["self_excluded"] == 20 and all(query not in found for query, found in lexical.run.items())
 
 
 def unit(seed, count, width=24):

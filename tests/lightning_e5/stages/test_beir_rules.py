@@ -72,7 +72,7 @@ def test_quoras_passages_are_queries_without_titles(tmp_path: Path, encoder_fold
     evaluate(tmp_path / "quora", collections={"quora": folder}, **given)
     assert {kind for _, kind in asked.seen} == {"query"} and ("how do I fly", "query") in asked.seen
     row = row_of(tmp_path / "quora", "small", "quora")
-    assert row["rules"] == {"beir": "quora", "split": "test", "drop_identical_ids": True, "passage_kind": "query", "text_only": True}
+    assert row["rules"] == {"beir": "quora", "split": "test", "queries_are_documents": True, "passage_kind": "query", "text_only": True}
     assert row["prefix"] == {"query": "query: "}
     for name, rules in (("other", None), ("quora", {"quora": "none"})):  # another set, and the same one without its rules
         asked = Asked(monkeypatch)
@@ -90,7 +90,7 @@ def test_arguanas_queries_do_not_find_themselves(tmp_path: Path, encoder_folder:
     metrics = evaluate(tmp_path / "out", collections={"arguana": folder}, encoders={"small": encoder_folder}, baselines={"bm25": BM25()}, seed=0)
     assert metrics["bm25/arguana/ndcg@10"] == 1.0
     for model in ("bm25", "small"):
-        assert row_of(tmp_path / "out", model, "arguana")["rules"]["drop_identical_ids"] is True
+        assert row_of(tmp_path / "out", model, "arguana")["rules"]["queries_are_documents"] is True
         documents = [line.split()[2] for line in (tmp_path / "out" / model / "arguana" / "run.trec").read_text().splitlines()]
         assert "b" in documents and "a" not in documents
 

@@ -110,7 +110,8 @@ class Bm25Taught(Signal):
 
 
 def _tokens(text: str, stemmer: Stemmer.Stemmer) -> list[str]:
-    return stemmer.stemWords([word for word in _WORD.findall(text.lower()) if word not in STOPWORDS_EN])  # type: ignore[no-any-return]
+    stems = stemmer.stemWords([word for word in _WORD.findall(text.lower()) if word not in STOPWORDS_EN])
+    return [stem for stem in stems if stem]  # Porter's stem of a possessive "s" is empty, which bm25s takes for a word of every text
 
 
 def _best(scores: np.ndarray, count: int) -> list[int]:
