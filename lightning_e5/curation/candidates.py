@@ -90,7 +90,8 @@ def answers_of_the_teacher(
 ) -> NDArray[np.bool_]:  # fmt: skip
     """Which candidates a cross-encoder takes for answers: bool ``[Q, K]``, False outside the window of ranks.
 
-    A candidate is one where it scores above ``positive - margin`` or above ``max_score``. It reads every candidate in the
+    A candidate is one where it scores at least ``positive - margin`` (a tie with the positive is an answer, too: a collapsed
+    cross-encoder vetoes everything instead of nothing) or above ``max_score``. It reads every candidate in the
     window that is no known positive, so a narrow window saves time.
 
     Source: the de-noising of RocketQA (Qu et al., 2021); E5 takes SimLM's negatives, whose teacher does the same by its scores.
@@ -116,7 +117,7 @@ def answers_of_the_teacher(
         first = 0
         for block in blocks.run("judged", len(data.queries), _JUDGED, judge):
             part = slice(first, first + len(block["positive"]))
-            veto = block["scores"] > (block["positive"] - margin)[:, None]
+            veto = block["scores"] >= (block["positive"] - margin)[:, None]
             veto_QK[part] = veto if max_score is None else veto | (block["scores"] > max_score)
             first = part.stop
     return veto_QK & allowed_QK

@@ -42,8 +42,8 @@ def consistency_ranks(
 ) -> Tensor:
     """The rank of each pair's own passage among the pool, 1 = best.
 
-    It is 1 + the number of pool passages that score above the pair's own; ties, and copies of the own passage in the
-    pool (by normalised text), do not count against it. For many calls with one pool, keep a `RankPool`.
+    It is 1 + the number of pool passages that score at least as high as the pair's own: a tie is no hit, so that a collapsed
+    encoder keeps nothing. Copies of the own passage in the pool (by normalised text) do not count. For many calls with one pool, keep a `RankPool`.
 
     Args:
         queries_ND, passages_ND: unit rows of the pairs.

@@ -19,13 +19,15 @@ from lightning_e5.rng import generator
 class MiningReport:
     """Counts of what mining did; candidates are (query, passage) pairs among the retrieved.
 
-    filled_against_rules: of those filled at random, how many may break a margin, because the corpus is too small or the
-    retrieved end above the margin.
+    tied_with_positive: candidates that score exactly as the positive; to the retriever they are the positive, so they are no
+    negatives. filled_against_rules: of those filled at random, how many may break a margin (or tie), because the corpus is too
+    small or the retrieved end above the margin.
     """
 
     queries: int = 0
     candidates: int = 0
     known_positives: int = 0
+    tied_with_positive: int = 0
     over_absolute_margin: int = 0
     over_relative_margin: int = 0
     answers_by_teacher: int = 0
@@ -104,6 +106,9 @@ def mine(
         report.candidates += len(candidates)
         allowed = ~np.isin(passage_text_P[candidates], list(known_positives[row]))
         report.known_positives += int((~allowed).sum())
+        tied = scores == positive_scores_Q[row]
+        report.tied_with_positive += int((allowed & tied).sum())
+        allowed &= ~tied
         limits = _limits(positive_scores_Q[row], rules)
         for margin, limit in limits.items():
             passed = scores <= limit
@@ -128,7 +133,8 @@ def mine(
             avoided = set(passage_text_P[candidates_QK[row][retrieved]].tolist())
             lowest = scores_QK[row, -1] if retrieved.all() else 0.0  # of a passage that was not retrieved: at most this
             small = different <= rules.count + len(known_positives[row] | avoided)
-            if small or any(lowest > limit for limit in limits.values()):
+            ties = retrieved.all() and lowest == positive_scores_Q[row]
+            if small or ties or any(lowest > limit for limit in limits.values()):
                 report.filled_against_rules += missing
             taken = known_positives[row] if small else known_positives[row] | avoided
             found = np.concatenate([found, _fill(found, taken, passage_text_P, missing, draw)])

@@ -1,7 +1,8 @@
 """Ranks among a pool, exact, at the speed of a cheap screen.
 
-The rule: a pair's rank is 1 + the number of pool passages whose score (`exact_scores`, float32) is above the pair's own;
-ties and copies of the own passage do not count. A screen (`screens`) settles nearly every score; the few that it leaves
+The rule: a pair's rank is 1 + the number of pool passages whose score (`exact_scores`, float32) is at least the pair's own;
+copies of the own passage do not count. A tie so counts against the pair: an encoder that gives all texts one embedding ranks
+every pair last, not first. A screen (`screens`) settles nearly every score; the few that it leaves
 unsure are scored again, in float32 and, where that cannot tell, exactly. So ranks do not depend on the screen, the
 device, blocks, or threads.
 """
@@ -94,22 +95,22 @@ class RankPool:
         own_R = exact_scores(queries_RD, passages_RD)
         if not bool(torch.isfinite(own_R).all()):
             raise UserError("filter: the pairs' embeddings hold NaN or infinity")
-        copies_R, above_R = self._copies(queries_RD, own_R, text_R)
+        copies_R, as_high_R = self._copies(queries_RD, own_R, text_R)
         # Copies are counted like the others and taken off at the end, so a row is out only when it is so without them.
         limit_R = torch.full_like(copies_R, 2**62) if self.exact_up_to is None else copies_R + self.exact_up_to - 1
         work = _Block(self, queries_RD, own_R, limit_R)
         count_R = work.run()
-        ranks_R = 1 + count_R - above_R
+        ranks_R = 1 + count_R - as_high_R
         return ranks_R if self.exact_up_to is None else ranks_R.clamp(max=self.exact_up_to + 1)
 
     def _copies(self, queries_RD: Tensor, own_R: Tensor, text_R: Tensor) -> tuple[Tensor, Tensor]:
-        """How many pool passages have a row's own text, and how many of these score above it."""
+        """How many pool passages have a row's own text, and how many of these score at least as high."""
         first = torch.searchsorted(self.sorted_text_P, text_R)
         copies_R = torch.searchsorted(self.sorted_text_P, text_R, right=True) - first
         rows = torch.repeat_interleave(torch.arange(len(text_R)), copies_R)
         within = torch.arange(len(rows)) - torch.repeat_interleave(torch.cumsum(copies_R, 0) - copies_R, copies_R)
-        above = exactly_above(queries_RD, self.pool_PD, own_R, rows, self.text_order_P[first[rows] + within])
-        return copies_R, torch.bincount(rows[above], minlength=len(text_R))
+        counted = exactly_as_high(queries_RD, self.pool_PD, own_R, rows, self.text_order_P[first[rows] + within])
+        return copies_R, torch.bincount(rows[counted], minlength=len(text_R))
 
 
 class _Block:
@@ -122,7 +123,7 @@ class _Block:
         self.waiting = 0
 
     def run(self) -> Tensor:
-        """Passages that score above each row; for a row over its limit some number over it."""
+        """Passages that score at least as high as each row's own; for a row over its limit some number over it."""
         screen, active = self.pool.screen, torch.arange(len(self.own_R))
         rows = screen.rows(self.queries_RD, self.own_R)
         for block in range(len(screen.blocks)):
@@ -172,8 +173,8 @@ class _Block:
         row, column = row[order], column[order]
         if self.pool.fine is not self.pool.screen:
             row, column = self._settle_in_float32(row, column)
-        above = exactly_above(self.queries_RD, self.pool.pool_PD, self.own_R, row, column)
-        self.count_R += torch.bincount(row[above], minlength=len(self.own_R))
+        counted = exactly_as_high(self.queries_RD, self.pool.pool_PD, self.own_R, row, column)
+        self.count_R += torch.bincount(row[counted], minlength=len(self.own_R))
 
     def _settle_in_float32(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         """Count what float32 is sure of; what it is not is returned."""
@@ -217,10 +218,10 @@ def count_tile(tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
     return sure_R, flagged[unclear[row]].cpu(), column.cpu()
 
 
-def exactly_above(queries_RD: Tensor, pool_PD: Tensor, own_R: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Whether each (row, pool row) scores above the row's own score, bool."""
+def exactly_as_high(queries_RD: Tensor, pool_PD: Tensor, own_R: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Whether each (row, pool row) scores at least the row's own score, bool."""
     step = max(1, _EXACT_VALUES // max(1, pool_PD.shape[1]))
     parts = [
-        exact_scores(queries_RD[r], pool_PD[c]) > own_R[r] for r, c in zip(row.split(step), column.split(step), strict=True)
+        exact_scores(queries_RD[r], pool_PD[c]) >= own_R[r] for r, c in zip(row.split(step), column.split(step), strict=True)
     ]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 A screen multiplies queries with blocks of the pool in a cheap number format. For a row with own score ``t`` it gives two
 thresholds: a screened score over ``high`` belongs to a passage that surely scores above ``t``, one of at most ``low`` to
-a passage that surely does not; what lies between must be scored exactly (`exact_scores`). The bounds hold for any
+a passage that surely scores below it; what lies between must be scored exactly (`exact_scores`). The bounds hold for any
 vectors, so the decisions are those of exact scoring, whichever screen found them.
 
 With rounded operands ``q = q' + r`` and ``p - m = p' + e`` (``m``: the pool's mean, which is common to all rows and would

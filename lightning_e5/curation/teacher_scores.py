@@ -49,11 +49,11 @@ def padded_scores(
 
 
 def separation(scores: Sequence[NDArray[np.float32]]) -> dict[str, float]:
-    """Share of positives (first in each group) ranked first, mean margin over the best negative, mean spread in a group."""
+    """Share of positives (first in each group) above all negatives, mean margin over the best negative, mean spread in a group."""
     lists = [s.astype(np.float64) for s in scores]
     return {
         "groups": len(lists),
-        "positive_first": float(np.mean([s[0] >= s[1:].max() for s in lists])),
+        "positive_first": float(np.mean([s[0] > s[1:].max() for s in lists])),
         "margin": float(np.mean([s[0] - s[1:].max() for s in lists])),
         "score_spread": float(np.mean([np.std(s) for s in lists])),
     }

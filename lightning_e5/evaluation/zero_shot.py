@@ -75,17 +75,20 @@ class ZeroShotTask:
         return [(text,) for text in self.data.texts]
 
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
-        """Accuracy and macro F1; of equally near labels the first counts."""
+        """Accuracy and macro F1; a text with several nearest labels is wrong, whichever of them is its own."""
         embedded = finite_embeddings(embedder, self.texts(), self.name)
         count = len(self.data.texts)
         names = np.array([str(label) for label in self.prompts.labels])
-        predicted_N = names[(embedded[:count] @ embedded[count:].T).argmax(1)]
+        similarity_NL = embedded[:count] @ embedded[count:].T
+        tied_N = (similarity_NL == similarity_NL.max(1, keepdims=True)).sum(1) > 1
+        predicted_N = np.where(tied_N, "", names[similarity_NL.argmax(1)])
         truth_N = np.array([str(label) for label in self.data.labels])
         correct_N = (predicted_N == truth_N).astype(float)
         low, high = bootstrap_interval(correct_N, SAMPLES, seed=seed)
-        others = {"zero_shot_f1": float(f1_score(truth_N, predicted_N, average="macro"))}
+        occurring = sorted({*truth_N, *predicted_N} - {""})
+        others = {"zero_shot_f1": float(f1_score(truth_N, predicted_N, labels=occurring, average="macro", zero_division=0))}
         columns = {"label": truth_N, "predicted": predicted_N}
         return TaskResult(
             "zero-shot", "zero_shot_accuracy", float(correct_N.mean()), low, high, count, others,
-            {"labels": len(names)}, columns, "zero_shot.parquet", lambda rows: float(correct_N[rows].mean()),
+            {"labels": len(names), "tied": float(tied_N.mean())}, columns, "zero_shot.parquet", lambda rows: float(correct_N[rows].mean()),
         )  # fmt: skip

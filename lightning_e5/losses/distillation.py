@@ -12,6 +12,14 @@ def has_teacher(teacher_BG: Tensor) -> Tensor:
     return ~teacher_BG.isnan().any(1) & (teacher_BG > -torch.inf).any(1)
 
 
+def positive_first(logits_BG: Tensor) -> Tensor:
+    """Share of groups whose first passage, the positive, has a logit above all others: float32 scalar; a tie is no hit."""
+    others_BG = logits_BG[:, 1:]
+    if not others_BG.shape[1]:
+        return torch.ones((), device=logits_BG.device)
+    return (logits_BG[:, 0] > others_BG.amax(1)).float().mean()
+
+
 def distillation_loss(
     queries_BD: Tensor, passages_BGD: Tensor, teacher_BG: Tensor, *, temperature: float = 0.01
 ) -> Tensor:

@@ -63,7 +63,8 @@ class InfoNCE(nn.Module):
             queue_KD: unit rows, further candidates that get no gradient.
 
         Returns:
-            loss (mean over queries), share of queries whose positive has the highest logit, masked share of all logits.
+            loss (mean over queries), share of queries whose positive has a logit above all others (a tie is no hit, so that a
+            collapsed encoder has none), masked share of all logits.
         """
         if queries_QD.dtype not in (torch.float32, torch.float64):
             queries_QD, passages_PD = queries_QD.float(), passages_PD.float()
@@ -116,9 +117,12 @@ class _BlockedInfoNCE(torch.autograd.Function):
                 left_out = mask.block(start, stop)
                 masked += len(left_out[0])
                 logits_RC[left_out] = -torch.inf
-            positive_R = logits_RC.gather(1, targets_R1).squeeze(1)
-            maximum_R = logits_RC.amax(1)
-            correct += (positive_R >= maximum_R).sum()
+            positive_R1 = logits_RC.gather(1, targets_R1)
+            positive_R = positive_R1.squeeze(1)
+            others_R = logits_RC.scatter_(1, targets_R1, -torch.inf).amax(1)
+            logits_RC.scatter_(1, targets_R1, positive_R1)
+            maximum_R = torch.maximum(positive_R, others_R)
+            correct += (positive_R > others_R).sum()
             logits_RC.sub_(maximum_R[:, None]).exp_()
             total_R = logits_RC.sum(1)
             loss += (total_R.log() + maximum_R - positive_R).sum()

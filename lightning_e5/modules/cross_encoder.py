@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
+from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs, listwise_loss
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.types import LossOutput, PairBatch
@@ -34,5 +35,5 @@ class CrossEncoderModule(TrainingModule):
 
     def batch_loss(self, batch: PairBatch, logits_N1: Tensor) -> LossOutput:
         logits_BG = logits_N1.view(len(batch.rows_B), -1)
-        accuracy = (logits_BG.argmax(1) == 0).float().mean()
+        accuracy = positive_first(logits_BG)
         return LossOutput(listwise_loss(logits_BG), accuracy, torch.zeros_like(accuracy))

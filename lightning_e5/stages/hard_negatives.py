@@ -71,7 +71,7 @@ def hard_negatives(
         encoder: the retriever; give this or ``retriever``.
         retriever: BM25.
         count, first_rank, last_rank, absolute_margin, relative_margin: see `NegativeRules`.
-        denoise: folder of a cross-encoder; a candidate that it scores above ``positive - denoise_margin``, or above
+        denoise: folder of a cross-encoder; a candidate that it scores at least ``positive - denoise_margin``, or above
             ``max_score``, is no negative.
         max_queries: a random part of the rows; None for all.
         precision: of the backbones; scores are float32.

@@ -17,6 +17,7 @@ from lightning_e5.curation.blocks import KeptBlocks
 from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.teacher_scores import COLLAPSED, group_scores, separation
 from lightning_e5.errors import UserError
+from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
@@ -55,7 +56,7 @@ def teacher(
         precision, trainer: see the pre-training stage.
 
     Returns:
-        What was seen, and on the held-out groups the share whose positive it ranks first (chance is 1 / G).
+        What was seen, and on the held-out groups the share whose positive it ranks above all others (chance is 1 / G).
 
     Source: paper section 3.3.
     """
@@ -85,7 +86,7 @@ def _held_out(model: CrossEncoder, batches: Any) -> dict[str, float]:
     for chunk in sorted_chunks(pairs, 8192):
         logits_N[chunk.rows_B] = model(chunk.ids_T.to(device), chunk.lengths).squeeze(1).float().cpu()
     logits_BG = logits_N.view(len(rows), -1)
-    return {"held_out_groups": len(rows), "held_out_accuracy": float((logits_BG.argmax(1) == 0).float().mean())}
+    return {"held_out_groups": len(rows), "held_out_accuracy": float(positive_first(logits_BG))}
 
 
 @configurable("stage")

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_e5.curation.blocks import KeptBlocks
+from lightning_e5.curation.candidates import Candidates, answers_of_the_teacher
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
+from lightning_e5.curation.mining_data import of_pairs
+from lightning_e5.curation.teacher_scores import separation
 from lightning_e5.errors import UserError
+from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.stages.hard_negatives import hard_negatives
 from lightning_e5.storage import read_json, read_parquet, write_parquet
 from lightning_e5.text import TextTokenizer, normalise_text
@@ -101,6 +109,41 @@ def test_seeds_differ_and_negatives_keep_their_rank_order() -> None:
     draws = [mine(candidates, scores, np.ones(1, np.float32), [{0}], np.arange(50), NegativeRules(5), seed=s)[0][0] for s in range(5)]
     assert len({tuple(d) for d in draws}) == 5
     assert all(np.array_equal(d, np.sort(d)) for d in draws)
+
+
+def test_a_collapsed_retriever_mines_at_random_and_says_so() -> None:
+    """A candidate that scores exactly as the positive cannot be told from it."""
+    candidates, scores = np.tile(np.arange(20), (4, 1)), np.full((4, 20), 0.5, np.float32)
+    chosen, mined, report = mine(candidates, scores, scores[:, 0], [{0}] * 4, np.arange(200), NegativeRules(5), seed=3)
+    assert (report.tied_with_positive, report.filled_at_random, report.filled_against_rules) == (4 * 19, 20, 20)
+    assert np.isnan(mined).all() and len({tuple(row) for row in chosen}) == 4 and (chosen >= 20).all()
+    scores[0, 3] = 0.25  # one that can be told
+    chosen, mined, report = mine(candidates, scores, scores[:, 0], [{0}] * 4, np.arange(200), NegativeRules(5), seed=3)
+    assert report.tied_with_positive == 4 * 19 - 1 and 3 in chosen[0] and mined[0, 0] == np.float32(0.25)
+
+
+class Alike:
+    """A cross-encoder that gives every pair one logit."""
+
+    def score(self, queries: Any, passages: Any) -> torch.Tensor:
+        return torch.full((len(queries),), 1.5)
+
+
+def test_a_collapsed_cross_encoder_vetoes_everything(tmp_path: Path) -> None:
+    data = of_pairs(["a", "b"], ["x", "y"], ["s", "s"], max_queries=None, seed=0)
+    found = Candidates(np.array([[0, 1], [1, 0]]), np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
+    for number, (margin, veto) in enumerate(((0.0, True), (0.5, True), (-0.5, False))):
+        vetoed = answers_of_the_teacher(data, found, slice(0, 2), Alike(), KeptBlocks(tmp_path / str(number)), margin=margin, max_score=None)
+        assert vetoed.tolist() == [[False, veto], [False, veto]]  # the known positive is none of its candidates
+
+
+def test_a_positive_that_ties_is_not_first() -> None:
+    assert separation([np.zeros(4, np.float32)] * 3)["positive_first"] == 0.0
+    assert separation([np.array([2, 1, 1], np.float32), np.array([1, 1, 0], np.float32)])["positive_first"] == 0.5
+    logits = torch.tensor([[1.0, 1.0, 1.0], [2.0, 1.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
+    assert float(positive_first(logits)) == 0.25 and float(positive_first(logits[:, :1])) == 1.0
+    batch = SimpleNamespace(rows_B=torch.arange(4))
+    assert float(CrossEncoderModule.batch_loss(None, batch, logits.view(-1, 1)).accuracy) == 0.25  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(20)

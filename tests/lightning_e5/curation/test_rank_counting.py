@@ -44,7 +44,7 @@ def oracle(queries: Tensor, passages: Tensor, pool: Tensor, text: Tensor, pool_t
     for row in range(len(queries)):
         own = exact_scores(queries[row : row + 1], passages[row : row + 1])
         scores = exact_scores(queries[row : row + 1].expand(len(pool), -1), pool)
-        ranks.append(1 + int(((scores > own) & (pool_text != text[row])).sum()))
+        ranks.append(1 + int(((scores >= own) & (pool_text != text[row])).sum()))
     return torch.tensor(ranks)
 
 
@@ -84,14 +84,17 @@ def test_the_rule_is_that_of_float64_where_scores_differ_by_more_than_a_rounding
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-def test_equal_vectors_tie_and_pool_copies_do_not_count(screen):
+def test_ties_count_against_a_pair_and_pool_copies_do_not(screen):
     draw = torch.Generator().manual_seed(0)
     passage = unit(torch.randn(1, 33, generator=draw))
     queries, passages, pool = unit(torch.randn(20, 33, generator=draw)), passage.expand(20, -1), passage.expand(300, -1)
     ids = torch.arange(320)
-    assert consistency_ranks(queries, passages, pool, ids[:20], ids[20:], screen=screen).tolist() == [1] * 20
+    # a collapsed encoder: every pair is last, and none is kept; copies of the own text are not counted even so
+    assert consistency_ranks(queries, passages, pool, ids[:20], ids[20:], screen=screen).tolist() == [301] * 20
+    assert consistency_ranks(queries, passages, pool, ids[:20], ids[20:], screen=screen, exact_up_to=2).tolist() == [3] * 20
+    assert consistency_ranks(queries, passages, pool, torch.zeros(20), torch.zeros(300), screen=screen).tolist() == [1] * 20
     # A pool passage that is the query itself is above everything, but not where it has the text of the own passage.
-    query, pool = queries[:1], torch.cat([pool, queries[:1]])
+    query, pool = queries[:1], torch.cat([unit(-queries[:1]).expand(300, -1), queries[:1]])
     for own_text, rank in ((0, 2), (7, 1)):
         pool_text = torch.cat([ids[20:], torch.tensor([7])])
         for limit in (None, 1):
@@ -129,9 +132,9 @@ def test_what_a_screen_is_sure_of_is_so(seed, width, common, screen):
     for number, block in enumerate(chosen.blocks):
         tile = chosen.tile(rows, number)
         part = pool[chosen.order_P[block]]
-        above = torch.stack([exact_scores(q.expand(len(part), -1), part) > o for q, o in zip(queries, own, strict=True)])
-        assert bool(above[tile.scores_RC > tile.high_R[:, None]].all())
-        assert not bool(above[tile.scores_RC <= tile.low_R[:, None]].any())
+        exact = torch.stack([exact_scores(q.expand(len(part), -1), part) - o for q, o in zip(queries, own, strict=True)])
+        assert bool((exact[tile.scores_RC > tile.high_R[:, None]] > 0).all())
+        assert bool((exact[tile.scores_RC <= tile.low_R[:, None]] < 0).all())
 
 
 def test_exact_scores_do_not_depend_on_company():

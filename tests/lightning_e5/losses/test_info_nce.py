@@ -50,6 +50,22 @@ def test_equals_the_oracle(group: int, temperature: float) -> None:
     assert float(output.loss) == pytest.approx(oracle(queries, passages, target, temperature), rel=1e-12)
 
 
+@pytest.mark.parametrize("block_logits", [None, 7])
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_collapsed_encoder_hits_nothing(group: int, block_logits: int | None) -> None:
+    """A positive that ties with another candidate is no hit; one whose only equals are masked copies of it is one."""
+    row = torch.tensor([[0.5, 0.5, 0.5, 0.5]])  # products are exact, so that all logits are equal bit for bit
+    queries, passages, target = row.expand(6, -1), row.expand(6 * group, -1), torch.arange(6) * group
+    loss = InfoNCE(0.01, block_logits=block_logits)
+    output = loss(queries, passages, target)
+    assert float(output.accuracy) == 0.0 and float(output.loss) == pytest.approx(math.log(6 * group), rel=1e-4)
+    assert float(loss(queries, passages[:0], target, queue_KD=passages).accuracy) == 0.0  # against a queue, too
+    assert float(loss(queries, passages, target, mask(torch.zeros(6 * group, dtype=torch.int64), target)).accuracy) == 1.0
+    one = passages.clone()
+    one[target[2]] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert float(loss(torch.eye(4)[:1], one, target[2:3]).accuracy) == 1.0
+
+
 def test_duplicates_of_the_positive_are_no_negatives() -> None:
     queries, passages = unit(6, 5, 2), unit(6, 5, 3)
     target = torch.arange(6)
