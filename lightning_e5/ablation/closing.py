@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,15 +102,17 @@ def _filter(run: RunData, stage: str) -> list[str]:
 
 def _next_steps(run: RunData, results: Sequence[Result]) -> list[str]:
     directory = run.path
+    quoted, page = shlex.quote(str(directory)), shlex.quote(str(directory / "report.html"))
     steps = ["", f"report: {directory / 'report.html'}"]
     if not results or not (directory / "encoder").is_dir():
         return steps
     collection = run.collection_folder(results[0].collection)
     return [
         *steps, "try next:",
-        f"  python -m lightning_e5 search {directory} --interactive",
-        f"  python -m webbrowser {directory / 'report.html'}",
-        f"  python -m lightning_e5 evaluate --model {run.name}={directory} {_other_model(run)} --beir {collection}",
+        f"  python -m lightning_e5 search {quoted} --interactive",
+        f"  python -m webbrowser {page}",
+        f"  python -m lightning_e5 evaluate --model {shlex.quote(f'{run.name}={directory}')} {shlex.quote(_other_model(run))} "
+        f"--beir {shlex.quote(str(collection))}",
     ]  # fmt: skip
 
 

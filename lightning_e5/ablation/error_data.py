@@ -185,7 +185,7 @@ def _groups(rows: Sequence[QueryOutcome], value: Callable[[QueryOutcome], float]
 
 def outcome_table(found: Iterable[Outcomes]) -> tuple[list[str], list[list[str]]]:
     """Header and cells: one row per collection, with means, the paired difference, and how many queries were won and lost."""
-    header = ["collection", "model", "reference", "metric", "mean", "of the reference", "difference", "queries won", "lost", "equal"]
+    header = ["collection", "model", "compared with", "metric", "mean", "mean of the other", "difference", "queries won", "lost", "equal"]
     rows = []
     for o in found:
         ours, theirs = [row.ours for row in o.rows], [row.theirs for row in o.rows]

@@ -67,7 +67,34 @@ def evaluation_text(retrieval: Sequence[Node], tasks: Sequence[Node], metrics: M
     parts += [aligned(task_table(tasks), texts=4)] if tasks else []
     parts += [aligned(validity_table([*retrieval, *tasks]), texts=4)]
     parts += [aligned(seen, texts=2)] if len(seen := contamination_table([*retrieval, *tasks], metrics)) > 1 else []
+    parts += [notes] if (notes := retrieval_notes(retrieval, names[0])) else []
     return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def retrieval_notes(rows: Sequence[Node], name: str) -> list[str]:
+    """What else decided retrieval's figures: own documents left out, ids that are equal by chance, equal scores.
+
+    Args:
+        rows: of ``table.json``.
+        name: the metric whose range over all orders of equal scores is told.
+    """
+    notes = []
+    for row in rows:
+        where, declared = row["collection"], "queries_are_documents" in row.get("rules", {})
+        if count := row.get("self_excluded", 0):
+            why = "the set's queries are documents" if declared else "document and query have one text"
+            what = "query's own document is left out of its" if count == 1 else "queries' own documents are left out of their"
+            notes.append(f"{where}: {count:,} {what} results ({why})")
+        if count := row.get("same_id_kept", 0):
+            what = "document has the id of a query and is" if count == 1 else "documents have the id of a query and are"
+            notes.append(f"{where}: {count:,} {what} not left out of its results")
+    for row in rows:
+        if count := row.get("tie_queries", 0):
+            low, high = row.get("tie_range", {}).get(name, (None, None))
+            spread = "" if low is None else f", {name} {low:.4f} to {high:.4f}"
+            what = f"{count:,} {'query depends' if count == 1 else 'queries depend'} on the order of equal scores"
+            notes.append(f"{row['model']}, {row['collection']}: {what} (falling ids, as in trec_eval){spread}")
+    return list(dict.fromkeys(notes))
 
 
 def aligned(rows: Rows, texts: int | Collection[int]) -> list[str]:

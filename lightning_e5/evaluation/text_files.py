@@ -17,8 +17,12 @@ _MOST_BYTES = 16 * 2**20
 _BLANK = re.compile(r"\n[ \t]*\n")
 
 
-def load_text_files(folder: Path | str) -> dict[str, str]:
+def load_text_files(folder: Path | str, without_text: list[Path] | None = None) -> dict[str, str]:
     """The passages of every document below a folder, hidden folders left out: ``path:line`` -> text.
+
+    Args:
+        folder: that the paths start from.
+        without_text: gets the documents that give no passage (empty ones, pages of scripts and pictures alone).
 
     Raises:
         UserError: no such folder, no document in it, or one that is not UTF-8 text or is above 16 MiB.
@@ -27,7 +31,14 @@ def load_text_files(folder: Path | str) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such directory")
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in ENDINGS and p.is_file() and not _is_hidden(p.relative_to(folder))]
-    passages = {f"{path.relative_to(folder)}:{line}": text for path in files for line, text in _passages(path)}
+    passages = dict[str, str]()
+    for path in files:
+        found = {f"{path.relative_to(folder)}:{line}": text for line, text in _passages(path)}
+        if not found and without_text is not None:
+            without_text.append(path)
+        passages |= found
+    if not passages and files:
+        raise UserError(f"{folder}: none of its {len(files):,} documents gives a text, the first is {files[0]}")
     if not passages:
         raise UserError(f"{folder}: neither a folder in BEIR layout (has no corpus.jsonl) nor one with documents ({' '.join(ENDINGS)})")
     return passages

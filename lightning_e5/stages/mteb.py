@@ -151,6 +151,8 @@ def _row(model: str, judged: Judged, encoder: MtebEncoder, task: Any, result: An
         "prefix": {side: tokenizer.prefixes.of(kind) for side, kind in kinds.items()}, "max_length": tokenizer.max_length,
         "precision": judged.model.precision, "revision": encoder.revision, "mteb": result.mteb_version,
     }  # fmt: skip
+    if hasattr(task, "ignore_identical_ids"):  # mteb's own flag of a retrieval task: its queries are documents
+        row["queries_are_documents"] = bool(task.ignore_identical_ids)
     return row | ({"prefix_ablation": True} if judged.ablated else {})
 
 

@@ -42,13 +42,16 @@ class Searcher:
         is_run = (run / "encoder").is_dir()
         place = run / "encoder" if is_run else model_folder(model)
         self.folder = Path(corpus) if corpus else _own_collection(model)
-        documents = load_corpus(self.folder) if is_beir(self.folder) else load_text_files(self.folder)
+        empty: list[Path] = []
+        documents = load_corpus(self.folder) if is_beir(self.folder) else load_text_files(self.folder, empty)
         self.names, self.texts = list(documents), list(documents.values())
         self.encoder = TextEncoder.from_pretrained(place).to(inference_device())
         stored = kept_embeddings(run / CACHE if is_run else _user_cache(), self.encoder, self.texts)
         assert stored is not None  # a TextEncoder has a fingerprint
         self._stored = stored
         self.description = f"{len(self.names):,} passages of {self.folder}, searched with {place}"
+        if empty:
+            self.description += f"; {len(empty):,} document{'s give' if len(empty) > 1 else ' gives'} no text, the first is {empty[0]}"
 
     def answer(self, text: str, k: int) -> str:
         """The ``k`` passages nearest to ``text`` with their cosines, as text for a terminal."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shlex
+from pathlib import Path
 
+from lightning_e5.__main__ import main
 from lightning_e5.ablation.closing import closing_table
 from lightning_e5.ablation.evaluation_tables import (
     aligned,
     contamination_table,
+    retrieval_notes,
     retrieval_table,
     task_table,
     validity_table,
 )
 from lightning_e5.ablation.report import write_report
+from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.storage import read_json, write_json
 
 FACTS = {"prefix": {"query": "query: "}, "max_length": 128, "truncated": 0.125, "precision": "fp32"}
@@ -47,6 +53,34 @@ def test_validity_rows_of_retrieval_and_tasks() -> None:
 
 
 SEEN = {"share": 0.25, "count": 2, "exact": 1, "punctuation": 1, "inside": 1, "ngram": 0}
+
+
+def test_notes_on_own_documents_and_equal_scores() -> None:
+    row = {"model": "bm25", "collection": "mine", "self_excluded": 3, "same_id_kept": 1200, "tie_queries": 6,
+           "tie_range": {"ndcg@10": [0.6443, 0.6459]}}  # fmt: skip
+    declared = {"model": "e5", "collection": "arguana", "self_excluded": 1401, "rules": {"queries_are_documents": True}, "tie_queries": 1}
+    assert retrieval_notes([row, {**row, "model": "e5", "tie_queries": 0}, declared, {"model": "old", "collection": "x"}], "ndcg@10") == [
+        "mine: 3 queries' own documents are left out of their results (document and query have one text)",
+        "mine: 1,200 documents have the id of a query and are not left out of its results",
+        "arguana: 1,401 queries' own documents are left out of their results (the set's queries are documents)",
+        "bm25, mine: 6 queries depend on the order of equal scores (falling ids, as in trec_eval), ndcg@10 0.6443 to 0.6459",
+        "e5, arguana: 1 query depends on the order of equal scores (falling ids, as in trec_eval)",
+    ]
+
+
+def test_the_next_steps_are_commands_that_work(make_run, small_bert, small_tokenizer, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """As they are printed, whatever the run's folder is named."""
+    path = make_run(folder="it's with spaces & more")
+    TextEncoder(small_bert, small_tokenizer).save_pretrained(path / "encoder")
+    (path / "stages" / "pairs" / "test" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td\t1\nq1\td\t1\n")
+    write_report(path, {**read_json(path / "metrics.json")})
+    steps = closing_table(path, ["ndcg@10"]).partition("try next:\n")[2].splitlines()
+    commands = [shlex.split(step) for step in steps]
+    assert [command[:3] for command in commands] == [["python", "-m", "lightning_e5"], ["python", "-m", "webbrowser"], ["python", "-m", "lightning_e5"]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a question\n"))
+    assert main(commands[0][3:]) == 0 and "1. " in capsys.readouterr().out
+    assert Path(commands[1][3]).is_file()
+    assert main(commands[2][3:]) == 0 and "bm25" in (out := capsys.readouterr().out) and "tiny" in out
 
 
 def test_what_the_models_have_seen() -> None:

@@ -105,6 +105,57 @@ def forums(folder: Path) -> tuple[Path, dict[str, float]]:
     return folder, shares
 
 
+def test_equal_ids_alone_leave_nothing_out(tmp_path: Path, encoder_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Questions and answers both numbered from 1: question i is answered by document i. And an ArguAna of another name."""
+    words = ["apple", "bridge", "copper", "dolphin"]
+    numbered = write(
+        tmp_path / "numbered", {str(i): f"which {w}" for i, w in enumerate(words, 1)}, {str(i): ("", f"the {w} tree") for i, w in enumerate(words, 1)},
+        {str(i): [str(i)] for i in range(1, 5)},
+    )  # fmt: skip
+    apart = write(
+        tmp_path / "apart", {str(i): f"which {w}" for i, w in enumerate(words, 1)}, {f"d{i}": ("", f"the {w} tree") for i, w in enumerate(words, 1)},
+        {str(i): [f"d{i}"] for i in range(1, 5)},
+    )  # fmt: skip
+    corpus = {"a": ("Cars", "cars are loud in the city"), "b": ("", "cars are quiet in the city"), "c": ("", "fish")}
+    debate = write(tmp_path / "debate", {"a": "Cars  are loud in the city"}, corpus, {"a": ["b"]})
+    command = ["evaluate", "--model", f"small={encoder_folder}", "bm25", "--beir", str(numbered), str(apart), str(debate), "--details"]
+    assert main([*command, str(tmp_path / "details")]) == 0
+    printed = capsys.readouterr().out
+    assert "numbered: 4 documents have the id of a query and are not left out of its results" in printed
+    assert "debate: 1 query's own document is left out of its results (document and query have one text)" in printed
+    for name, excluded, kept in (("numbered", 0, 4), ("apart", 0, 0), ("debate", 1, 0)):
+        for model in ("bm25", "small"):
+            row = row_of(tmp_path / "details", model, name)
+            assert (row["self_excluded"], row["same_id_kept"]) == (excluded, kept)
+    value = {name: read_run(tmp_path / "details" / "bm25" / name) for name in ("numbered", "apart", "debate")}
+    assert [value["numbered"][q][0] for q in "1234"] == list("1234") and [value["apart"][q][0] for q in "1234"] == ["d1", "d2", "d3", "d4"]
+    assert value["debate"]["a"] == ["b"]
+    assert main([*command, str(tmp_path / "none"), "--rules", "debate=none", "numbered=arguana"]) == 0
+    assert read_run(tmp_path / "none" / "bm25" / "debate")["a"] == ["a", "b"]
+    assert row_of(tmp_path / "none", "bm25", "debate")["self_excluded"] == 0
+    declared = row_of(tmp_path / "none", "bm25", "numbered")
+    assert (declared["self_excluded"], declared["rules"]["queries_are_documents"], declared["missing"]) == (4, True, 4)
+    assert "numbered: 4 queries' own documents are left out of their results (the set's queries are documents)" in capsys.readouterr().out
+
+
+def read_run(folder: Path) -> dict[str, list[str]]:
+    """Query -> documents, best first, of a run file."""
+    found: dict[str, list[str]] = {}
+    for line in (folder / "run.trec").read_text().splitlines():
+        found.setdefault(line.split()[0], []).append(line.split()[2])
+    return found
+
+
+def test_equal_scores_have_their_range_in_the_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = {f"d{i}": ("", "one and the same text") for i in range(4)} | {"x": ("", "another")}
+    folder = write(tmp_path / "copies", {"q1": "same text", "q2": "another"}, corpus, {"q1": ["d1"], "q2": ["x"]})
+    assert main(["evaluate", "--model", "bm25", "--beir", str(folder), "--details", str(tmp_path / "out")]) == 0
+    row = row_of(tmp_path / "out", "bm25", "copies")
+    assert row["tie_queries"] == 1 and row["tie_range"]["mrr@10"] == [(0.25 + 1) / 2, 1.0] and "recall@10" not in row["tie_range"]
+    assert read_run(tmp_path / "out" / "bm25" / "copies")["q1"] == ["d3", "d2", "d1", "d0"]
+    assert "bm25, copies: 1 query depends on the order of equal scores (falling ids, as in trec_eval), ndcg@10 0.7153 to 1.0000" in capsys.readouterr().out
+
+
 def test_cqadupstack_is_the_mean_of_its_forums(tmp_path: Path, encoder_folder: Path) -> None:
     folder, shares = forums(tmp_path / "set")
     out, given = tmp_path / "out", {"encoders": {"small": encoder_folder}, "baselines": {"bm25": BM25()}, "reference": "bm25", "seed": 0}

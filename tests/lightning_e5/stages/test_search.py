@@ -87,8 +87,10 @@ def test_a_folder_of_documents(run_directory: Path, tmp_path: Path, monkeypatch:
     assert passages["a.md:1"].startswith("# Title\n\nfirst") and passages["a.md:5"].startswith("second")
     assert passages["b.html:1"].split() == ["one", "&", "two", "three"]
     assert all(len(p) <= PASSAGE_LETTERS for p in passages.values())
+    (folder / "pictures.html").write_text("<html><head><title>no</title></head><body><img src=x><script>y()</script></body></html>")
     answer = search(run_directory / "encoder", "one and two", corpus=str(folder), k=3)
     assert "3 passages" in answer and "a.md:5" in answer
+    assert f"; 2 documents give no text, the first is {folder / 'empty.txt'}" in answer
     assert len(list((tmp_path / "cache/lightning_e5/search").glob("*/manifest.json"))) == 1
 
 
@@ -98,6 +100,9 @@ def test_what_is_no_corpus_is_said(run_directory: Path, tmp_path: Path) -> None:
     for corpus, message in ((empty, "neither a folder in BEIR layout .has no corpus.jsonl. nor one with documents"), (tmp_path / "absent", "no such directory")):
         with pytest.raises(UserError, match=message):
             search(run_directory, "a text", corpus=str(corpus))
+    (empty / "page.html").write_text("<html><body><script>x()</script></body></html>")
+    with pytest.raises(UserError, match=r"none of its 1 documents gives a text, the first is .*page\.html"):
+        search(run_directory, "a text", corpus=str(empty))
     (empty / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match=r"latin.txt: not valid UTF-8 \(byte 3"):
         search(run_directory, "a text", corpus=str(empty))

@@ -189,6 +189,9 @@ def test_bm25_teaches_its_own_ranking(tmp_path: Path) -> None:
     assert others[0].id == "t0 t1"
     few, _ = read(Bm25Taught(corpus(tmp_path / "a.parquet", texts), max_queries=2))
     assert len({pair.query for pair in few}) == 2
+    # Porter's stem of a possessive s is empty, stop words are no words: neither finds a passage, nor ends in a traceback
+    wordless, _ = read(Bm25Taught(corpus(tmp_path / "a.parquet", ["'s 's 's 's.", "It is not to be.", *texts]), max_queries=None))
+    assert {pair.query for pair in wordless} == {pair.query for pair in pairs}
 
 
 def test_sentences_and_blocks() -> None:
