@@ -6,6 +6,7 @@ import random
 
 import pyarrow.parquet as pq
 import pytest
+import pytrec_eval
 import torch
 
 from lightning_e5.errors import UserError
@@ -128,6 +129,35 @@ def test_saves_a_run_and_a_table(tmp_path):
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     result.save(tmp_path / "out")
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_trec_eval_reads_the_same_figures_from_the_run_file(tmp_path):
+    """Float64 scores that are equal as float32, many ties, and ids that are no ASCII: writing makes and breaks none."""
+    rng = random.Random(3)
+    names = [f"d{i}" for i in range(40)] + ["ä", "日本", "D", "\U0001f600"]
+    run = {f"q{i}": {d: rng.choice([1 / 61, 1 / 61 + 1e-12, 1 / 3, 0.1 + 0.2, 0.3]) for d in rng.sample(names, 20)} for i in range(30)}
+    qrels = {query: {d: rng.randrange(3) for d in names[::3]} | {"d0": 1} for query in run}
+    data = RetrievalData("toy", "test", dict.fromkeys(names, "text"), dict.fromkeys(run, "text"), qrels)
+    result = RetrievalTask(data, k=10, metrics=["ndcg@10", "map@10", "precision@5"]).evaluate(Fixed(run))
+    result.save(tmp_path)
+    read = {}
+    for line in (tmp_path / "run.trec").read_text(encoding="utf-8").splitlines():
+        query, _, document, _, score, _ = line.split(" ")
+        read.setdefault(query, {})[document] = float(score)
+    assert all(len(found) == 10 for found in read.values()) and result.counts["tie_queries"] > 20
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "map_cut.10", "P.5"}).evaluate(read)
+    whole = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "map_cut.10", "P.5"}).evaluate(run)  # of uncut runs: so is the cut
+    for name, measure in (("ndcg@10", "ndcg_cut_10"), ("map@10", "map_cut_10"), ("precision@5", "P_5")):
+        for query, value in result.per_query[name].items():
+            assert value == pytest.approx(theirs[query][measure], abs=1e-12) == pytest.approx(whole[query][measure], abs=1e-12)
+
+
+def test_a_run_file_holds_any_id(tmp_path):
+    names = ["a b", "a\tb", "a\0b", "a%b", "\ud800"]
+    data = RetrievalData("toy", "test", dict.fromkeys(names, "text"), {"q 1": "text"}, {"q 1": {"a b": 1}})
+    RetrievalTask(data, k=10, metrics=["mrr@10"]).evaluate(Fixed({"q 1": dict.fromkeys(names, 1.0)})).save(tmp_path)
+    columns = [line.split(" ") for line in (tmp_path / "run.trec").read_text(encoding="utf-8").splitlines()]
+    assert {row[2] for row in columns} == {"a%20b", "a%09b", "a%00b", "a%25b", "%ED%A0%80"} and all(len(row) == 6 for row in columns)
 
 
 def test_refuses_a_cut_off_beyond_k_and_what_cannot_search():

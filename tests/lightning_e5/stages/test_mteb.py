@@ -75,6 +75,7 @@ def test_every_kind_of_task_in_mtebs_layout(tmp_path: Path, encoder_folder: Path
     assert rows["SciFact"]["prefix"] == {"query": "query: ", "document": "passage: "}
     assert rows["AskUbuntuDupQuestions"]["prefix"] == {"query": "query: ", "document": "query: "}
     assert rows["SciFact"]["data"] == "local" and rows["SciFact"]["data_revision"].startswith("local-")
+    assert rows["SciFact"]["queries_are_documents"] is False and "queries_are_documents" not in rows["STSBenchmark"]
     assert all(row["revision"] == folder.name and row["max_length"] == 48 for row in rows.values())
 
 
