@@ -26,7 +26,7 @@ def test_the_nearest_prompt_of_the_papers_wording(table) -> None:  # type: ignor
 
 def test_a_text_that_is_as_near_to_several_labels_is_wrong(table) -> None:  # type: ignore[no-untyped-def]
     """Of a collapsed encoder all are: the first label is not taken for its answer."""
-    alike = dict.fromkeys(["movie review: review 0", "movie review: review 1", *SST2_PROMPTS.labels.values()], [1.0, 0.0])
+    alike = {key: [1.0, 0.0] for key in ("movie review: review 0", "movie review: review 1", *SST2_PROMPTS.labels.values())}
     result = ZeroShotTask(reviews([0, 1])).evaluate(table(alike))
     assert (result.value, result.metrics["zero_shot_f1"], result.facts["tied"]) == (0.0, 0.0, 1.0)
     assert list(result.columns["predicted"]) == ["", ""]
