@@ -155,8 +155,11 @@ def _merged(data: RetrievalData, results: Mapping[str, RetrievalResult]) -> Retr
         for metric in first.per_query
     }
     run = {_joined(f, q): {_joined(f, d): s for d, s in scores.items()} for f, r in results.items() for q, scores in r.run.items()}
-    means = {part: mean_of_forums([getattr(r, part) for r in results.values()]) for part in ("metrics", "lowest", "highest")}
-    return dataclasses.replace(first, name=data.name, per_query=per_query, run=run, counts={**counts, **shares}, tied=tied, **means)
+    metrics, lowest, highest = ([getattr(r, part) for r in results.values()] for part in ("metrics", "lowest", "highest"))
+    return dataclasses.replace(
+        first, name=data.name, metrics=mean_of_forums(metrics), per_query=per_query, run=run, counts={**counts, **shares}, tied=tied,
+        lowest=mean_of_forums(lowest), highest=mean_of_forums(highest),
+    )  # fmt: skip
 
 
 def _weighted(results: Mapping[str, RetrievalResult], of: Any, queries: float) -> float:

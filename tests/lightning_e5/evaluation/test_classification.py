@@ -80,6 +80,14 @@ def test_interval_items_and_texts(task, embedder) -> None:  # type: ignore[no-un
     assert set(task.texts()) == used | set(task.test.texts)
 
 
+def test_a_collapsed_encoder_scores_as_a_constant_answer(table, task) -> None:  # type: ignore[no-untyped-def]
+    """The probe learns nothing but which label its samples have most of."""
+    alike = table({text: [1.0, 2.0] for text in task.texts()})
+    value = task.evaluate(alike).value
+    shares = {count / sum(COUNTS.values()) for count in COUNTS.values()}
+    assert min(shares) <= value <= max(shares)
+
+
 def test_samples_per_label() -> None:
     labels = ["a"] * 20 + ["b"] * 3
     rows = few_shot_rows(labels, 16, 2)
