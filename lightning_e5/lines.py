@@ -74,24 +74,30 @@ def lines(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES)
         for block in as_utf8(blocks(path), path):
             *ended, rest = block.split(b"\n")
             for piece in ended:
-                if too_long or len(held) + len(piece) > max_bytes:
+                if not too_long and len(held) + len(piece) > max_bytes:
                     report.reject(f"{path}:{number}", "line too long")
-                else:
+                elif not too_long:
                     yield number, bytes(held) + piece
                 number, too_long = number + 1, False
                 held.clear()
-            if too_long or len(held) + len(rest) > max_bytes:
+            if not too_long and len(held) + len(rest) > max_bytes:
+                report.reject(f"{path}:{number}", "line too long")  # at once: its end may be gigabytes away
                 too_long = True
                 held.clear()
-            else:
+            elif not too_long:
                 held += rest
     except DamagedFile as damage:
         report.reject(damage.place, damage.reason)
         return
-    if too_long:
-        report.reject(f"{path}:{number}", "line too long")
-    elif held:
+    if held:
         yield number, bytes(held)
+
+
+class _Strict(ReadReport):
+    """A report that nothing bad may come to."""
+
+    def reject(self, place: str, reason: str) -> None:
+        raise UserError(f"{place}: {reason}")
 
 
 def text_lines(path: Path | str, report: ReadReport | None = None, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
@@ -106,20 +112,15 @@ def text_lines(path: Path | str, report: ReadReport | None = None, max_bytes: in
     Raises:
         UserError: without a ``report``, naming the line or the place.
     """
-    found = ReadReport() if report is None else report
-    for number, line in lines(path, found, max_bytes):
+    report = _Strict() if report is None else report
+    for number, line in lines(path, report, max_bytes):
         try:
             text = line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError:
-            found.reject(f"{path}:{number}", "not UTF-8")
-            text = ""
-        if report is None and found.bad:
-            break
+            report.reject(f"{path}:{number}", "not UTF-8")
+            continue
         if text and not text.isspace():
             yield number, text
-    if report is None and found.bad:
-        place, reason = found.bad[0]
-        raise UserError(f"{place}: {reason}")
 
 
 def json_rows(
