@@ -91,7 +91,7 @@ def evaluate(
         reference: the model that all others are compared with, pairwise over queries.
         previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
             them, too.
-        split: of the judgements, and of the classification sets.
+        split: of the judgements, of the classification sets, and of every other file that has a column ``split``.
         rules: collection -> the set of BEIR whose rules it is judged by, or ``none``, instead of by its name.
         k: passages retrieved per query.
         metrics: of retrieval; ``ndcg@10`` is always one.
@@ -141,12 +141,12 @@ def evaluate(
     probe = {"normalize": normalize_features}
     samples = samples_per_label or {}
     tasks: list[Task] = [
-        *(STSTask(load_sts(p, n)) for n, p in (sts or {}).items()),
+        *(STSTask(load_sts(p, n, split)) for n, p in (sts or {}).items()),
         *(ClassificationTask.load(p, split, n, samples_per_label=samples.get(n, SAMPLES_PER_LABEL), **probe) for n, p in folders.items()),
         *(ZeroShotTask(load_split(folders[n], split, n), wording) for n, wording in (zero_shot or {}).items()),
-        *(PairClassificationTask.load(p, n) for n, p in (pair_classification or {}).items()),
-        *(RerankingTask.load(p, n) for n, p in (reranking or {}).items()),
-        *(ClusteringTask.load(p, n) for n, p in (clustering or {}).items()),
+        *(PairClassificationTask.load(p, n, split) for n, p in (pair_classification or {}).items()),
+        *(RerankingTask.load(p, n, split) for n, p in (reranking or {}).items()),
+        *(ClusteringTask.load(p, n, split) for n, p in (clustering or {}).items()),
     ]
     found: dict[str, float] = {}
     table: list[dict[str, Any]] = []

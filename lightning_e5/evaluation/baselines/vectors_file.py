@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.fitted import retrieve_known
-from lightning_e5.evaluation.beir_data import text_lines
+from lightning_e5.lines import text_lines
 from lightning_e5.retrieval.search import check_search
 from lightning_e5.types import Kind, Run
 

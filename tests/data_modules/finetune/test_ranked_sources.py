@@ -243,10 +243,7 @@ def test_beir(tmp_path: Path) -> None:
         RankedExample("query 0", ("document 0", "T document 2"), (), None, "squad"),
         RankedExample("query 3", ("T document 3",), (), None, "squad"),
     ]
-    assert report.counts["skipped: judged text not there"] == 1 and report.bad == [(f"{tmp_path}/squad/qrels/train.tsv:7", "not query, document and a whole number")]
+    assert report.counts["skipped: judged text not there"] == 1 and report.bad == [(f"{tmp_path}/squad/qrels/train.tsv:7", "another number of columns than in the first line")]
     assert list(source.corpus()) == ["document 0", *(f"T document {i}" for i in range(1, 5))]
-    write_lines(tmp_path / "squad/qrels/train.tsv", ["q0\td0\t1"])
-    with pytest.raises(UserError, match=r"train\.tsv:1: lacks the header"):
-        list(source.read(ReadReport()))
-    with pytest.raises(UserError, match=r"split: .*dev\.tsv: no such file"):
+    with pytest.raises(UserError, match=r"qrels/dev\.tsv: no such file"):
         BeirRanked(folder=tmp_path / "squad", split="dev")

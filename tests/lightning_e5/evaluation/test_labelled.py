@@ -25,7 +25,8 @@ def written(path: Path, rows: list[object]) -> Path:
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz"])
 def test_plain_and_gzipped_rows_are_read(tmp_path: Path, name: str) -> None:
     found = load_labelled(written(tmp_path / name, ROWS))
-    assert (found.name, found.texts, found.labels, found.lines) == ("x", ["a cat", "line\u2028separator"], ["animal", "odd"], [1, 2])
+    assert (found.name, found.texts, found.labels) == ("x", ["a cat", "line\u2028separator"], ["animal", "odd"])
+    assert found.places == [f"{tmp_path / name}:{line}" for line in (1, 2)]
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,10 @@ def test_the_threshold_is_the_best_of_all() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1\ta\tb\n", r"pairs\.tsv:1: lacks the header label sentence1 sentence2"),
-        (f"{HEADER}\n1\ta\n", r"pairs\.tsv:2: has 2 columns"),
-        (f"{HEADER}\n0\ta\tb\n2\ta\tb\n", r"pairs\.tsv:3: the label 2 is not 0 or 1"),
-        (f"{HEADER}\nyes\ta\tb\n", r"pairs\.tsv:2: the label 'yes' is not a number"),
+        ("1\ta\tb\n", r"pairs\.tsv: the header lacks the column 'label' \(has: 1, a, b\)"),
+        (f"{HEADER}\n1\ta\n", r"pairs\.tsv:2: another number of cells than the header \(2 separated by tabs, not 3\)"),
+        (f"{HEADER}\n0\ta\tb\n2\ta\tb\n", r"pairs\.tsv:3: the label '2' is not 0 or 1"),
+        (f"{HEADER}\nyes\ta\tb\n", r"pairs\.tsv:2: the label 'yes' is not 0 or 1 \(nor false or true\)"),
         (f"{HEADER}\n1\ta\t \n", r"pairs\.tsv:2: the key 'sentence2' is not a text"),
         (f"{HEADER}\n1\ta\tb\n", r"pairs\.tsv: needs pairs of both labels"),
     ],
