@@ -88,7 +88,7 @@ def read_judgements(path: Path, report: ReadReport | None = None) -> Judgements:
             number of 32 bits, or a document that is judged twice for a query with different scores.
     """
     check_text(path, "TSV (query, document and score)")
-    lines = text_lines(path, report)
+    lines = text_lines(path, report, whole=True)
     number, first = next(lines, (0, ""))
     if not number:
         raise UserError(f"{path}: has no judgement")

@@ -60,7 +60,7 @@ def as_utf8(parts: Iterable[bytes], name: Path | str) -> Iterator[bytes]:
         raise DamagedFile(f"{name}: after byte {done} of its plain text", "text breaks off within a character")
 
 
-def lines(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:
+def lines(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line without its ``\\n``) of a file; lines end at ``\\n`` alone, and a byte order mark is none of it.
 
     Args:
@@ -68,6 +68,7 @@ def lines(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES)
         report: gets the lines over the limit and the place where a damaged archive breaks off; the piece of a line
             before the break is left out.
         max_bytes: longer lines are skipped and never held.
+        whole: a damaged archive is a `UserError`.
     """
     number, held, too_long = 1, bytearray(), False
     try:
@@ -87,6 +88,8 @@ def lines(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES)
             elif not too_long:
                 held += rest
     except DamagedFile as damage:
+        if whole:
+            raise UserError(str(damage)) from None
         report.reject(damage.place, damage.reason)
         return
     if held:
@@ -100,7 +103,9 @@ class _Strict(ReadReport):
         raise UserError(f"{place}: {reason}")
 
 
-def text_lines(path: Path | str, report: ReadReport | None = None, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
+def text_lines(
+    path: Path | str, report: ReadReport | None = None, max_bytes: int = MAX_LINE_BYTES, *, whole: bool = False
+) -> Iterator[tuple[int, str]]:
     """(line number from 1, line without its line end) of a text file; lines of white space alone are passed over.
 
     Args:
@@ -108,12 +113,13 @@ def text_lines(path: Path | str, report: ReadReport | None = None, max_bytes: in
         report: gets every line that is too long or not UTF-8, and where an archive breaks off; None makes the first of
             them a `UserError`.
         max_bytes: longest line.
+        whole: a damaged archive is a `UserError` with a report, too.
 
     Raises:
         UserError: without a ``report``, naming the line or the place.
     """
     report = _Strict() if report is None else report
-    for number, line in lines(path, report, max_bytes):
+    for number, line in lines(path, report, max_bytes, whole=whole):
         try:
             text = line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError:

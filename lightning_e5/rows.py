@@ -1,6 +1,7 @@
 """The rows of table files of any format: JSONL, CSV, TSV and Parquet, with one rule for what is damaged or of another kind.
 
-Every reader takes a ``report``: with one, a bad row is counted there by its place; without, the first one is a `UserError`.
+Every reader takes a ``report``: with one, a bad row is counted there by its place; without, the first one is a `UserError`. A
+file that is cut off or of another kind is a `UserError` always.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def json_objects(path: Path | str, report: ReadReport | None = None) -> Iterator
     """(``file:line``, object) of a JSONL file, whatever its ending; see `table_rows`."""
     path = regular_file(path)
     check_text(path, "JSONL (one JSON object a line)")
-    for number, line in text_lines(path, report):
+    for number, line in text_lines(path, report, whole=True):
         if report is not None:
             report.counts["records"] += 1
         place = f"{path}:{number}"
@@ -158,7 +159,7 @@ def check_text(path: Path, wanted: str) -> None:
 
 def _tsv_rows(path: Path, report: ReadReport | None, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     check_text(path, "TSV (a header, cells separated by tabs)")
-    lines = text_lines(path, report)
+    lines = text_lines(path, report, whole=True)
     names = next(lines, (0, ""))[1].split("\t")
     _check_header(path, names, columns)
     for number, line in lines:
@@ -177,7 +178,7 @@ def _csv_rows(path: Path, report: ReadReport | None, columns: Sequence[str]) -> 
 
     def fed() -> Iterator[str]:
         nonlocal number
-        for number, line in text_lines(path, report):  # noqa: B007
+        for number, line in text_lines(path, report, whole=True):  # noqa: B007
             yield f"{line}\n"
 
     reader = csv.reader(fed(), strict=True)

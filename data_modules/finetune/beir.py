@@ -44,7 +44,7 @@ class BeirRanked:
             if query in queries and positives:
                 yield RankedExample(queries[query], positives, (), None, self.name, self.passage_kind)
             else:
-                report.counts["skipped: judged text not there"] += 1
+                report.skip(f"{self._qrels}: query {query}", "judged text not there")
         report.counts.update({"repeated judgements": repeated} if repeated else {})
 
     def corpus(self) -> Iterator[str]:
