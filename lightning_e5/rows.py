@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from lightning_e5.errors import UserError
 from lightning_e5.lines import text_lines
-from lightning_e5.streams import open_stream, regular_file
+from lightning_e5.streams import DamagedFile, blocks, regular_file
 from lightning_e5.types import ReadReport
 
 #: A file's first bytes -> what it is; none of these is a text file.
@@ -132,12 +132,9 @@ DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_objec
 def check_text(path: Path, wanted: str) -> None:
     """UserError for a file that is not ``wanted``, a text format whose name begins with JSONL, JSON, CSV or TSV."""
     try:
-        with open_stream(path) as handle:
-            head = handle.read(_HEAD)
-    except (EOFError, OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        return  # damaged: the reader says where
+        head = next(blocks(path), b"")[:_HEAD]
+    except DamagedFile:
+        return  # the reader says where
     kind = next((kind for mark, kind in _KINDS if head.startswith(mark)), None)
     if kind is None and not head.startswith(_MARKS) and b"\0" in head:
         kind = "no text (or UTF-16 without a byte order mark)"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import codecs
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.lines import as_utf8
 from lightning_e5.rows import DECODER, check_text
-from lightning_e5.streams import open_stream
+from lightning_e5.streams import DamagedFile, blocks
 from lightning_e5.types import ReadReport
 
 #: Characters read at once from a JSON array, and the most that one of its elements may have.
@@ -47,40 +47,33 @@ def json_array(path: Path, report: ReadReport, *, chunk: int = _CHUNK) -> Iterat
     """
     check_text(path, "JSON (one array)")
     decoder = DECODER
-    with open_stream(path) as handle:
-        text = _Buffer(path, handle, chunk)
-        if text.next_character() != "[":
-            raise UserError(f"{path}: not a JSON array (it does not start with '[')")
-        text.drop(1)
-        number = 0
-        while (character := text.next_character()) != "]":
-            if number:
-                if character != ",":
-                    raise UserError(f"{path}: after element {number - 1} comes {character!r}, not ',' or ']'")
-                text.drop(1)
-                text.next_character()
-            element = text.decode(decoder, number)
-            report.counts["records"] += 1
-            if isinstance(element, dict):
-                yield f"{path}: element {number}", element
-            else:
-                report.reject(f"{path}: element {number}", "not a JSON object")
-            number += 1
-
-
-def _encoding(path: Path) -> str:
-    """UTF-8, or what the file's byte order mark says."""
-    with open_stream(path) as handle:
-        head = handle.read(2)
-    return "utf-16" if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    text = _Buffer(path, chunk)
+    if text.next_character() != "[":
+        raise UserError(f"{path}: not a JSON array (it does not start with '[')")
+    text.drop(1)
+    number = 0
+    while (character := text.next_character()) != "]":
+        if number:
+            if character != ",":
+                raise UserError(f"{path}: after element {number - 1} comes {character!r}, not ',' or ']'")
+            text.drop(1)
+            text.next_character()
+        element = text.decode(decoder, number)
+        report.counts["records"] += 1
+        if isinstance(element, dict):
+            yield f"{path}: element {number}", element
+        else:
+            report.reject(f"{path}: element {number}", "not a JSON object")
+        number += 1
 
 
 class _Buffer:
     """The part of a text that is not parsed yet."""
 
-    def __init__(self, path: Path, handle: IO[bytes], chunk: int) -> None:
-        self.path, self.handle, self.chunk = path, handle, chunk
-        self.decode_bytes = codecs.getincrementaldecoder(_encoding(path))().decode
+    def __init__(self, path: Path, chunk: int) -> None:
+        self.path, self.chunk = path, chunk
+        self.blocks, self.read = as_utf8(blocks(path), path), b""
+        self.decode_bytes = codecs.getincrementaldecoder("utf-8")().decode
         self.text, self.start, self.ended = "", 0, False
 
     def more(self, size: int) -> bool:
@@ -88,10 +81,14 @@ class _Buffer:
         if self.ended:
             return False
         try:
-            data = self.handle.read(size)
+            while len(self.read) < size and (block := next(self.blocks, None)) is not None:
+                self.read += block
+            data, self.read = self.read[:size], self.read[size:]
             self.ended = not data
             self.text = self.text[self.start :] + self.decode_bytes(data, self.ended)
-        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+        except DamagedFile as damage:
+            raise UserError(str(damage)) from None
+        except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: cannot be read to its end ({error})") from None
         self.start = 0
         return True
