@@ -33,6 +33,7 @@ from lightning_e5.stages.contamination import Contamination, JudgedQueries, chec
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
 from lightning_e5.storage import write_json, write_parquet
+from lightning_e5.tracking import warn
 from lightning_e5.types import Embedder
 
 #: The metric that intervals and differences are given for.
@@ -154,6 +155,8 @@ def evaluate(
     measured = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
     for collection, folder in (collections or {}).items():
         judged_by = load_collection(folder, collection, split=split, rules=rules_of(collection, rules))
+        if without := judged_by.data.left_out.get("queries_without_text"):
+            warn(f"{collection}: {without:,} judged queries are left out, since the queries file has no text of them")
         results: dict[str, RetrievalResult] = {}
         sample = CosineSample(judged_by, seed) if cosines else None
         encoders_here = sum(isinstance(judged.model, TextEncoder) for judged in models.values())

@@ -95,6 +95,14 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[tuple[object, ...]], mess
         load_sts(write_tsv(tmp_path / "x.tsv", rows))
 
 
+@pytest.mark.parametrize("score", ["3,8", "1_0", True, None, [1], "", 10**400])
+def test_a_score_that_is_no_number_is_named(tmp_path: Path, score: object) -> None:
+    objects = [{"score": value, "sentence1": "a", "sentence2": "b"} for value in ("0.5", 4, score)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(o) + "\n" for o in objects))
+    with pytest.raises(UserError, match=r"x.jsonl:3: the score .* is not a finite number"):
+        load_sts(tmp_path / "x.jsonl")
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("a\tb\n1\t2\n")
     with pytest.raises(UserError, match=r"x.tsv: the header lacks the column 'score' \(has: a, b\)"):
