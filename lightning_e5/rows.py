@@ -136,6 +136,8 @@ def check_text(path: Path, wanted: str) -> None:
     except DamagedFile:
         return  # the reader says where
     kind = next((kind for mark, kind in _KINDS if head.startswith(mark)), None)
+    if head[257:262] == b"ustar":
+        kind = "a tar archive"
     if kind is None and not head.startswith(_MARKS) and b"\0" in head:
         kind = "no text (or UTF-16 without a byte order mark)"
     text = head.decode("utf-16" if head.startswith(_MARKS[1:]) else "utf-8-sig", "ignore").lstrip()

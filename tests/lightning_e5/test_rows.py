@@ -54,6 +54,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "parquet": (b"PAR1" + bytes(40), "a Parquet file"),
     "gzip": (gzip.compress(b'{"a": 1}'), r"a gzip file, whose name must end in \.gz"),
     "zip": (b"PK\x03\x04" + bytes(40), "a zip archive"),
+    "tar": (b"collection.tsv".ljust(257, b"\0") + b"ustar\x0000".ljust(255, b"\0"), "a tar archive"),
     "page": (b"<!DOCTYPE html><title>404</title>", "a page of HTML or XML"),
     "binary": (b"a\0b\0c\0", "no text"),
 }
