@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.streams import regular_file
 
 MANIFEST = "manifest.json"
 TEMPORARY_SUFFIX = ".tmp"
@@ -96,11 +97,13 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; UserError names the file and what is wrong with it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
+        return json.loads(regular_file(path).read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise UserError(f"{path}: not a JSON file (nested too deep)") from None
+    except UserError:
+        raise
+    except ValueError as error:  # not UTF-8, not JSON, or an integer of more than 4,300 digits
+        raise UserError(f"{path}: not a JSON file ({str(error).partition(';')[0]})") from None
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -6,17 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_modules.finetune.records import existing, files_identity, json_lines, passage_text, string, text_lines
+from data_modules.finetune.records import files_identity
+from lightning_e5.beir_layout import either, read_judgements, stored_texts
 from lightning_e5.configurable import configurable
-from lightning_e5.errors import UserError
 from lightning_e5.types import Kind, RankedExample, ReadReport
-
-_HEADER = "query-id\tcorpus-id\tscore"
 
 
 @configurable("ranked source")
 class BeirRanked:
-    """``corpus.jsonl``, ``queries.jsonl`` (or their ``.gz``) and ``qrels/<split>.tsv``.
+    """``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` (or their ``.gz``), by the rules of `lightning_e5.beir_layout`.
 
     Args:
         folder: the collection.
@@ -28,9 +26,7 @@ class BeirRanked:
     def __init__(self, *, folder: Path, split: str = "train", name: str | None = None, passage_kind: Kind = "passage") -> None:
         self.folder, self.split, self.passage_kind = Path(folder), split, passage_kind
         self.name = name or self.folder.resolve().name
-        self._corpus = existing(self.folder / "corpus.jsonl", "folder")
-        self._queries = existing(self.folder / "queries.jsonl", "folder")
-        self._qrels = existing(self.folder / "qrels" / f"{split}.tsv", "split")
+        self._corpus, self._queries, self._qrels = (either(self.folder, n) for n in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"))
 
     def fingerprint(self) -> Mapping[str, Any]:
         """The files, and the settings."""
@@ -39,50 +35,30 @@ class BeirRanked:
 
     def read(self, report: ReadReport) -> Iterator[RankedExample]:
         """One example per query with a judgement above 0, without negatives; only the judged passages are in memory."""
-        judged = self._judgements(report)
-        queries = self._texts(self._queries, set(judged), report)
-        passages = self._texts(self._corpus, {d for documents in judged.values() for d in documents}, report)
-        for query, documents in judged.items():
+        judged, repeated = read_judgements(self._qrels, report)
+        relevant = {query: found for query, grades in judged.items() if (found := [d for d, grade in grades.items() if grade > 0])}
+        queries = self._texts(self._queries, set(relevant), report)
+        passages = self._texts(self._corpus, {d for documents in relevant.values() for d in documents}, report)
+        for query, documents in relevant.items():
             positives = tuple(passages[d] for d in documents if d in passages)
             if query in queries and positives:
                 yield RankedExample(queries[query], positives, (), None, self.name, self.passage_kind)
             else:
-                report.counts["skipped: judged text not there"] += 1
+                report.skip(f"{self._qrels}: query {query}", "judged text not there")
+        report.counts.update({"repeated judgements": repeated} if repeated else {})
 
     def corpus(self) -> Iterator[str]:
         """Every passage, among which negatives can be mined."""
-        for _, row in json_lines(self._corpus, ReadReport()):
-            text = passage_text(row)
-            if text is not None:
+        for row in stored_texts(self._corpus, ReadReport()):
+            if text := row.with_title():
                 yield text
 
-    def _judgements(self, report: ReadReport) -> dict[str, list[str]]:
-        lines = text_lines(self._qrels, report)
-        if next(lines, ("", ""))[1] != _HEADER:
-            raise UserError(f"{self._qrels}:1: lacks the header query-id corpus-id score (separated by tabs)")
-        judged: dict[str, list[str]] = {}
-        for place, line in lines:
-            report.counts["records"] += 1
-            columns = line.split("\t")
-            if len(columns) != 3 or not columns[2].strip().lstrip("-").isdecimal():
-                report.reject(place, "not query, document and a whole number")
-            elif int(columns[2]) > 0:
-                judged.setdefault(columns[0], []).append(columns[1])
-        return judged
-
-    @staticmethod
-    def _texts(path: Path, wanted: set[str], report: ReadReport) -> dict[str, str]:
-        own, texts = ReadReport(), {}
-        for place, row in json_lines(path, own):
-            key = row.get("_id")
-            if not isinstance(key, str):
-                own.reject(place, "no _id")
-            elif key in wanted:
-                text = passage_text(row) if "corpus" in path.name else string(row.get("text"))
-                if text is None:
-                    own.reject(place, "no text")
-                else:
-                    texts[key] = text
+    def _texts(self, path: Path, wanted: set[str], report: ReadReport) -> dict[str, str]:
+        own, texts = ReadReport(), dict[str, str]()
+        for row in stored_texts(path, own):
+            text = row.with_title() if path == self._corpus else row.text.strip()
+            if row.id in wanted and texts.setdefault(row.id, text) != text:
+                own.reject(row.place, "an id that was there before, with another text")
         own.counts.pop("records", None)
         report.add(own)
-        return texts
+        return {key: text for key, text in texts.items() if text}

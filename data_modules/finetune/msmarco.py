@@ -5,15 +5,15 @@ In BEIR's layout it has no negatives: `lightning_e5.stages.hard_negatives` mines
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_modules.finetune.records import existing, files_identity, json_lines, passage_text, string
+from data_modules.finetune.records import existing, files_identity, passage_text, string
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.ranges import Count
+from lightning_e5.rows import json_objects, number_of, table_rows
 from lightning_e5.types import RankedExample, ReadReport
 
 
@@ -51,12 +51,12 @@ class SimLMRanked:
             UserError: the passages' file has another number at a row than the row's.
         """
         wanted: set[int] = set()
-        for _, row in json_lines(self.examples, ReadReport()):
+        for _, row in json_objects(self.examples, ReadReport()):
             parsed = self._parse(row)
             if not isinstance(parsed, str):
                 wanted.update(n for ids, _ in parsed[1:] for n in ids)
         texts = self._texts(wanted, report)
-        for place, row in json_lines(self.examples, report):
+        for place, row in json_objects(self.examples, report):
             parsed = self._parse(row)
             if isinstance(parsed, str):
                 report.reject(place, parsed)
@@ -78,7 +78,7 @@ class SimLMRanked:
             side = row.get(key)
             ids = side.get("doc_id") if isinstance(side, dict) else None
             scores = side.get("score") if isinstance(side, dict) else None
-            if not isinstance(ids, list) or not all(isinstance(i, str | int) and str(i).isdecimal() for i in ids):
+            if not isinstance(ids, list) or not all(isinstance(i, str | int) and str(i).isdecimal() and len(str(i)) < 19 for i in ids):
                 return f"{key} without doc_id (row numbers)"
             if self.teacher_scores and not (isinstance(scores, list) and len(scores) == len(ids) and all(map(_finite, scores))):
                 return f"{key} without one finite score per doc_id"
@@ -89,7 +89,7 @@ class SimLMRanked:
     def _texts(self, wanted: set[int], report: ReadReport) -> dict[int, str]:
         own = ReadReport()
         texts: dict[int, str] = {}
-        for place, row in json_lines(self.passages, own):
+        for place, row in json_objects(self.passages, own):
             # A rejected line would shift the rows behind it, so the row is the line's number.
             number = int(place.rsplit(":", 1)[1]) - 1
             stored = row.get("id", number)
@@ -111,10 +111,10 @@ _Side = tuple[tuple[int, ...], tuple[float, ...]]
 
 @configurable("ranked source")
 class TevatronRanked:
-    """Tevatron's JSONL: ``query``, ``positive_passages`` and ``negative_passages`` of ``{docid, title, text}``.
+    """Tevatron's JSONL or Parquet: ``query``, ``positive_passages`` and ``negative_passages`` of ``{docid, title, text}``.
 
     Args:
-        path: the file, plain or gzipped.
+        path: the file; JSONL may be gzipped.
         max_negatives: the first so many of each query.
         name: of the source.
     """
@@ -128,16 +128,14 @@ class TevatronRanked:
 
     def read(self, report: ReadReport) -> Iterator[RankedExample]:
         """One example per line; passages without text are left out and counted."""
-        for place, row in json_lines(self.path, report):
+        for place, row in table_rows(self.path, report):
             query = string(row.get("query"))
             lists = [row.get("positive_passages"), row.get("negative_passages", [])]
             if query is None or not all(isinstance(passages, list) for passages in lists):
                 report.reject(place, "no query" if query is None else "no list of passages")
                 continue
             positives, negatives = ([passage_text(p) for p in passages] for passages in lists)  # type: ignore[union-attr]
-            without = [*positives, *negatives].count(None)
-            if without:
-                report.counts["skipped: passage without text"] += without
+            report.skip(place, "passage without text", [*positives, *negatives].count(None))
             found = tuple(p for p in positives if p is not None)
             if not found:
                 report.reject(place, "no positive")
@@ -147,4 +145,4 @@ class TevatronRanked:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, str) and number_of(value) is not None

@@ -39,21 +39,20 @@ class DprRanked:
             if question is None:
                 report.reject(place, "no question")
                 continue
-            positives = self._passages(row, "positive_ctxs", report)
+            positives = self._passages(place, row, "positive_ctxs", report)
             if not positives:
                 # DPR's own file has such questions and trains without them.
-                report.counts["skipped: no positive passage"] += 1
+                report.skip(place, "no positive passage")
                 continue
-            negatives = self._passages(row, "hard_negative_ctxs", report)
+            negatives = self._passages(place, row, "hard_negative_ctxs", report)
             if self.random_negatives:
-                negatives += self._passages(row, "negative_ctxs", report)
+                negatives += self._passages(place, row, "negative_ctxs", report)
             yield RankedExample(question, tuple(positives), tuple(negatives[: self.max_negatives]), None, self.name)
 
     @staticmethod
-    def _passages(row: dict[str, Any], key: str, report: ReadReport) -> list[str]:
+    def _passages(place: str, row: dict[str, Any], key: str, report: ReadReport) -> list[str]:
         contexts = row.get(key) or []
         texts = [passage_text(c) for c in contexts] if isinstance(contexts, list) else [None]
         found = [t for t in texts if t is not None]
-        if len(found) < len(texts):
-            report.counts["skipped: passage without text"] += len(texts) - len(found)
+        report.skip(place, "passage without text", len(texts) - len(found))
         return found

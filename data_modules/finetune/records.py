@@ -1,14 +1,17 @@
-"""Reading fine-tuning files row by row: JSONL and huge JSON arrays, plain or gzipped, in bounded memory."""
+"""Reading fine-tuning files in bounded memory: huge JSON arrays an element at a time, and what is a text in a row."""
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.lines import as_utf8
+from lightning_e5.rows import DECODER, check_text
+from lightning_e5.streams import DamagedFile, blocks
 from lightning_e5.types import ReadReport
 
 #: Characters read at once from a JSON array, and the most that one of its elements may have.
@@ -21,53 +24,14 @@ def existing(path: Path | str, key: str) -> Path:
     for found in (Path(path), Path(f"{path}.gz")):
         if found.is_file():
             return found
+    if Path(path).exists():
+        raise UserError(f"{key}: {path}: {'is a directory' if Path(path).is_dir() else 'is no regular file'}, not a file")
     raise UserError(f"{key}: {path}: no such file (nor {Path(path).name}.gz)")
 
 
 def files_identity(paths: Sequence[Path]) -> list[list[Any]]:
     """Name, size and time of files: what changes when they do."""
     return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where its name ends in ``.gz``."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def text_lines(path: Path, report: ReadReport) -> Iterator[tuple[str, str]]:
-    """(``file:line``, line) of a UTF-8 file, split on line feeds only; a line of other bytes is rejected.
-
-    Raises:
-        UserError: a damaged gzip file.
-    """
-    with open_bytes(path) as handle:
-        number = 0
-        try:
-            for number, raw in enumerate(handle, 1):
-                try:
-                    line = raw.decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError:
-                    report.reject(f"{path}:{number}", "not UTF-8")
-                    continue
-                if line.strip():
-                    yield f"{path}:{number}", line
-        except (EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:  # type: ignore[attr-defined]
-            raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
-
-
-def json_lines(path: Path, report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(``file:line``, object) of a JSONL file; a line that is no JSON object is rejected."""
-    for place, line in text_lines(path, report):
-        report.counts["records"] += 1
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            report.reject(place, "not JSON")
-            continue
-        if isinstance(row, dict):
-            yield place, row
-        else:
-            report.reject(place, "not a JSON object")
 
 
 def json_array(path: Path, report: ReadReport, *, chunk: int = _CHUNK) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -81,35 +45,34 @@ def json_array(path: Path, report: ReadReport, *, chunk: int = _CHUNK) -> Iterat
     Raises:
         UserError: no JSON array, cut off, or an element that is damaged (what follows it cannot be found again).
     """
-    decoder = json.JSONDecoder()
-    with open_bytes(path) as handle:
-        text = _Buffer(path, handle, chunk)
-        if text.next_character() != "[":
-            raise UserError(f"{path}: not a JSON array (it does not start with '[')")
-        text.drop(1)
-        number = 0
-        while (character := text.next_character()) != "]":
-            if number:
-                if character != ",":
-                    raise UserError(f"{path}: after element {number - 1} comes {character!r}, not ',' or ']'")
-                text.drop(1)
-                text.next_character()
-            element = text.decode(decoder, number)
-            report.counts["records"] += 1
-            if isinstance(element, dict):
-                yield f"{path}: element {number}", element
-            else:
-                report.reject(f"{path}: element {number}", "not a JSON object")
-            number += 1
+    check_text(path, "JSON (one array)")
+    decoder = DECODER
+    text = _Buffer(path, chunk)
+    if text.next_character() != "[":
+        raise UserError(f"{path}: not a JSON array (it does not start with '[')")
+    text.drop(1)
+    number = 0
+    while (character := text.next_character()) != "]":
+        if number:
+            if character != ",":
+                raise UserError(f"{path}: after element {number - 1} comes {character!r}, not ',' or ']'")
+            text.drop(1)
+            text.next_character()
+        element = text.decode(decoder, number)
+        report.counts["records"] += 1
+        if isinstance(element, dict):
+            yield f"{path}: element {number}", element
+        else:
+            report.reject(f"{path}: element {number}", "not a JSON object")
+        number += 1
 
 
 class _Buffer:
     """The part of a text that is not parsed yet."""
 
-    def __init__(self, path: Path, handle: IO[bytes], chunk: int) -> None:
-        import codecs
-
-        self.path, self.handle, self.chunk = path, handle, chunk
+    def __init__(self, path: Path, chunk: int) -> None:
+        self.path, self.chunk = path, chunk
+        self.blocks, self.read = as_utf8(blocks(path), path), b""
         self.decode_bytes = codecs.getincrementaldecoder("utf-8")().decode
         self.text, self.start, self.ended = "", 0, False
 
@@ -118,10 +81,14 @@ class _Buffer:
         if self.ended:
             return False
         try:
-            data = self.handle.read(size)
+            while len(self.read) < size and (block := next(self.blocks, None)) is not None:
+                self.read += block
+            data, self.read = self.read[:size], self.read[size:]
             self.ended = not data
             self.text = self.text[self.start :] + self.decode_bytes(data, self.ended)
-        except (UnicodeDecodeError, EOFError, OSError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        except DamagedFile as damage:
+            raise UserError(str(damage)) from None
+        except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: cannot be read to its end ({error})") from None
         self.start = 0
         return True
@@ -153,6 +120,8 @@ class _Buffer:
                 raise UserError(f"{self.path}: element {number} is nested too deeply") from None
             except json.JSONDecodeError as error:
                 problem = error.msg
+            except ValueError as error:  # an integer of more than 4,300 digits, NaN, a key twice
+                raise UserError(f"{self.path}: element {number} is not JSON ({str(error).partition(';')[0]})") from None
             waiting = len(self.text) - self.start
             if waiting > _LARGEST_ELEMENT or not self.more(max(self.chunk, waiting)):
                 raise UserError(f"{self.path}: element {number} is not JSON ({problem})") from None

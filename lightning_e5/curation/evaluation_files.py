@@ -16,7 +16,7 @@ class EvaluationFiles:
     """Evaluation collections, by paths or patterns.
 
     Args:
-        paths: folders in BEIR's layout, or ``.jsonl`` and ``.tsv`` files (see `evaluation_texts`); ``*``, ``?`` and
+        paths: folders in BEIR's layout, or JSONL, TSV, CSV and Parquet files (see `evaluation_texts`); ``*``, ``?`` and
             ``**`` stand for what they do in a shell.
     """
 

@@ -21,13 +21,14 @@ class MiningReport:
 
     tied_with_positive: candidates that score exactly as the positive; to the retriever they are the positive, so they are no
     negatives. filled_against_rules: of those filled at random, how many may break a margin (or tie), because the corpus is too
-    small or the retrieved end above the margin.
+    small or the retrieved end above the margin. known_negatives: chosen because they were known before.
     """
 
     queries: int = 0
     candidates: int = 0
     known_positives: int = 0
     tied_with_positive: int = 0
+    known_negatives: int = 0
     over_absolute_margin: int = 0
     over_relative_margin: int = 0
     answers_by_teacher: int = 0
@@ -72,6 +73,7 @@ def mine(
     *,
     seed: int,
     answers_QK: NDArray[np.bool_] | None = None,
+    known_negatives: Sequence[Sequence[int]] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], MiningReport]:
     """Choose each query's negatives.
 
@@ -84,6 +86,8 @@ def mine(
         rules: which are allowed.
         seed: the draw of a query depends on it and on the query's place alone.
         answers_QK: candidates that a cross-encoder takes for answers; they are no negatives.
+        known_negatives: for each query, rows of passages that are known not to answer it; the first ``count`` of them are
+            chosen whatever the rules say, and mining fills up.
 
     Returns:
         int64 ``[Q, count]`` passage rows, their scores (float32, NaN where one was not retrieved), and the report. A query with too few allowed candidates is filled with random
@@ -118,14 +122,19 @@ def mine(
             answers = answers_QK[row, window][there]
             report.answers_by_teacher += int((allowed & answers).sum())
             allowed &= ~answers
+        own = np.asarray(known_negatives[row][: rules.count] if known_negatives else [], dtype=np.int64)
+        report.known_negatives += len(own)
+        allowed &= ~np.isin(passage_text_P[candidates], passage_text_P[own])
+        wanted = rules.count - len(own)
         draw = generator(seed, "negatives", row)
         places = np.flatnonzero(allowed)
         _, first = np.unique(passage_text_P[candidates[places]], return_index=True)
         places = places[np.sort(first)]  # one copy of each text
-        if len(places) > rules.count:
-            places = np.sort(draw.choice(places, rules.count, replace=False))
-        found = candidates[places]
-        chosen_scores_QN[row, : len(places)] = scores[places]
+        if len(places) > wanted:
+            places = np.sort(draw.choice(places, wanted, replace=False))
+        found = np.concatenate([own, candidates[places]])
+        chosen_scores_QN[row, : len(own)] = [_score_of(passage, candidates_QK[row], scores_QK[row]) for passage in own]
+        chosen_scores_QN[row, len(own) : len(found)] = scores[places]
         missing = rules.count - len(found)
         if missing:
             report.filled_at_random += missing
@@ -143,6 +152,12 @@ def mine(
     if len(retrieved):
         report.score_quantiles = [float(q) for q in np.quantile(retrieved.astype(np.float64), [0.0, 0.25, 0.5, 0.75, 1.0])]
     return chosen_QN, chosen_scores_QN, report
+
+
+def _score_of(passage: int, candidates_K: NDArray[np.int64], scores_K: NDArray[np.float32]) -> float:
+    """NaN where it was not retrieved."""
+    places = np.flatnonzero(candidates_K == passage)
+    return float(scores_K[places[0]]) if len(places) else float("nan")
 
 
 def _limits(positive: np.float32, rules: NegativeRules) -> dict[str, np.float32]:

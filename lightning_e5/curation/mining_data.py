@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,9 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import RetrievalData
 from lightning_e5.rng import generator
 from lightning_e5.text import text_id
+
+#: Of a collection to mine in that a stage wrote, beside its corpus: ``passage_kind`` of its passages.
+COLLECTION_FACTS = "collection.json"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class MiningData:
         positive_texts: the positives as the rows word them.
         known: text ids of all known answers of each row's query, its own positive among them.
         corpus: texts; may hold copies of a text.
+        known_negatives: of each row the rows of the corpus that are known not to answer its query, one copy of each text;
+            none where it is empty.
     """
 
     queries: Sequence[str]
@@ -33,6 +38,7 @@ class MiningData:
     positive_texts: Sequence[str]
     known: Sequence[set[int]]
     corpus: Sequence[str]
+    known_negatives: Sequence[Sequence[int]] = ()
 
     @cached_property
     def corpus_text_P(self) -> NDArray[np.int64]:
@@ -72,7 +78,8 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) ->
     """Of a judged collection: a row per query and document judged above 0, among all its documents that have a text.
 
     A query's known answers are, by id and hence by text, its relevant documents and those of every query with the same
-    text; a document that reads as the query itself is none of its negatives either.
+    text; a document that reads as the query itself is none of its negatives either. Documents that are judged 0 are its known
+    negatives, in the judgements' order.
 
     Raises:
         UserError: no relevant document is in the corpus.
@@ -88,6 +95,10 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) ->
     if not pairs:
         raise UserError(f"{data.name}: no document that {data.split} judges relevant is in the corpus")
     pairs = [pairs[r] for r in sampled_rows(len(pairs), max_queries, seed)]
+    negatives = {
+        query: _known_negatives(data, [d for d, grade in data.qrels[query].items() if grade == 0 and d in place], known[text_id(data.queries[query])], place)
+        for query in dict.fromkeys(q for q, _ in pairs)
+    }
     return MiningData(
         queries=[data.queries[q] for q, _ in pairs],
         sources=[data.name] * len(pairs),
@@ -95,4 +106,11 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) ->
         positive_texts=[data.corpus[d] for _, d in pairs],
         known=[known[text_id(data.queries[q])] for q, _ in pairs],
         corpus=[data.corpus[d] for d in documents],
+        known_negatives=[negatives[q] for q, _ in pairs],
     )
+
+
+def _known_negatives(data: RetrievalData, documents: Sequence[str], answers: set[int], place: Mapping[str, int]) -> list[int]:
+    """The documents' rows, without those that read as an answer or as one before."""
+    of_text = {text_id(data.corpus[d]): place[d] for d in reversed(documents)}
+    return [row for text, row in reversed(of_text.items()) if text not in answers]

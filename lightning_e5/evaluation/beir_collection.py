@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +48,16 @@ class Collection:
         return {"query": queries, "passage": passages} if self.passage_kind == "passage" else {"query": [*queries, *passages]}
 
     def facts(self) -> dict[str, Any]:
-        """What a row says of the rules: ``rules`` with the set's name and what differs from any other collection."""
+        """What a row says of the rules, ``rules`` with the set's name and what differs from any other collection, and of
+        judgements that were not used, ``left_out`` (see `RetrievalData`)."""
+        left_out = {"left_out": dict(self.data.left_out)} if self.data.left_out else {}
         if self.rules is None:
-            return {}
+            return left_out
         rules: dict[str, Any] = {"beir": self.rules.name, "split": self.data.split}
         rules |= {"queries_are_documents": True} if self.rules.queries_are_documents else {}
         rules |= {"passage_kind": self.rules.passage_kind} if self.rules.passage_kind != "passage" else {}
         rules |= {"text_only": True} if self.rules.text_only else {}
-        return {"rules": rules | ({"mean_of": list(self.forums)} if self.forums else {})}
+        return left_out | {"rules": rules | ({"mean_of": list(self.forums)} if self.forums else {})}
 
     def evaluate(self, searcher: Any, **options: Any) -> RetrievalResult:
         """Search and judge; of forums the metrics are the means over them (see `mean_of_forums`).
@@ -140,7 +143,8 @@ def _together(name: str, split: str, forums: Mapping[str, RetrievalData]) -> Ret
         for query, grades in data.qrels.items()
     }
     same = frozenset(_joined(f, query) for f, data in forums.items() for query in data.same_text)
-    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()), same)
+    left_out = sum((Counter(data.left_out) for data in forums.values()), Counter[str]())
+    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()), dict(left_out), same)
 
 
 def _merged(data: RetrievalData, results: Mapping[str, RetrievalResult]) -> RetrievalResult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import stat
 import urllib.error
@@ -40,6 +41,9 @@ MAX_BYTES = 64 * 2**30
 MAX_FILES = 2000
 #: Text packs to a tenth; a member that unpacks to far more is made to fill the disk.
 MAX_RATIO = 200
+#: Bytes that a file's name may have.
+_LONGEST_NAME = 255
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BLOCK = 1 << 20
 _PART = ".part"
 
@@ -132,8 +136,8 @@ def unpack(archive: Path, target: Path, *, top: str) -> list[str]:
     Every name is checked before the first byte is written, and sizes again while they are written.
 
     Raises:
-        UserError: not a zip, damaged, a member with an absolute name, ``..``, a link or a name twice, or more bytes or
-            files than `MAX_BYTES`, `MAX_FILES` and `MAX_RATIO` allow.
+        UserError: not a zip, damaged, a member with an absolute name, ``..``, a link, a name twice, one that is a file and a
+            folder at once or that no file can have, or more bytes or files than `MAX_BYTES`, `MAX_FILES` and `MAX_RATIO` allow.
     """
     try:
         with zipfile.ZipFile(archive) as stored:
@@ -144,7 +148,7 @@ def unpack(archive: Path, target: Path, *, top: str) -> list[str]:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with naming_the_file(path), stored.open(info) as source, path.open("xb") as out:
                         _copy(source, out, info, archive, bar)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, UnicodeError, zlib.error) as error:
         raise UserError(f"{archive}: not a readable zip archive ({error})") from None
     return sorted(str(name) for _, name in members)
 
@@ -209,11 +213,16 @@ def _checked_members(archive: Path, infos: list[zipfile.ZipInfo], top: str) -> l
         if info.is_dir():
             continue
         below = name.relative_to(top)
+        if any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME or _SURROGATE.search(part) for part in below.parts):
+            raise UserError(f"{archive}: the member {info.filename[:60]!r} has a name that no file can have")
         if below in members or str(below) in ("", ".", MANIFEST):
             raise UserError(f"{where} is there twice or has a name that is not allowed")
         if info.file_size > _BLOCK and info.file_size > MAX_RATIO * max(1, info.compress_size):
             raise UserError(f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, which is no text")
         members[below] = info
+    folder = next((parent for below in members for parent in below.parents if parent in members), None)
+    if folder is not None:
+        raise UserError(f"{archive}: the member {str(folder)!r} is a file and a folder at once")
     total = sum(info.file_size for info in members.values())
     if total > MAX_BYTES or len(members) > MAX_FILES:
         raise UserError(f"{archive}: {len(members):,} files of {total:,} bytes; at most {MAX_FILES:,} of {MAX_BYTES:,} are unpacked")

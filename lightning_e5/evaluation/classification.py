@@ -99,7 +99,7 @@ class ClassificationTask:
         low, high = _interval(correct_RN, seed)
         facts = {
             "samples_per_label": self.samples_per_label, "resamplings": self.resamplings, "normalized": self.normalize,
-            "labels": len(set(self.train.labels)), "not_converged": stopped,
+            "labels": len(set(self.train.labels)), "not_converged": stopped, **self.test.facts,
         }  # fmt: skip
         columns = {"label": [str(label) for label in self.test.labels], "correct": correct_RN.mean(0)}
         return TaskResult(

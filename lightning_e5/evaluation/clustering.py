@@ -39,9 +39,9 @@ class ClusteringTask:
             raise UserError(f"{self.name}: runs must be >= 1, not {self.runs}")
 
     @classmethod
-    def load(cls, path: Path | str, name: str | None = None) -> ClusteringTask:
-        """Read a JSONL(.gz) file of ``text`` and ``label``; UserError as `load_labelled`."""
-        return cls(load_labelled(path, name))
+    def load(cls, path: Path | str, name: str | None = None, split: str = "test") -> ClusteringTask:
+        """Read a file of ``text`` and ``label``; arguments and UserError as `load_labelled`."""
+        return cls(load_labelled(path, name, split))
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class ClusteringTask:
         found_RN = np.stack([self._cluster(embedded_ND, len(names), run) for run in range(self.runs)])
         values = [float(v_measure_score(labels_N, found_N)) for found_N in found_RN]
         low, high = quantiles(_resampled(labels_N, found_RN, len(names), seed))
-        facts = {"labels": len(names), "runs": self.runs, "lowest": min(values), "highest": max(values)}
+        facts = {"labels": len(names), "runs": self.runs, "lowest": min(values), "highest": max(values), **self.data.facts}
         columns = {"label": [str(label) for label in self.data.labels], "cluster": found_RN[0]}
         return TaskResult(
             "clustering", "v_measure", float(np.mean(values)), low, high, len(labels_N), {}, facts, columns,

@@ -41,12 +41,12 @@ def feed(task: Any, path: Path) -> None:
     if kind == "Retrieval":
         data, nested = {split: _retrieval(path, split, title=not is_quora(task.metadata))}, True
     elif kind == "Reranking":
-        data, nested = {split: _reranking(path)}, True
+        data, nested = {split: _reranking(path, split)}, True
     elif kind == "STS" and isinstance(task.column_names[0], str):
-        pairs = load_sts(path)
+        pairs = load_sts(path, split=split)
         data = {split: Dataset.from_dict({task.column_names[0]: pairs.first, task.column_names[1]: pairs.second, "score": pairs.scores})}
     elif kind == "PairClassification":
-        two = PairClassificationTask.load(path)
+        two = PairClassificationTask.load(path, split=split)
         columns = (task.input1_column_name, task.input2_column_name, task.label_column_name)
         data = {split: Dataset.from_dict(dict(zip(columns, (two.first, two.second, two.labels), strict=True)))}
     elif kind == "Classification":
@@ -54,7 +54,7 @@ def feed(task: Any, path: Path) -> None:
         order = {label: number for number, label in enumerate(np.unique(parts[task.train_split].array()).tolist())}
         data = {part: Dataset.from_dict(_labelled(task, texts, order)) for part, texts in parts.items()}
     elif kind == "Clustering" and task.input_column_name == "sentences":
-        texts = load_labelled(path)
+        texts = load_labelled(path, split=split)
         row = {task.input_column_name: [texts.texts], task.label_column_name: [[str(label) for label in texts.labels]]}
         data = {split: Dataset.from_dict(row)}
     else:
@@ -75,13 +75,13 @@ def _retrieval(path: Path, split: str, *, title: bool) -> dict[str, Any]:
     return {"corpus": Dataset.from_dict(corpus), "queries": Dataset.from_dict(queries), "relevant_docs": data.qrels, "top_ranked": None}
 
 
-def _reranking(path: Path) -> dict[str, Any]:
+def _reranking(path: Path, split: str) -> dict[str, Any]:
     from datasets import Dataset
 
     corpus: dict[str, str] = {}
     queries: dict[str, str] = {}
     judged: dict[str, dict[str, int]] = {}
-    for number, one in enumerate(RerankingTask.load(path).lists):
+    for number, one in enumerate(RerankingTask.load(path, split=split).lists):
         query = f"q{number}"
         queries[query] = one.query
         found = {f"a-{query}-{i:05d}": (text, 1) for i, text in enumerate(one.positive)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +14,16 @@ from sklearn.metrics import average_precision_score
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.sts import pair_rows
 from lightning_e5.evaluation.task import TaskResult, bootstrap, finite_embeddings
+from lightning_e5.rows import SplitRows, number_of
 from lightning_e5.types import Embedder
 
 COLUMNS = ("label", "sentence1", "sentence2")
+_TRUTH = {"false": 0.0, "true": 1.0}
 
 
 @dataclass(frozen=True)
 class PairClassificationTask:
-    """Pairs of texts with labels 0 and 1.
+    """Pairs of texts with labels 0 and 1; ``facts``: what a result's row says of the file.
 
     Source: paper section 4.2 (MTEB's pair classification: average precision of cosines).
     """
@@ -28,26 +32,32 @@ class PairClassificationTask:
     first: list[str]
     second: list[str]
     labels: NDArray[np.int64]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path | str, name: str | None = None) -> PairClassificationTask:
-        """Read a TSV with the header ``label sentence1 sentence2`` (no quoting), JSONL rows with these keys, or Parquet.
+    def load(cls, path: Path | str, name: str | None = None, split: str = "test") -> PairClassificationTask:
+        """Read ``label`` (0 or 1, false or true), ``sentence1`` and ``sentence2`` from a TSV, CSV, JSONL or Parquet file.
+
+        Args:
+            path, name, split: as `load_sts`.
 
         Raises:
             UserError: with file and line for anything missing or malformed, or for a label other than 0 and 1; with the
                 file where one of the two labels is missing.
         """
         path = Path(path)
+        rows = SplitRows(path, split, columns=COLUMNS)
         first, second, labels = [], [], []
-        for where, label, one, other in pair_rows(path, COLUMNS):
-            if label not in (0, 1):
-                raise UserError(f"{where}: the label {label:g} is not 0 or 1")
+        for where, label, one, other in pair_rows(rows, COLUMNS):
+            number = _TRUTH.get(str(label).strip().lower(), number_of(label))
+            if number not in (0, 1):
+                raise UserError(f"{where}: the label {str(label)[:40]!r} is not 0 or 1 (nor false or true)")
             first.append(one)
             second.append(other)
-            labels.append(int(label))
+            labels.append(int(number))
         if len(set(labels)) < 2:
             raise UserError(f"{path}: needs pairs of both labels, 0 and 1")
-        return cls(name or path.name.split(".")[0], first, second, np.array(labels))
+        return cls(name or path.name.split(".")[0], first, second, np.array(labels), rows.facts())
 
     def texts(self) -> list[str]:
         """The first texts, then the second ones."""
@@ -71,7 +81,7 @@ class PairClassificationTask:
         accuracy, threshold = best_threshold(cosines_N, self.labels)
         others = {"accuracy": accuracy, "threshold": threshold}
         columns = {"label": self.labels, "cosine": cosines_N}
-        return TaskResult("pair classification", "ap", value, low, high, len(cosines_N), others, {}, columns, measure=precision)
+        return TaskResult("pair classification", "ap", value, low, high, len(cosines_N), others, self.facts, columns, measure=precision)
 
 
 def best_threshold(cosines_N: NDArray[np.float32], labels_N: NDArray[np.int64]) -> tuple[float, float]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.beir_data import json_object, text_lines
 from lightning_e5.evaluation.significance import bootstrap_interval
 from lightning_e5.evaluation.task import SAMPLES, TaskResult, finite_embeddings
+from lightning_e5.rows import SplitRows, check_format
 from lightning_e5.types import Embedder
 
 
@@ -27,27 +28,31 @@ class CandidateList:
 
 @dataclass(frozen=True)
 class RerankingTask:
-    """Candidate lists to be ordered; E5 gives queries and candidates alike the prefix of queries.
+    """Candidate lists to be ordered (``facts``: what a result's row says of the file); E5 gives queries and candidates alike the prefix of queries.
 
     Source: paper section 4.2 (MTEB's re-ranking: mean average precision).
     """
 
     name: str
     lists: list[CandidateList]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path | str, name: str | None = None) -> RerankingTask:
-        """Read JSONL(.gz) rows ``{"query", "positive": [...], "negative": [...]}``.
+    def load(cls, path: Path | str, name: str | None = None, split: str = "test") -> RerankingTask:
+        """Read rows ``{"query", "positive": [...], "negative": [...]}`` from a JSONL(.gz) or Parquet file.
+
+        Args:
+            path, name, split: as `lightning_e5.evaluation.sts.load_sts`.
 
         Raises:
             UserError: with file and line for a row without a query, without candidates of both kinds, with an empty
                 candidate, or with one named twice.
         """
         path = Path(path)
+        check_format(path, "jsonl", "parquet")
         lists = []
-        for number, line in text_lines(path):
-            where = f"{path}:{number}"
-            row = json_object(line, where)
+        rows = SplitRows(path, split, columns=("query", "positive", "negative"))
+        for where, row in rows:
             if not isinstance(row.get("query"), str) or not row["query"].strip():
                 raise UserError(f"{where}: the key 'query' is not a text")
             for key in ("positive", "negative"):
@@ -61,7 +66,7 @@ class RerankingTask:
             lists.append(CandidateList(row["query"], tuple(row["positive"]), tuple(row["negative"])))
         if not lists:
             raise UserError(f"{path}: has 0 candidate lists")
-        return cls(name or path.name.split(".")[0], lists)
+        return cls(name or path.name.split(".")[0], lists, rows.facts())
 
     def texts(self) -> list[str]:
         """Of each list the query, its positives and its negatives."""
@@ -86,7 +91,7 @@ class RerankingTask:
             tied += bool(np.isin(cosines_C[: len(one.positive)], cosines_C[len(one.positive) :]).any())
         low, high = bootstrap_interval(precision, SAMPLES, seed=seed)
         others = {"mrr": float(np.mean(reciprocal))}
-        facts = {"tied": tied / len(self.lists)}
+        facts = {"tied": tied / len(self.lists), **self.facts}
         columns = {"ap": precision, "reciprocal_rank": reciprocal}
         precision_N = np.array(precision)
         return TaskResult(

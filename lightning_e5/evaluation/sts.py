@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.beir_data import json_object, text_lines
 from lightning_e5.evaluation.task import TaskResult
+from lightning_e5.rows import SplitRows, number_of
 from lightning_e5.types import Embedder, Kind, Metrics
 
 _COLUMNS = ("score", "sentence1", "sentence2")
@@ -24,13 +23,15 @@ _COLUMNS = ("score", "sentence1", "sentence2")
 class STSData:
     """Pairs of sentences and how similar people found them.
 
-    ``scores`` float64 ``[N]``, higher is more similar (STS-B: 0 to 5); ``first`` and ``second``: the sentences.
+    ``scores`` float64 ``[N]``, higher is more similar (STS-B: 0 to 5); ``first`` and ``second``: the sentences; ``facts``:
+    what a result's row says of the file (`SplitRows.facts`).
     """
 
     name: str
     first: list[str]
     second: list[str]
     scores: NDArray[np.float64]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +44,33 @@ class STSResult:
     tied: float
 
 
-def load_sts(path: Path | str, name: str | None = None) -> STSData:
-    """Read a TSV with the header ``score sentence1 sentence2`` (no quoting), JSONL rows with these keys, or Parquet.
+def load_sts(path: Path | str, name: str | None = None, split: str = "test") -> STSData:
+    """Read ``score``, ``sentence1`` and ``sentence2`` from a TSV (a header, no quoting), CSV, JSONL or Parquet file.
+
+    Args:
+        path: the file; other columns are left alone, but for ``split``.
+        name: of the set; the file's by default.
+        split: of a file with a column ``split`` (as stsbenchmark.tsv has), the rows that are read.
 
     Raises:
         UserError: with file and line, for anything missing or malformed.
     """
     path = Path(path)
-    rows = [row[1:] for row in pair_rows(path, _COLUMNS)]
+    of_split = SplitRows(path, split, columns=_COLUMNS)
+    rows = [(_score(score, where), one, other) for where, score, one, other in pair_rows(of_split, _COLUMNS)]
     if len(rows) < 3:
         raise UserError(f"{path}: has {len(rows)} pairs; a correlation needs at least 3")
     scores = np.array([score for score, _, _ in rows])
     if (scores == scores[0]).all():
         raise UserError(f"{path}: all pairs have the score {scores[0]:g}, so there is nothing to correlate with")
-    return STSData(name or path.stem, [a for _, a, _ in rows], [b for _, _, b in rows], scores)
+    return STSData(name or path.stem, [a for _, a, _ in rows], [b for _, _, b in rows], scores, of_split.facts())
+
+
+def _score(value: Any, where: str) -> float:
+    score = number_of(value)
+    if score is None:
+        raise UserError(f"{where}: the score {str(value)[:40]!r} is not a finite number")
+    return score
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class STSTask:
         columns = {"score": self.data.scores, "cosine": result.cosines}
         return TaskResult(
             "sts", "spearman", value, low, high, len(self.data.scores), {"pearson": result.metrics["pearson"]},
-            {"tied": result.tied}, columns, "pairs.parquet",
+            {"tied": result.tied, **self.data.facts}, columns, "pairs.parquet",
             lambda rows: correlation(result.cosines[rows], self.data.scores[rows]) if len(rows) > 2 else float("nan"),
         )  # fmt: skip
 
@@ -130,54 +144,22 @@ def correlation(cosines_N: NDArray[Any], scores_N: NDArray[np.float64]) -> float
     return float(stats.spearmanr(cosines_N, scores_N).statistic)
 
 
-def pair_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, float, str, str]]:
-    """(place, number, text, text) of each row of a file of pairs: TSV with a header and no quoting, JSONL, or Parquet.
+def pair_rows(rows: SplitRows, columns: Sequence[str]) -> Iterator[tuple[str, Any, str, str]]:
+    """(place, value, text, text) of each row of a file of pairs.
 
     Args:
-        path: ``.parquet``, ``.jsonl``, ``.json``, anything else is TSV; the last two may be gzipped.
-        columns: the names of the number and of the two texts.
+        rows: of the file and split.
+        columns: the names of the value (a score, a label; not looked at here) and of the two texts.
 
     Raises:
-        UserError: with file and line, for anything missing or malformed.
+        UserError: with file and line, for a column or a text that is missing.
     """
-    if path.suffix == ".parquet":
-        from lightning_e5.storage import read_parquet
-
-        table = read_parquet(path, {columns[0]: "double", columns[1]: "string", columns[2]: "string"})
-        for number, row in enumerate(table.to_pylist()):
-            where = f"{path}: row {number}"
-            yield where, *_checked(row, where, columns)
-        return
-    lines = text_lines(path)
-    if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
-        for number, line in lines:
-            where = f"{path}:{number}"
-            yield where, *_checked(json_object(line, where), where, columns)
-        return
-    _, header = next(lines, (0, ""))
-    names = header.split("\t")
-    if not set(columns) <= set(names):
-        raise UserError(f"{path}:1: lacks the header {' '.join(columns)} (separated by tabs)")
-    for number, line in lines:
-        where = f"{path}:{number}"
-        cells = line.split("\t")
-        if len(cells) != len(names):
-            raise UserError(f"{where}: has {len(cells)} columns separated by tabs, not {len(names)}")
-        yield where, *_checked(dict(zip(names, cells, strict=True)), where, columns)
-
-
-def _checked(row: Mapping[str, Any], where: str, columns: Sequence[str]) -> tuple[float, str, str]:
-    for key in columns:
-        if key not in row:
-            raise UserError(f"{where}: lacks the key {key!r}")
-    number, first, second = (row[key] for key in columns)
-    for key, text in zip(columns[1:], (first, second), strict=True):
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{where}: the key {key!r} is not a text")
-    try:
-        value = float(number)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: the {columns[0]} {number!r} is not a number") from None
-    if not math.isfinite(value):
-        raise UserError(f"{where}: the {columns[0]} {number!r} is not finite")
-    return value, first, second
+    for where, row in rows:
+        for key in columns:
+            if key not in row:
+                raise UserError(f"{where}: lacks the key {key!r} (has: {', '.join(map(str, row))[:200]})")
+        value, first, second = (row[key] for key in columns)
+        for key, text in zip(columns[1:], (first, second), strict=True):
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"{where}: the key {key!r} is not a text")
+        yield where, value, first, second

@@ -58,7 +58,7 @@ class ZeroShotTask:
 
     def __post_init__(self) -> None:
         named = [str(label) for label in self.data.labels]
-        texts = LabelledTexts(self.data.name, self.data.texts, named, self.data.lines, self.data.path)
+        texts = LabelledTexts(self.data.name, self.data.texts, named, self.data.places, self.data.path)
         check_labels_known(texts, {str(label) for label in self.prompts.labels}, "zero_shot.labels")
 
     @property
@@ -90,5 +90,5 @@ class ZeroShotTask:
         columns = {"label": truth_N, "predicted": predicted_N}
         return TaskResult(
             "zero-shot", "zero_shot_accuracy", float(correct_N.mean()), low, high, count, others,
-            {"labels": len(names), "tied": float(tied_N.mean())}, columns, "zero_shot.parquet", lambda rows: float(correct_N[rows].mean()),
+            {"labels": len(names), "tied": float(tied_N.mean()), **self.data.facts}, columns, "zero_shot.parquet", lambda rows: float(correct_N[rows].mean()),
         )  # fmt: skip

@@ -33,6 +33,7 @@ from lightning_e5.stages.contamination import Contamination, JudgedQueries, chec
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
 from lightning_e5.storage import write_json, write_parquet
+from lightning_e5.tracking import warn
 from lightning_e5.types import Embedder
 
 #: The metric that intervals and differences are given for.
@@ -91,7 +92,7 @@ def evaluate(
         reference: the model that all others are compared with, pairwise over queries.
         previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
             them, too.
-        split: of the judgements, and of the classification sets.
+        split: of the judgements, of the classification sets, and of every other file that has a column ``split``.
         rules: collection -> the set of BEIR whose rules it is judged by, or ``none``, instead of by its name.
         k: passages retrieved per query.
         metrics: of retrieval; ``ndcg@10`` is always one.
@@ -141,12 +142,12 @@ def evaluate(
     probe = {"normalize": normalize_features}
     samples = samples_per_label or {}
     tasks: list[Task] = [
-        *(STSTask(load_sts(p, n)) for n, p in (sts or {}).items()),
+        *(STSTask(load_sts(p, n, split)) for n, p in (sts or {}).items()),
         *(ClassificationTask.load(p, split, n, samples_per_label=samples.get(n, SAMPLES_PER_LABEL), **probe) for n, p in folders.items()),
         *(ZeroShotTask(load_split(folders[n], split, n), wording) for n, wording in (zero_shot or {}).items()),
-        *(PairClassificationTask.load(p, n) for n, p in (pair_classification or {}).items()),
-        *(RerankingTask.load(p, n) for n, p in (reranking or {}).items()),
-        *(ClusteringTask.load(p, n) for n, p in (clustering or {}).items()),
+        *(PairClassificationTask.load(p, n, split) for n, p in (pair_classification or {}).items()),
+        *(RerankingTask.load(p, n, split) for n, p in (reranking or {}).items()),
+        *(ClusteringTask.load(p, n, split) for n, p in (clustering or {}).items()),
     ]
     found: dict[str, float] = {}
     table: list[dict[str, Any]] = []
@@ -154,6 +155,8 @@ def evaluate(
     measured = [MAIN_METRIC, *(m for m in metrics if m != MAIN_METRIC)]
     for collection, folder in (collections or {}).items():
         judged_by = load_collection(folder, collection, split=split, rules=rules_of(collection, rules))
+        if without := judged_by.data.left_out.get("queries_without_text"):
+            warn(f"{collection}: {without:,} judged queries are left out, since the queries file has no text of them")
         results: dict[str, RetrievalResult] = {}
         sample = CosineSample(judged_by, seed) if cosines else None
         encoders_here = sum(isinstance(judged.model, TextEncoder) for judged in models.values())

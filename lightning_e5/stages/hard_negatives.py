@@ -15,7 +15,7 @@ from lightning_e5.curation.blocks import KeptBlocks
 from lightning_e5.curation.candidates import Candidates, answers_of_the_teacher, dense_candidates, lexical_candidates
 from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.hard_negatives import NegativeRules, mine
-from lightning_e5.curation.mining_data import MiningData, of_collection, of_pairs
+from lightning_e5.curation.mining_data import COLLECTION_FACTS, MiningData, of_collection, of_pairs
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.beir_data import load_beir
@@ -24,7 +24,7 @@ from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
 from lightning_e5.ranges import Count, Length, Range, WorkersOrZero
-from lightning_e5.storage import read_parquet, write_json, write_parquet
+from lightning_e5.storage import read_json, read_parquet, write_json, write_parquet
 from lightning_e5.types import Kind
 
 
@@ -37,7 +37,7 @@ def hard_negatives(
     collection: Path | None = None,
     split: str = "train",
     source: str | None = None,
-    passage_kind: Kind = "passage",
+    passage_kind: Kind | None = None,
     encoder: Path | None = None,
     retriever: BM25 | None = None,
     count: Count = 7,
@@ -64,10 +64,12 @@ def hard_negatives(
     Args:
         pairs: folder of pairs (see `PairStore`); give this or ``collection``.
         keep: the filter's ``ranks.parquet``; with ``pairs``.
-        collection: folder in BEIR's layout; every document judged above 0 in ``split`` is a positive.
+        collection: folder in BEIR's layout; every document judged above 0 in ``split`` is a positive, and those judged 0 are
+            the query's first negatives.
         split: of the collection.
         source: the collection's name; the folder's by default.
-        passage_kind: of a collection's passages; ``query`` for sets of like texts.
+        passage_kind: of a collection's passages; ``query`` for sets of like texts. By default what ``ranked_data`` wrote beside
+            the collection, else ``passage``.
         encoder: the retriever; give this or ``retriever``.
         retriever: BM25.
         count, first_rank, last_rank, absolute_margin, relative_margin: see `NegativeRules`.
@@ -90,6 +92,7 @@ def hard_negatives(
     if denoise is None and (denoise_margin != 0.0 or max_score is not None):
         raise UserError("negatives: denoise_margin and max_score need denoise, the folder of a cross-encoder")
     data = _data(pairs, keep, collection, split, source, max_queries, seed)
+    passage_kind = _passage_kind(collection, passage_kind)
     blocks = KeptBlocks(out / "parts")
     if encoder is not None:
         if engine is not None:
@@ -129,13 +132,21 @@ def _data(
     return of_pairs(queries, passages, sources, max_queries=max_queries, seed=seed)
 
 
+def _passage_kind(collection: Path | None, given: Kind | None) -> Kind:
+    facts = read_json(collection / COLLECTION_FACTS) if collection is not None and (collection / COLLECTION_FACTS).is_file() else {}
+    stored: Kind = facts.get("passage_kind", given or "passage")
+    if given not in (None, stored):
+        raise UserError(f"negatives: passage_kind is {given!r}, but the passages of {collection} are of kind {stored!r}")
+    return stored
+
+
 def _write(
     out: Path, data: MiningData, candidates: Candidates, rules: NegativeRules, answers_QK: NDArray[np.bool_] | None,
     passage_kind: Kind, blocks: KeptBlocks, seed: int,
 ) -> dict[str, float]:  # fmt: skip
     import pyarrow as pa
 
-    negatives, scores_QN, report = mine(*candidates, data.known, data.corpus_text_P, rules, seed=seed, answers_QK=answers_QK)
+    negatives, scores_QN, report = mine(*candidates, data.known, data.corpus_text_P, rules, seed=seed, answers_QK=answers_QK, known_negatives=data.known_negatives)
     columns = {
         "query": list(data.queries),
         "positive": list(data.positive_texts),

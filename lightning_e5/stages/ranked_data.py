@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from lightning_e5.configurable import configurable
+from lightning_e5.curation.mining_data import COLLECTION_FACTS
 from lightning_e5.curation.ranked import Positives, RankedGroup, ranked_groups
 from lightning_e5.errors import UserError
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Share
 from lightning_e5.storage import atomic_path, write_json
 from lightning_e5.text import text_id
-from lightning_e5.types import RankedSource, ReadReport
+from lightning_e5.tracking import warn
+from lightning_e5.types import Kind, RankedSource, ReadReport
 
 #: Rows of a row group, so the most that wait in memory; a row may hold hundreds of passages.
 _ROWS_AT_ONCE = 2048
@@ -35,7 +38,8 @@ def ranked_data(
 
     ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list), ``source``, ``passage_kind`` and ``teacher_scores``
     (the positive's logit, then one per negative; null without a teacher). ``collection/`` has BEIR's layout with the split
-    ``train``: `lightning_e5.stages.hard_negatives` mines in it.
+    ``train``: `lightning_e5.stages.hard_negatives` mines in it. It holds the queries with too few negatives, their positives
+    (judged 1), the negatives they have (judged 0, which mining keeps and fills up), and all other passages of the source.
 
     Args:
         source: reads the files.
@@ -51,7 +55,7 @@ def ranked_data(
 
     Source: paper section 4.2.
     """
-    report, counts = ReadReport(), Counter[str]()
+    report, counts, examples = ReadReport(), Counter[str](), 0
     counts.update(ranked=0, with_teacher=0, to_mine=0)
     with ExitStack() as stack:
         table = _RankedFile(stack, out / "ranked.parquet")
@@ -59,26 +63,32 @@ def ranked_data(
         bar = stack.enter_context(progress(None, f"read {source.name}", "query"))
         for example in source.read(report):
             bar(1)
+            examples += 1
             if example.teacher_scores is not None and len(example.teacher_scores) != len(example.positives) + len(example.negatives):
                 raise ValueError(f"{source.name}: {len(example.teacher_scores)} teacher scores for a query's passages")
             for group in ranked_groups(example, positives, counts):
                 if len(group.negatives) < negatives:
-                    collection.add(example.query, example.positives)
+                    collection.add(group, example.positives)
                     counts["to_mine"] += 1
+                    counts["known_negatives_to_mine"] += len(group.negatives)
                     break
                 counts["with_teacher"] += group.teacher_scores is not None
                 counts["ranked"] += 1
                 table.add(group)
         bad = sum(n for reason, n in report.counts.items() if reason.startswith("bad: "))
         records = max(1, report.counts["records"])
-        write_json(out / "report.json", {"counts": dict(report.counts), "bad": [list(b) for b in report.bad]})
+        warnings = report.warnings(source.name, examples, "query")
+        write_json(out / "report.json", {**report.as_json(), "warnings": warnings})
         if bad > max_bad_share * records:
             place, reason = report.bad[0]
             raise UserError(f"{source.name}: {bad} of {records} records are bad, more than max_bad_share = {max_bad_share}; the first is {place}: {reason}")
         if not counts["ranked"] and not counts["to_mine"]:
-            raise UserError(f"{source.name}: gives no query with a positive passage")
-        counts["collection_passages"] = collection.finish(getattr(source, "corpus", lambda: iter(()))())
+            raise UserError("; ".join([f"{source.name}: gives no query with a positive passage", *warnings]))
         table.finish()
+        corpus = getattr(source, "corpus", lambda: iter(()))()
+        counts["collection_passages"] = collection.finish(itertools.chain(corpus, table.passages()) if counts["to_mine"] else corpus)
+    for sentence in warnings:
+        warn(sentence)
     return {k: float(v) for k, v in counts.items()} | {f"source_{_name(k)}": float(v) for k, v in report.counts.items()}
 
 
@@ -93,6 +103,7 @@ class _RankedFile:
         self.stack, self.path = stack, path
         self.rows: list[RankedGroup] = []
         self.writer: Any = None
+        self.temporary: Path | None = None
 
     def add(self, group: RankedGroup) -> None:
         self.rows.append(group)
@@ -105,6 +116,16 @@ class _RankedFile:
         if self.writer is not None:
             self.writer.close()
 
+    def passages(self) -> Iterator[str]:
+        """The positives and negatives of all rows, once it is finished."""
+        import pyarrow.parquet as pq
+
+        if self.temporary is not None:
+            with pq.ParquetFile(self.temporary) as file:
+                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["positive", "negatives"]):
+                    for row in batch.to_pylist():
+                        yield from (row["positive"], *row["negatives"])
+
     def _write(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -114,8 +135,8 @@ class _RankedFile:
             "passage_kind": pa.string(), "teacher_scores": pa.list_(pa.float32()),
         }  # fmt: skip
         if self.writer is None:
-            temporary = self.stack.enter_context(atomic_path(self.path))
-            self.writer = pq.ParquetWriter(temporary, pa.schema(list(types.items())), compression="zstd", write_statistics=False)
+            self.temporary = self.stack.enter_context(atomic_path(self.path))
+            self.writer = pq.ParquetWriter(self.temporary, pa.schema(list(types.items())), compression="zstd", write_statistics=False)
         self.writer.write_table(pa.table({n: pa.array([getattr(r, n) for r in self.rows], t) for n, t in types.items()}))
         self.rows.clear()
 
@@ -127,10 +148,15 @@ class _Collection:
         self.stack, self.folder = stack, folder
         self.passages: dict[int, int] = {}
         self.queries: dict[int, int] = {}
-        self.judged: set[tuple[int, int]] = set()
+        self.judged: dict[tuple[int, int], int] = {}
+        self.kind: Kind | None = None
         self.files: dict[str, IO[str]] = {}
 
-    def add(self, query: str, positives: tuple[str, ...]) -> None:
+    def add(self, group: RankedGroup, positives: tuple[str, ...]) -> None:
+        query = group.query
+        if self.kind not in (None, group.passage_kind):
+            raise UserError(f"{group.source}: has queries to mine for with passages of both kinds, which one collection cannot hold")
+        self.kind = group.passage_kind
         if not self.files:
             for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv"):
                 temporary = self.stack.enter_context(atomic_path(self.folder / name))
@@ -140,19 +166,21 @@ class _Collection:
         if identity not in self.queries:
             self.queries[identity] = len(self.queries)
             self._line("queries.jsonl", {"_id": f"q{self.queries[identity]}", "text": query})
-        for positive in positives:
-            judgement = (self.queries[identity], self._passage(positive))
-            if judgement not in self.judged:
-                self.judged.add(judgement)
-                self.files["qrels/train.tsv"].write(f"q{judgement[0]}\td{judgement[1]}\t1\n")
+        for passages, grade in ((positives, 1), (group.negatives, 0)):
+            for passage in passages:
+                judgement = (self.queries[identity], self._passage(passage))
+                self.judged[judgement] = max(grade, self.judged.get(judgement, 0))  # another example's answer is an answer
 
     def finish(self, corpus: Iterator[str]) -> int:
         """Add the source's other passages; returns how many there are."""
         if self.files:
+            for (query, document), grade in self.judged.items():
+                self.files["qrels/train.tsv"].write(f"q{query}\td{document}\t{grade}\n")
             with progress(None, "corpus", "passage") as bar:
                 for passage in corpus:
                     self._passage(passage)
                     bar(1)
+            write_json(self.folder / COLLECTION_FACTS, {"passage_kind": self.kind})
         return len(self.passages)
 
     def _passage(self, text: str) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_modules.ccpairs.sources.files import DamagedFile, blocks, expand, file_fingerprint
+from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line
 from lightning_e5.configurable import configurable
+from lightning_e5.streams import DamagedFile, blocks
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: An element may be this long in the file; a file with a longer one is read no further.
@@ -50,7 +51,7 @@ class AclAnthology:
                 report.reject(place, "uses an entity of its own")
                 continue
             query, passage = (_text(paper.find(tag)) for tag in ("title", "abstract"))
-            yield from candidate(report, query, passage, source=self.name, id=f"{volume}-{paper.get('id', '')}")
+            yield from candidate(report, query, passage, source=self.name, place=place, id=f"{volume}-{paper.get('id', '')}")
 
 
 def _text(element: Any) -> str:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_modules.ccpairs.sources.files import file_fingerprint, json_rows
+from data_modules.ccpairs.sources.files import file_fingerprint
 from lightning_e5.errors import UserError
+from lightning_e5.lines import json_rows
 from lightning_e5.progress import progress
 from lightning_e5.storage import MANIFEST, empty_directory, read_manifest, sha256_text, to_json, write_manifest
 from lightning_e5.types import ReadReport
@@ -85,11 +86,7 @@ class Buckets:
 
     def report(self, file: BucketedFile) -> ReadReport:
         """What dividing the file counted, the same whoever did it."""
-        manifest = read_manifest(self.directory(file), KIND)
-        report = ReadReport()
-        report.counts.update(manifest["counts"])
-        report.bad.extend((place, reason) for place, reason in manifest["bad"])
-        return report
+        return ReadReport.of_json(read_manifest(self.directory(file), KIND))
 
     def rows(self, file: BucketedFile, bucket: int) -> Iterator[dict[str, Any]]:
         """The rows of one bucket in the file's order.
@@ -144,7 +141,7 @@ def _divide(file: BucketedFile, directory: Path) -> None:
             flush()
             held = 0
     flush()
-    write_manifest(directory, kind=KIND, files=sorted(names), counts=dict(report.counts), bad=report.bad)
+    write_manifest(directory, kind=KIND, files=sorted(names), **report.as_json())
 
 
 @contextmanager

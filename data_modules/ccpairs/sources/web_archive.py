@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from data_modules.ccpairs.sources.files import DamagedFile, blocks
 from lightning_e5.errors import UserError
+from lightning_e5.streams import DamagedFile, blocks
 from lightning_e5.types import ReadReport
 
 #: Longest header line and longest header (many lines) of a record, in bytes.
@@ -66,11 +66,11 @@ def pages(path: str, report: ReadReport, kind: str, max_bytes: int) -> Iterator[
             place = f"{path}:{number}"
             reason = _why_not(record, kind)
             if reason:
-                report.counts[f"skipped: {reason}"] += 1
+                report.skip(place, reason)
                 continue
             content = _content(record, max_bytes)
             if len(content) > max_bytes:
-                report.counts["skipped: page too long"] += 1
+                report.skip(place, "page too long")
             elif getattr(record.raw_stream, "limit", 0) > 0:
                 report.reject(place, "archive breaks off")
                 return

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.fitted import retrieve_known
-from lightning_e5.evaluation.beir_data import text_lines
+from lightning_e5.lines import text_lines
 from lightning_e5.retrieval.search import check_search
+from lightning_e5.rows import number_of
 from lightning_e5.types import Kind, Run
 
 _WORD = re.compile(r"\w+")
@@ -123,7 +124,7 @@ def read_vectors(path: Path, wanted: set[str]) -> dict[str, np.ndarray]:
     lines = 0
     for number, line in text_lines(path):
         fields = line.rstrip(" ").split(" ")
-        if number == 1 and len(fields) == 2 and all(field.isdecimal() for field in fields):
+        if number == 1 and len(fields) == 2 and all(field.isdecimal() and len(field) < 19 for field in fields):
             promised, width = int(fields[0]), int(fields[1])
             continue
         lines += 1
@@ -145,12 +146,9 @@ def read_vectors(path: Path, wanted: set[str]) -> dict[str, np.ndarray]:
 def _numbers(fields: Sequence[str], place: str) -> np.ndarray:
     for field in fields:
         if not _is_number(field):
-            raise UserError(f"{place}: {field!r} is not a finite number")
+            raise UserError(f"{place}: {field[:40]!r} is not a finite number")
     return np.array(fields, dtype=np.float32)
 
 
 def _is_number(field: str) -> bool:
-    try:
-        return math.isfinite(float(field))
-    except ValueError:
-        return False
+    return number_of(field) is not None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +12,11 @@ import pytest
 from data_modules.finetune import records
 from data_modules.finetune.beir import BeirRanked
 from data_modules.finetune.msmarco import SimLMRanked, TevatronRanked
-from data_modules.finetune.nli import Nli
 from data_modules.finetune.nq import DprRanked
 from data_modules.finetune.records import json_array
 from lightning_e5.errors import UserError
 from lightning_e5.types import RankedExample, ReadReport
-
-
-def write_lines(path: Path, rows: Iterable[Any]) -> Path:
-    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    else:
-        path.write_text(text, encoding="utf-8")
-    return path
-
-
-def read(source: Any) -> tuple[list[RankedExample], ReadReport]:
-    report = ReadReport()
-    found = list(source.read(report))
-    assert found == list(source.read(ReadReport())), "a second reading gives the same"
-    return found, report
+from tests.data_modules.finetune.written import read, write_lines
 
 
 def simlm(folder: Path, extra: list[Any] | None = None, **settings: Any) -> SimLMRanked:
@@ -83,7 +64,7 @@ def test_simlm_passages_are_rows(tmp_path: Path) -> None:
         list(source.read(ReadReport()))
     source = simlm(tmp_path)
     (tmp_path / "passages.jsonl.gz").write_bytes((tmp_path / "passages.jsonl.gz").read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"passages\.jsonl\.gz: damaged gzip file"):
+    with pytest.raises(UserError, match=r"passages\.jsonl\.gz: .* archive breaks off"):
         list(source.read(ReadReport()))
 
 
@@ -170,65 +151,6 @@ def test_a_damaged_array_is_refused_in_a_sentence(tmp_path: Path, text: str, mes
     assert "nq.json" in str(raised.value) and "\n" not in str(raised.value)
 
 
-def sentences(i: int) -> tuple[str, str, str]:
-    return f"anchor {i}", f"entailed {i}", f"contradicted {i}"
-
-
-def check_nli(found: list[RankedExample], count: int) -> None:
-    corpus = {s for i in range(count) for s in sentences(i)}
-    assert [(e.query, e.positives[0], e.negatives[0]) for e in found] == [sentences(i) for i in range(count)]
-    for i, e in enumerate(found):
-        assert e.passage_kind == "query" and e.teacher_scores is None and len(e.positives) == 1
-        assert len(set(e.negatives)) == 7 and set(e.negatives) <= corpus - {f"anchor {i}", f"entailed {i}"}
-
-
-def test_nli_in_all_its_layouts(tmp_path: Path) -> None:
-    with (tmp_path / "simcse.csv").open("w", newline="") as handle:
-        csv.writer(handle).writerows([("sent0", "sent1", "hard_neg"), *map(sentences, range(6))])
-    write_lines(tmp_path / "triplets.jsonl", [dict(zip(("anchor", "entailment", "contradiction"), sentences(i), strict=True)) for i in range(6)])
-    labelled = []
-    for i in range(6):
-        anchor, entailed, contradicted = sentences(i)
-        labelled += [(anchor, contradicted, "contradiction"), (anchor, "undecided", "-"), (anchor, f"neutral {i}", "neutral"), (anchor, entailed, "entailment")]
-    write_lines(tmp_path / "snli.jsonl", [{"sentence1": a, "sentence2": b, "gold_label": label} for a, b, label in labelled])
-    numbers = {"entailment": 0, "neutral": 1, "contradiction": 2, "-": -1}
-    write_lines(tmp_path / "mnli.jsonl.gz", [{"premise": a, "hypothesis": b, "label": numbers[label]} for a, b, label in labelled])
-    draws = []
-    for name in ("simcse.csv", "triplets.jsonl", "snli.jsonl", "mnli.jsonl"):
-        found, report = read(Nli(paths=[tmp_path / name]))
-        check_nli(found, 6)
-        draws.append([e.negatives for e in found])
-        assert report.counts.get("skipped: no agreed label", 0) == (6 if "nli" in name else 0) and not report.bad
-    assert draws[0] == draws[1] == draws[2] == draws[3], "a function of the seed and the row"
-    assert draws[0] != [e.negatives for e in read(Nli(paths=[tmp_path / "simcse.csv"], seed=1))[0]]
-
-
-def test_nli_never_draws_what_the_anchor_entails(tmp_path: Path) -> None:
-    rows = [{"premise": "P", "hypothesis": f"entailed {i}", "label": "entailment"} for i in range(8)]
-    rows += [{"premise": "p ", "hypothesis": f"Contra {i}", "label": "contradiction"} for i in range(2)]
-    rows += [{"premise": "P", "hypothesis": f"contra {i}", "label": "contradiction"} for i in range(2)]
-    rows += [{"premise": f"other {i}", "hypothesis": f"{label} of {i}", "label": label} for i in range(4) for label in ("entailment", "contradiction")]
-    for seed in range(20):
-        found, report = read(Nli(paths=[write_lines(tmp_path / "nli.jsonl", rows)], seed=seed))
-        assert len(found) == 12 and [e.negatives[0] for e in found[:3]] == ["contra 0", "contra 1", "contra 0"]
-        for e in found[:8]:
-            assert not any(n.startswith("entailed") or n.lower() == "p" for n in e.negatives)
-    assert report.counts["skipped: premise without contradiction"] == 0
-
-
-def test_nli_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"other\.jsonl:1: has the keys a, b, which are none of"):
-        list(Nli(paths=[write_lines(tmp_path / "other.jsonl", [{"a": "x", "b": "y"}])]).read(ReadReport()))
-    few = write_lines(tmp_path / "few.jsonl", [{"anchor": "a", "entailment": "b", "contradiction": "c"}])
-    with pytest.raises(UserError, match=r"few\.jsonl: 3 different sentences are too few for 6 random negatives"):
-        list(Nli(paths=[few]).read(ReadReport()))
-    (tmp_path / "bad.csv").write_text("sent0,sent1,hard_neg\n" + "".join(f"a{i},b{i},c{i}\n" for i in range(5)) + "only,two\n,empty,cell\n")
-    found, report = read(Nli(paths=[tmp_path / "bad.csv"]))
-    assert len(found) == 5 and [place for place, _ in report.bad] == [f"{tmp_path}/bad.csv:7", f"{tmp_path}/bad.csv:8"]
-    with pytest.raises(UserError, match=r"paths: .*absent\.csv: no such file"):
-        Nli(paths=[tmp_path / "absent.csv"])
-
-
 def beir(folder: Path) -> Path:
     write_lines(folder / "corpus.jsonl.gz", [{"_id": f"d{i}", "title": "T" if i else "", "text": f"document {i}"} for i in range(5)])
     write_lines(folder / "queries.jsonl", [{"_id": f"q{i}", "text": f"query {i}"} for i in range(4)])
@@ -243,10 +165,7 @@ def test_beir(tmp_path: Path) -> None:
         RankedExample("query 0", ("document 0", "T document 2"), (), None, "squad"),
         RankedExample("query 3", ("T document 3",), (), None, "squad"),
     ]
-    assert report.counts["skipped: judged text not there"] == 1 and report.bad == [(f"{tmp_path}/squad/qrels/train.tsv:7", "not query, document and a whole number")]
+    assert report.counts["skipped: judged text not there"] == 1 and report.bad == [(f"{tmp_path}/squad/qrels/train.tsv:7", "another number of columns than in the first line")]
     assert list(source.corpus()) == ["document 0", *(f"T document {i}" for i in range(1, 5))]
-    write_lines(tmp_path / "squad/qrels/train.tsv", ["q0\td0\t1"])
-    with pytest.raises(UserError, match=r"train\.tsv:1: lacks the header"):
-        list(source.read(ReadReport()))
-    with pytest.raises(UserError, match=r"split: .*dev\.tsv: no such file"):
+    with pytest.raises(UserError, match=r"qrels/dev\.tsv: no such file"):
         BeirRanked(folder=tmp_path / "squad", split="dev")

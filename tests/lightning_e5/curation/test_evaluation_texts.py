@@ -77,12 +77,12 @@ def test_names() -> None:
         ("a.jsonl", '{"text": "x"}\n{"label": 1}\n', r"a\.jsonl:2: lacks the key 'text'"),
         ("a.jsonl", '{"label": 1}\n', r"a\.jsonl:1: has none of the keys text, query"),
         ("a.jsonl", '{"premise": "x", "hypothesis": 3}\n', r"a\.jsonl:1: lacks the key 'hypothesis' \(a string\)"),
-        ("a.jsonl", "[1]\n", r"a\.jsonl:1: not a JSON object"),
+        ("a.jsonl", '{"text": "x"}\n[1]\n', r"a\.jsonl:2: not a JSON object"),
         ("a.jsonl", "\n", r"a\.jsonl: holds no text"),
-        ("a.tsv", "score\tfirst\n1\tx\n", r"a\.tsv:1: the header has none of the columns"),
-        ("a.tsv", "score\tsentence1\n1\tx\n2\n", r"a\.tsv:3: has 1 columns separated by tabs, not 2"),
+        ("a.tsv", "score\tfirst\n1\tx\n", r"a\.tsv:2: has none of the keys text, query.*\(has: score, first\)"),
+        ("a.tsv", "score\tsentence1\n1\tx\n2\n", r"a\.tsv:3: another number of cells than the header \(1 separated by tabs, not 2\)"),
         ("a.tsv", "sentence1\n", r"a\.tsv: holds no text"),
-        ("a.csv", "x", r"a\.csv: is no folder in BEIR's layout"),
+        ("a.xlsx", "x", r"a\.xlsx: is no folder in BEIR's layout"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:

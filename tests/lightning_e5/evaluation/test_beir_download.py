@@ -156,6 +156,10 @@ BAD = {
     "no zip": (b"PK but no more", "not a readable zip"),
     "damaged": (GOOD.replace(b"a text", b"b text"), "not a readable zip"),
     "damaged deflate": (DEFLATED.replace(DEFLATED[200:230], b"\xff" * 30), "not a readable zip"),
+    "file and folder": (archive([*collection("scifact"), ("scifact/qrels", "x")]), "'qrels' is a file and a folder at once"),
+    "folder and file": (archive([("scifact/a/b/c", "x"), ("scifact/a", "x")]), "'a' is a file and a folder at once"),
+    "long name": (archive([*collection("scifact"), (f"scifact/{'n' * 300}", "x")]), "has a name that no file can have"),
+    "not utf-8": (archive([("scifact/ü", "x")]).replace("ü".encode(), b"\xff\xff"), "not a readable zip"),
     "no name": (archive([("/", "")]), "could write outside"),
     "cut": (GOOD[:-30], "not a readable zip"),
 }

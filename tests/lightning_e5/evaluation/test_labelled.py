@@ -6,11 +6,13 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.classification import ClassificationTask
 from lightning_e5.evaluation.labelled import load_labelled, load_split
+from lightning_e5.storage import write_parquet
 
 ROWS = [{"text": "a cat", "label": "animal", "fine": "x"}, {"text": "line\u2028separator", "label": "odd"}]
 
@@ -25,7 +27,8 @@ def written(path: Path, rows: list[object]) -> Path:
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz"])
 def test_plain_and_gzipped_rows_are_read(tmp_path: Path, name: str) -> None:
     found = load_labelled(written(tmp_path / name, ROWS))
-    assert (found.name, found.texts, found.labels, found.lines) == ("x", ["a cat", "line\u2028separator"], ["animal", "odd"], [1, 2])
+    assert (found.name, found.texts, found.labels) == ("x", ["a cat", "line\u2028separator"], ["animal", "odd"])
+    assert found.places == [f"{tmp_path / name}:{line}" for line in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,16 @@ def test_a_faulty_row_is_named(tmp_path: Path, row: object, message: str) -> Non
     with pytest.raises(UserError, match=message) as raised:
         load_labelled(written(tmp_path / "x.jsonl", [*ROWS, row]))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet"])
+def test_labels_that_are_whole_floats_are_integers(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "a", "label": 0.0}, {"text": "b", "label": 1.0}]
+    if name.endswith("parquet"):
+        write_parquet(tmp_path / name, pa.Table.from_pylist(rows))
+    else:
+        (tmp_path / name).write_text("text,label\na,x\nb,y\n" if "csv" in name else "".join(json.dumps(row) + "\n" for row in rows))
+    assert load_labelled(tmp_path / name).labels == (["x", "y"] if "csv" in name else [0, 1])
 
 
 def test_one_label_is_nothing_to_learn(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def test_every_format_gives_the_same_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(1, "a", "b"), ("high", "c", "d"), (3, "e", "f")], r"x.tsv:3: the score 'high' is not a number"),
-        ([(1, "a", "b"), (2, "c"), (3, "e", "f")], r"x.tsv:3: has 2 columns separated by tabs, not 3"),
-        ([(1, "a", "b"), ("nan", "c", "d"), (3, "e", "f")], r"x.tsv:3: the score 'nan' is not finite"),
+        ([(1, "a", "b"), ("high", "c", "d"), (3, "e", "f")], r"x.tsv:3: the score 'high' is not a finite number"),
+        ([(1, "a", "b"), (2, "c"), (3, "e", "f")], r"x.tsv:3: another number of cells than the header \(2 separated by tabs, not 3\)"),
+        ([(1, "a", "b"), ("nan", "c", "d"), (3, "e", "f")], r"x.tsv:3: the score 'nan' is not a finite number"),
         ([(1, "a", "b"), (2, "c", " "), (3, "e", "f")], r"x.tsv:3: the key 'sentence2' is not a text"),
         ([(1, "a", "b")], r"x.tsv: has 1 pairs; a correlation needs at least 3"),
         ([(1, "a", "b"), (1, "c", "d"), (1, "e", "f")], r"x.tsv: all pairs have the score 1"),
@@ -95,9 +95,17 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[tuple[object, ...]], mess
         load_sts(write_tsv(tmp_path / "x.tsv", rows))
 
 
+@pytest.mark.parametrize("score", ["3,8", "1_0", True, None, [1], "", 10**400])
+def test_a_score_that_is_no_number_is_named(tmp_path: Path, score: object) -> None:
+    objects = [{"score": value, "sentence1": "a", "sentence2": "b"} for value in ("0.5", 4, score)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(o) + "\n" for o in objects))
+    with pytest.raises(UserError, match=r"x.jsonl:3: the score .* is not a finite number"):
+        load_sts(tmp_path / "x.jsonl")
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(UserError, match=r"x.tsv:1: lacks the header score sentence1 sentence2"):
+    with pytest.raises(UserError, match=r"x.tsv: the header lacks the column 'score' \(has: a, b\)"):
         load_sts(tmp_path / "x.tsv")
     (tmp_path / "x.jsonl").write_text('{"score": 1, "sentence1": "a"}\n')
     with pytest.raises(UserError, match=r"x.jsonl:1: lacks the key 'sentence2'"):

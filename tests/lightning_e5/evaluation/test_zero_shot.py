@@ -12,7 +12,7 @@ from lightning_e5.evaluation.zero_shot import SST2_PROMPTS, ZeroShotPrompts, Zer
 
 
 def reviews(labels: list[int]) -> LabelledTexts:
-    return LabelledTexts("sst2", [f"review {i}" for i in range(len(labels))], labels, list(range(1, len(labels) + 1)), Path("t.jsonl"))
+    return LabelledTexts("sst2", [f"review {i}" for i in range(len(labels))], labels, [f"t.jsonl:{i + 1}" for i in range(len(labels))], Path("t.jsonl"))
 
 
 def test_the_nearest_prompt_of_the_papers_wording(table) -> None:  # type: ignore[no-untyped-def]

@@ -50,6 +50,31 @@ def test_the_encoder_of_a_run_goes_by_the_runs_name(tmp_path: Path, encoder_fold
     assert "my-run/pairs/spearman" in read_json(tmp_path / "m.json")
 
 
+def test_a_split_column_chooses_the_rows_and_what_is_left_out_is_said(tmp_path: Path, model: Path, collection: Path, task_files: dict[str, Path], capsys) -> None:  # type: ignore[no-untyped-def]
+    pairs = [(split, n, f"{split} {n} sea", f"river {n}") for split in ("train", "dev", "test") for n in range(4)]
+    header = "split\tgenre\tdataset\tyear\tsid\tscore\tsentence1\tsentence2"
+    for name, kept in (("all", pairs), ("alone", pairs[8:])):
+        lines = [f"{split}\tmain\tx\t2012\t{n}\t{n}.5\t{one}\t{other}" for split, n, one, other in kept]
+        (tmp_path / f"{name}.tsv").write_text("\n".join([header, *lines]) + "\n")
+    lists = task_files["reranking"].read_text().splitlines()
+    task_files["reranking"].write_text("".join(line[:-1] + f', "split": "{split}"}}\n' for split in ("test", "train") for line in lists))
+    with (collection / "qrels/test.tsv").open("a") as handle:
+        handle.write("nowhere\td1\t1\n")
+    details = tmp_path / "details"
+    assert main([
+        "evaluate", "--model", str(model), "--sts", str(tmp_path / "all.tsv"), str(tmp_path / "alone.tsv"), "--beir", str(collection),
+        "--reranking", str(task_files["reranking"]), "--details", str(details), "--out", str(tmp_path / "m.json"),
+    ]) == 0  # fmt: skip
+    rows = {row["set"]: row for row in read_json(details / "tasks.json")}
+    assert rows["all"]["items"] == rows["alone"]["items"] == 4 and rows["all"]["value"] == rows["alone"]["value"]
+    assert (rows["all"]["split"], rows["all"]["other_splits"], rows["alone"]["other_splits"]) == ("test", 8, 0)
+    assert rows["lists"]["items"] == rows["lists"]["other_splits"] == len(lists)
+    assert read_json(details / "table.json")[0]["left_out"] == {"queries_without_text": 1}
+    assert "1 judged queries are left out, since the queries file has no text of them" in capsys.readouterr().err
+    assert main(["evaluate", "--model", str(model), "--sts", str(tmp_path / "all.tsv"), "--split", "valid"]) == 2
+    assert "all.tsv: has no row of the split 'valid' (its column 'split' has: dev, test, train)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,8 +12,10 @@ import torch
 from transformers import ElectraConfig, ElectraModel
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.beir_data import load_beir
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.stages.hard_negatives import hard_negatives
 from lightning_e5.stages.ranked_data import ranked_data
 from lightning_e5.stages.runner import run_experiment
 from lightning_e5.storage import read_json, read_parquet
@@ -61,9 +63,11 @@ def test_groups_and_the_rest_to_mine(tmp_path: Path) -> None:
     ]
     assert [tuple(row.values()) for row in rows] == expected
     data = load_beir(tmp_path / "collection", "train")
-    assert list(data.queries.values()) == ["q2"] and list(data.corpus.values()) == ["lone answer", "Second answer", "a passage", "another passage"]
-    assert data.qrels == {"q0": {"d0": 1, "d1": 1}}
-    wanted = {"ranked": 3, "with_teacher": 2, "to_mine": 2, "negatives_equal_to_a_positive": 1, "repeated_negatives": 1, "collection_passages": 4, "source_records": 4}
+    assert list(data.queries.values()) == ["q2"] and list(data.corpus.values()) == [
+        "lone answer", "Second answer", "n1", "a passage", "another passage", "p1", "n2", "n3", "p2", "a", "b", "c"
+    ]  # fmt: skip
+    assert data.qrels == {"q0": {"d0": 1, "d1": 1, "d2": 0}}
+    wanted = {"ranked": 3, "with_teacher": 2, "to_mine": 2, "negatives_equal_to_a_positive": 1, "repeated_negatives": 1, "collection_passages": 12, "source_records": 4, "known_negatives_to_mine": 2}
     assert {k: counts[k] for k in wanted} == wanted
     first = ranked_data(tmp_path / "first", source=Source([FULL]), negatives=2)
     assert first["ranked"] == 1 and not (tmp_path / "first/collection").exists()
@@ -74,6 +78,33 @@ def test_only_to_mine(tmp_path: Path) -> None:
     assert not (tmp_path / "ranked.parquet").exists() and load_beir(tmp_path / "collection", "train").qrels
 
 
+def test_known_negatives_are_kept_and_mining_fills_them_up(tmp_path: Path) -> None:
+    def rows(count: int, negatives: int, name: str) -> list[RankedExample]:
+        return [
+            RankedExample(f"{name} question {i} river", (f"{name} answer {i} river",), tuple(f"{name} wrong {i} {n} sea" for n in range(negatives)), None, "made", "query")
+            for i in range(count)
+        ]  # fmt: skip
+
+    few, none = rows(3, 2, "few"), rows(1, 0, "none")
+    none.append(RankedExample(few[0].query, ("few wrong 0 1 sea",), (), None, "made", "query"))  # an answer by another row
+    source = Source([*rows(4, 5, "whole"), *few, *none])
+    source.corpus = lambda: iter(())  # type: ignore[method-assign]
+    counts = ranked_data(tmp_path / "ranked", source=source, negatives=5)
+    assert (counts["ranked"], counts["to_mine"], counts["known_negatives_to_mine"], counts["collection_passages"]) == (4, 5, 6, 4 * 6 + 3 * 3 + 1)
+    mined = hard_negatives(tmp_path / "mined", collection=tmp_path / "ranked/collection", retriever=BM25(), count=5, seed=1)
+    assert mined["queries"] == 5 and mined["known_negatives"] == 1 + 1 + 2 + 2
+    for row in read_parquet(tmp_path / "mined/ranked.parquet", {k: v for k, v in COLUMNS.items() if k != "teacher_scores"}).to_pylist():
+        assert len(set(row["negatives"])) == 5 and row["positive"] not in row["negatives"] and row["passage_kind"] == "query"
+        if row["query"].startswith("few"):
+            number = row["query"].split()[2]
+            known = [f"few wrong {number} {n} sea" for n in range(2)]
+            assert row["negatives"][: 1 if number == "0" else 2] == (known[:1] if number == "0" else known)
+    with pytest.raises(UserError, match=r"passage_kind is 'passage', but the passages of .* are of kind 'query'"):
+        hard_negatives(tmp_path / "b", collection=tmp_path / "ranked/collection", retriever=BM25(), count=5, seed=1, passage_kind="passage")
+    with pytest.raises(UserError, match="made: has queries to mine for with passages of both kinds"):
+        ranked_data(tmp_path / "c", source=Source([LONE, PAIR]))
+
+
 def test_bad_records_are_reported_or_stop_it(tmp_path: Path) -> None:
     many = [RankedExample(f"q{i}", ("p",), tuple("abcdefg"), None, "made") for i in range(20000)]
     assert ranked_data(tmp_path / "a", source=Source(many, bad=1))["source_bad_torn"] == 1
@@ -82,8 +113,16 @@ def test_bad_records_are_reported_or_stop_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"made: 2 of 4 records are bad, more than max_bad_share = 0\.01; the first is file:1: torn"):
         ranked_data(tmp_path / "b", source=Source(many[:2], bad=2))
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["report.json"], "nothing half written stays"
-    with pytest.raises(UserError, match="made: gives no query"):
+    with pytest.raises(UserError, match=r"made: gives no query with a positive passage; made: gives no query from 0 records$"):
         ranked_data(tmp_path / "c", source=Source([]))
+
+
+def test_a_reader_that_leaves_most_out_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Source([LONE], bad=3)
+    ranked_data(tmp_path, source=source, max_bad_share=1.0)
+    sentence = "made: 3 of 4 records are bad: torn; the first is file:1"
+    assert read_json(tmp_path / "report.json")["warnings"] == [sentence]
+    assert sentence in capsys.readouterr().err.splitlines()
 
 
 def test_two_sets_are_read_and_trained_on_together(tmp_path: Path, texts: list[str], small_tokenizer: TextTokenizer, small_bert: Any) -> None:

@@ -98,5 +98,5 @@ def test_missing_and_not_utf8(tmp_path: Path) -> None:
         VectorsFile(tmp_path / "absent.txt").embed(["cat"], "query")
     assert VectorsFile(tmp_path / "absent.txt").fingerprint() is None
     (tmp_path / "v.txt").write_bytes(b"cat 1 2\nd\xffg 1 2\n")
-    with pytest.raises(UserError, match=r"v\.txt:2: not valid UTF-8"):
+    with pytest.raises(UserError, match=r"v\.txt:2: not UTF-8"):
         VectorsFile(tmp_path / "v.txt").embed(["cat"], "query")
