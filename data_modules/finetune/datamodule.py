@@ -19,7 +19,7 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
-from lightning_e5.storage import MANIFEST, empty_directory, read_json
+from lightning_e5.storage import empty_directory, verify_manifest
 from lightning_e5.text import TextTokenizer, texts_digest
 from lightning_e5.types import Kind, PairBatch, TokenBatch
 
@@ -174,7 +174,10 @@ def _cached(directory: Path, texts: list[str], kind: Kind, tokenizer: TextTokeni
     wanted = (tokenizer.fingerprint(), {"text": texts_digest(texts)})
 
     def made() -> bool:
-        manifest: dict[str, Any] = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
+        try:
+            manifest = verify_manifest(directory)
+        except UserError:  # not there, unfinished or damaged
+            return False
         return (manifest.get("tokenizer"), manifest.get("texts")) == wanted
 
     if not is_first_process():
