@@ -83,8 +83,8 @@ def record_environment(directory: Path, say: Callable[[str], None]) -> None:
     """Write a run's ``environment.json``; where the run is continued under other `numerics`, say so in one line."""
     found = environment()
     try:
-        before = dict(read_json(directory / ENVIRONMENT)).get("numerics") or {}
-    except (UserError, TypeError, ValueError, AttributeError):
+        before = dict(read_json(directory / ENVIRONMENT)["numerics"])
+    except (UserError, KeyError, TypeError, ValueError):  # a new run, an older one's record, or a damaged one
         before = {}
     now = found["numerics"]
     changes = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before and before.get(key) != now[key]]

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 import lightning_e5.stages.training
-import lightning_e5.stages.vocabulary
+import lightning_e5.stages.vocabulary  # noqa: F401 - imported once, before the processes part
 from lightning_e5.config import load_experiment
 from lightning_e5.errors import UserError
 from lightning_e5.stages.runner import run_experiment
