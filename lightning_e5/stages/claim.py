@@ -11,7 +11,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.stages.fingerprint import FACTS, FREE_ARGUMENTS, deciding, facts_here
 from lightning_e5.stages.lock import LOCK
 from lightning_e5.stages.stage import begun_fingerprint, holds_work
-from lightning_e5.storage import CHECKSUM, MANIFEST, read_json, write_text
+from lightning_e5.storage import CHECKSUM, MANIFEST, TEMPORARY_SUFFIX, read_json, write_text
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
 #: Top-level keys that change nothing a run computes.
@@ -20,8 +20,15 @@ _CHOICES = "give another name=..., remove the directory, or pass --update to red
 
 
 def check_directory(directory: Path) -> None:
-    """UserError for a directory that holds something, but no run."""
-    if directory.is_dir() and not (directory / CONFIG).is_file() and any(not p.name.startswith(LOCK) for p in directory.iterdir()):
+    """UserError for a directory that holds something, but no run; one with a lock in it is a run that is being begun."""
+    if not (directory / LOCK).is_file():
+        _check_is_run(directory)
+
+
+def _check_is_run(directory: Path) -> None:
+    if not directory.is_dir() or (directory / CONFIG).is_file():
+        return
+    if any(not p.name.startswith(LOCK) and not (p.name.startswith(".") and p.name.endswith(TEMPORARY_SUFFIX)) for p in directory.iterdir()):
         raise UserError(f"{directory}: exists and is no run directory (has no {CONFIG})")
 
 
@@ -34,7 +41,7 @@ def claim(experiment: Node, directory: Path, update: bool) -> None:
     """
     from omegaconf import OmegaConf
 
-    check_directory(directory)
+    _check_is_run(directory)
     if not update:
         _check_configuration(experiment, directory)
         _check_facts(experiment, directory)
