@@ -140,7 +140,7 @@ def test_a_run_of_an_earlier_version_is_not_overwritten_unasked(small_experiment
     for name in ("manifest.json", "started.json"):
         path = Path(small_experiment["runs_dir"]) / "small" / "stages" / "vectors" / name
         write_json(path, {key: value for key, value in read_json(path).items() if key != "checksum"})
-    with pytest.raises(UserError, match="stage 'vectors' was made by an earlier version of lightning_e5; .*--update"):
+    with pytest.raises(UserError, match=r"stage 'vectors' was made by an earlier version of lightning_e5; .*--update"):
         run(small_experiment)
     assert run(small_experiment, update=True)[0] == "vectors"
 
