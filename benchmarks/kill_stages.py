@@ -19,7 +19,6 @@ import time
 import traceback
 from pathlib import Path
 
-from benchmarks.kill_loop import prepare
 from lightning_e5.tracking import TIMED
 
 STAGES = ("teacher", "scores")
@@ -55,7 +54,8 @@ def main() -> int:
     draw = random.Random(chosen.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder / "data")
+        # In a process of its own: this one is to fork, and must have no threads.
+        subprocess.run([sys.executable, "-c", f"from pathlib import Path; from benchmarks.kill_loop import prepare; prepare(Path({name!r}, 'data'))"], check=True)
         experiment = folder / "experiment.yaml"
         experiment.write_text(EXPERIMENT.replace("DATA", str(folder / "data")))
         command = [sys.executable, "-m", "benchmarks.kill_stages", "--child", str(experiment), str(folder / "whole")]
