@@ -19,16 +19,19 @@ def _run(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.report import write_report
     from lightning_e5.ablation.wandb_mirror import mirror
     from lightning_e5.config import load_experiment
+    from lightning_e5.stages.lock import run_lock
     from lightning_e5.stages.runner import run_directory, run_experiment
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     directory = run_directory(experiment)
-    _, computed = run_experiment(experiment, update=arguments.update, report=write_report)
+    asked = {"update": arguments.update, "wait": arguments.wait, "verify": arguments.verify}
+    _, computed = run_experiment(experiment, **asked, report=write_report)
     if not is_first_process():
         return 0
     if not computed:
         print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
-    mirror(directory, experiment.get("logger") or {})
+    with run_lock(directory, wait=True):  # another run of it may have begun meanwhile
+        mirror(directory, experiment.get("logger") or {})
     print(closing_table(directory, experiment.get("headline") or []))
     return 0
 
@@ -103,6 +106,8 @@ def _arguments_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", help="an experiment YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.pretrain.data.batch_size=256")
     parser.add_argument("--update", action="store_true", help="redo the stages that a changed configuration changes")
+    parser.add_argument("--wait", action="store_true", help="wait where another process is at work in the run's directory")
+    parser.add_argument("--verify", action="store_true", help="read all files of finished stages again, whatever their size and time")
 
 
 def _arguments_check(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +122,7 @@ def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, metavar="N", help="the first N seeds")
     parser.add_argument("--dry-run", action="store_true", help="print the runs, what differs and what they share; run nothing")
     parser.add_argument("--update", action="store_true", help="redo the stages that a changed configuration changes")
+    parser.add_argument("--wait", action="store_true", help="wait where another ablate is at work in the directory")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at the same time (default 1, or one per set of GPUs)")
     parser.add_argument("--gpus-per-job", type=int, metavar="K", help="GPUs of each run (default 1)")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are executed")

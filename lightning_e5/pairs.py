@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.storage import read_json, read_parquet
+from lightning_e5.storage import read_checked, read_parquet
 
 #: The one table, the list of shards, and the folder of shards.
 TABLE, SHARDS, SHARD_FOLDER = "pairs.parquet", "pairs.json", "shards"
@@ -120,7 +120,7 @@ def _types(columns: Sequence[str]) -> dict[str, str]:
 
 def _listed(path: Path) -> dict[str, list[tuple[str, int]]]:
     """Source -> its shards as (name, rows), from ``pairs.json``; every file is there and has as many rows."""
-    content = read_json(path)
+    content = read_checked(path, required=False)  # a list may be written by hand
     try:
         listed = {
             str(source["name"]): [(str(shard["file"]), int(shard["rows"])) for shard in source["shards"]]

@@ -1,7 +1,7 @@
 """Files that are whole or absent: atomic writes, zstd Parquet tables, and manifests written last.
 
 A directory of data is finished when its ``manifest.json`` exists and names every file with its sha256; anything
-without one is half-written and is made again.
+without one is half-written and is made again. Manifests, and the records of single files, carry a checksum of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from lightning_e5.errors import UserError
 from lightning_e5.streams import regular_file
 
 MANIFEST = "manifest.json"
+#: The key of a record's own checksum: the sha256 of the other keys as `to_json` writes them.
+CHECKSUM = "checksum"
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -98,12 +100,36 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; UserError names the file and what is wrong with it."""
     try:
         return json.loads(regular_file(path).read_text(encoding="utf-8-sig"))
-    except RecursionError:
-        raise UserError(f"{path}: not a JSON file (nested too deep)") from None
     except UserError:
         raise
+    except RecursionError:
+        raise UserError(f"{path}: not a JSON file (nested too deep)") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
     except ValueError as error:  # not UTF-8, not JSON, or an integer of more than 4,300 digits
         raise UserError(f"{path}: not a JSON file ({str(error).partition(';')[0]})") from None
+
+
+def write_checked(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of its own, atomically."""
+    write_json(path, {**value, CHECKSUM: sha256_text(to_json(value))})
+
+
+def read_checked(path: Path, *, required: bool = True) -> Any:
+    """What `write_checked` wrote, without the checksum; UserError for a file that is damaged, or has none where it is ``required``."""
+    value = read_json(path)
+    if not isinstance(value, dict) or CHECKSUM not in value:
+        if not required:
+            return value
+        raise UserError(f"{path}: has no checksum, so it is damaged or of an earlier version; make it again")
+    written = value.pop(CHECKSUM)
+    try:
+        whole = sha256_text(to_json(value)) == written
+    except ValueError:  # NaN or Infinity, which JSON has not and Python reads
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: is damaged (its content does not have the checksum written with it); make it again")
+    return value
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -128,10 +154,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_manifest(directory: Path, *, kind: str, files: Sequence[str], **facts: Any) -> dict[str, Any]:
+def write_manifest(directory: Path, *, kind: str, files: Sequence[str], digest: Callable[[Path], str] = sha256_file, **facts: Any) -> dict[str, Any]:
     """Write ``directory/manifest.json``, last: the sha256 of each of ``files`` and the JSON ``facts`` about them."""
-    manifest = {"kind": kind, "files": {name: sha256_file(directory / name) for name in files}, **facts}
-    write_json(directory / MANIFEST, manifest)
+    manifest = {"kind": kind, "files": {name: digest(directory / name) for name in files}, **facts}
+    write_checked(directory / MANIFEST, manifest)
     return manifest
 
 
@@ -139,28 +165,28 @@ def read_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
     """The manifest of a finished directory.
 
     Raises:
-        UserError: the directory is missing, unfinished (no manifest), or of another ``kind``.
+        UserError: the directory is missing, unfinished (no manifest), or of another ``kind``, or the manifest is damaged.
     """
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory")
     if not (directory / MANIFEST).is_file():
         raise UserError(f"{directory}: has no {MANIFEST}, so it is unfinished; make it again")
-    manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    manifest = read_checked(directory / MANIFEST)
+    if not isinstance(manifest.get("files"), dict):
         raise UserError(f"{directory / MANIFEST}: not a manifest (needs an object with 'files')")
     if kind is not None and manifest.get("kind") != kind:
         raise UserError(f"{directory}: holds {manifest.get('kind')!r}, not {kind!r}")
     return manifest
 
 
-def verify_manifest(directory: Path, kind: str | None = None) -> dict[str, Any]:
+def verify_manifest(directory: Path, kind: str | None = None, digest: Callable[[Path], str] = sha256_file) -> dict[str, Any]:
     """`read_manifest`, and every file is there with the sha256 it was written with; UserError names the first that is not."""
     manifest = read_manifest(directory, kind)
-    for name, digest in manifest["files"].items():
+    for name, written in manifest["files"].items():
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path}: named by {MANIFEST} but missing; make {directory} again")
-        if sha256_file(path) != digest:
+        if digest(path) != written:
             raise UserError(f"{path}: its sha256 is not the one in {MANIFEST}; make {directory} again")
     return manifest
 

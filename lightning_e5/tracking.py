@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,16 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 
 from lightning_e5.config import Node
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.storage import read_log, write_text
+from lightning_e5.storage import naming_the_file, read_json, read_log, write_json, write_text
 
-METRICS_LOG = "metrics.jsonl"
+METRICS_LOG, ENVIRONMENT = "metrics.jsonl", "environment.json"
 #: Columns of ``metrics.jsonl`` that differ when the same step is computed again.
 TIMED = ("seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
+#: Variables of the process that choose instructions or kernels.
+_NUMERIC_VARIABLES = (
+    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
 _MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -46,7 +51,46 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": versions,
+        "numerics": numerics(),
     }
+
+
+def numerics() -> dict[str, Any]:
+    """What decides, beside configuration and seed, whether a result is equal byte for byte to another machine's or day's.
+
+    Equality is claimed for equal values of these, and for them only: another number of threads or another instruction set
+    sums in another order, another build of torch has other kernels.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "torch": torch.__version__,
+        "torch_git": torch.version.git_version,
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "compute_capability": ".".join(map(str, torch.cuda.get_device_capability())) if cuda else None,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        **{name: os.environ.get(name) for name in _NUMERIC_VARIABLES},
+    }
+
+
+def record_environment(directory: Path, say: Callable[[str], None]) -> None:
+    """Write a run's ``environment.json``; where the run is continued under other `numerics`, say so in one line."""
+    found = environment()
+    try:
+        before = dict(read_json(directory / ENVIRONMENT)["numerics"])
+    except (UserError, KeyError, TypeError, ValueError):  # a new run, an older one's record, or a damaged one
+        before = {}
+    now = found["numerics"]
+    changes = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before and before.get(key) != now[key]]
+    if changes:
+        say(f"continued under other conditions ({', '.join(changes)}): what is computed now is not byte-equal to what the earlier ones would give")
+    write_json(directory / ENVIRONMENT, found)
 
 
 def _git(*arguments: str) -> str | None:
@@ -98,8 +142,9 @@ class JsonlLogger(Logger):
         held = self._held.pop(step, {}) if step is not None else {}
         if all(held.get(name) == value for name, value in row.items() if name not in TIMED):
             row |= {name: float(held[name]) for name in TIMED if name in row and name in held}
-        self.experiment.write(json.dumps(row) + "\n")
-        self.experiment.flush()
+        with naming_the_file(self.path):
+            self.experiment.write(json.dumps(row) + "\n")
+            self.experiment.flush()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the resolved configuration lies beside as ``config.yaml``."""

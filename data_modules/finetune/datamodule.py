@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
-from lightning_e5.storage import MANIFEST, empty_directory, read_json
+from lightning_e5.storage import empty_directory, read_manifest, verify_manifest
 from lightning_e5.text import TextTokenizer, texts_digest
 from lightning_e5.types import Kind, PairBatch, TokenBatch
 
@@ -174,7 +173,10 @@ def _cached(directory: Path, texts: list[str], kind: Kind, tokenizer: TextTokeni
     wanted = (tokenizer.fingerprint(), {"text": texts_digest(texts)})
 
     def made() -> bool:
-        manifest: dict[str, Any] = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
+        try:  # the first process proves the files, the others read what it says of them
+            manifest = verify_manifest(directory) if is_first_process() else read_manifest(directory)
+        except UserError:  # not there, unfinished or damaged
+            return False
         return (manifest.get("tokenizer"), manifest.get("texts")) == wanted
 
     if not is_first_process():

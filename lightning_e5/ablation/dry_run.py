@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning_e5.ablation.plan import Plan, PlannedRun, differences
 from lightning_e5.config import Node, config_hash, redact
+from lightning_e5.stages.fingerprint import deciding
 from lightning_e5.stages.plan import training_lines
 from lightning_e5.stages.runner import METRICS
-from lightning_e5.stages.stage import FREE_ARGUMENTS
 
 _SHOWN_VALUE = 60
 
@@ -78,10 +78,9 @@ def shared_stages(plan: Plan) -> dict[str, dict[str, str]]:
 
 
 def _stage_key(experiment: Node, name: str, node: Node, keys: Mapping[str, str]) -> str:
-    config = {k: v for k, v in node.items() if k not in FREE_ARGUMENTS}
     inputs = _with_keys(node.get("inputs") or {}, keys)
     seed = node.get("seed", experiment["seed"])
-    return config_hash([name, config, seed, inputs, experiment["threads"], experiment.get("stage_cache")])
+    return config_hash([name, deciding(node), seed, inputs, experiment["threads"], experiment.get("stage_cache")])
 
 
 def _with_keys(reference: Any, keys: Mapping[str, str]) -> Any:

@@ -41,13 +41,12 @@ class LocalLauncher:
         jobs: at the same time; None for as many as there are sets of GPUs, one without GPUs.
         gpus: identifiers for CUDA_VISIBLE_DEVICES; empty without GPUs.
         gpus_per_job: in each job's set.
-        keep_open: a file that jobs keep open, so that its lock is held while any of them lives.
 
     Raises:
         UserError: more GPUs are asked for than there are.
     """
 
-    def __init__(self, jobs: int | None, gpus: Sequence[str], gpus_per_job: int, keep_open: int) -> None:
+    def __init__(self, jobs: int | None, gpus: Sequence[str], gpus_per_job: int) -> None:
         if gpus_per_job < 1:
             raise UserError(f"--gpus-per-job {gpus_per_job}: must be at least 1")
         if gpus and gpus_per_job > len(gpus):
@@ -61,7 +60,6 @@ class LocalLauncher:
             raise UserError(f"--jobs {self.slots}: {gpus_per_job} GPUs each are more than the {len(gpus)} of this machine")
         self._free = sets[: self.slots] or [None] * self.slots
         self._running: dict[str, tuple[subprocess.Popen[bytes], str | None]] = {}
-        self._keep_open = keep_open
 
     def start(self, name: str, command: Sequence[str], log: Path) -> None:
         """Start a command; it is asked to end where this process dies."""
@@ -76,7 +74,6 @@ class LocalLauncher:
                 env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
                 preexec_fn=_end_with_parent,
-                pass_fds=(self._keep_open,),
             )
         self._running[name] = (process, gpus)
 

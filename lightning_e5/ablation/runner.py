@@ -6,7 +6,6 @@ command. ``ablation.json``, ``status.json`` and the runs' directories and logs a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning_e5.ablation.ablation_file import load_ablation
 from lightning_e5.ablation.dry_run import only_without_baseline, plan_text
@@ -24,14 +23,12 @@ from lightning_e5.ablation.launchers import Launcher, LocalLauncher, SlurmLaunch
 from lightning_e5.ablation.plan import Plan, PlannedRun, plan_ablation
 from lightning_e5.ablation.run_status import RunStatus, last_error_line
 from lightning_e5.errors import UserError
+from lightning_e5.stages.lock import LOCK, locked
 from lightning_e5.stages.runner import METRICS, changed_keys, check_experiment
 from lightning_e5.storage import write_json, write_text
 
 ABLATION = "ablation.json"
-_LOCK = ".lock"
 _POLL_SECONDS = 0.2
-#: What the runs of an ``ablate`` that was killed get to save their state.
-_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,7 @@ class AblateRequest:
     seeds: int | None = None
     dry_run: bool = False
     update: bool = False
+    wait: bool = False
     jobs: int | None = None
     launcher: str = "local"
     gpus_per_job: int | None = None
@@ -64,8 +62,9 @@ def ablate(request: AblateRequest, say: Callable[[str], None] = print) -> int:
     if request.dry_run:
         say("\n".join(plan_text(plan)))
         return 0
-    with _alone(plan.directory) as lock:
-        launcher = _launcher(request, plan, lock.fileno())
+    held = f"{plan.directory}: another ablate is at work there"
+    with locked(plan.directory / LOCK, wait=request.wait, held=held, hint="; pass --wait to wait for it", say=say):
+        launcher = _launcher(request, plan)
         _share_cores(plan, launcher.slots if request.launcher == "local" else 1)
         _check_finished(plan, request.update)
         status = RunStatus(plan.directory, [run.name for run in plan.every])
@@ -91,24 +90,7 @@ def _scale(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
     return (scales[-1] if scales else None), [o for o in overrides if not o.startswith("scale=")]
 
 
-@contextmanager
-def _alone(directory: Path) -> Iterator[IO[str]]:
-    """The ablation's directory, for one ``ablate`` and its runs at a time."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / _LOCK).open("a") as lock:
-        until = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise UserError(f"{directory}: another ablate, or a run that one started, is at work there") from None
-                time.sleep(_POLL_SECONDS)
-        yield lock
-
-
-def _launcher(request: AblateRequest, plan: Plan, lock: int) -> Launcher:
+def _launcher(request: AblateRequest, plan: Plan) -> Launcher:
     if request.launcher == "slurm":
         import yaml
 
@@ -121,7 +103,7 @@ def _launcher(request: AblateRequest, plan: Plan, lock: int) -> Launcher:
         return SlurmLauncher(plan.directory / "slurm", request.gpus_per_job, parameters, request.jobs)
     if request.slurm:
         raise UserError("--slurm: is for --launcher slurm")
-    return LocalLauncher(request.jobs, visible_gpus(), request.gpus_per_job or 1, lock)
+    return LocalLauncher(request.jobs, visible_gpus(), request.gpus_per_job or 1)
 
 
 def _share_cores(plan: Plan, jobs: int) -> None:
@@ -219,7 +201,8 @@ def _run_all(
                 run = waiting.pop(0)
                 log = plan.directory / f"{run.name}.log"
                 began_at[run.name] = log.stat().st_size if log.is_file() else 0
-                command = [sys.executable, "-u", "-m", "lightning_e5", "run", str(_experiment_file(plan, run))]
+                # A run of an ablate that was killed may be saving its state yet; the new one waits for it.
+                command = [sys.executable, "-u", "-m", "lightning_e5", "run", str(_experiment_file(plan, run)), "--wait"]
                 launcher.start(run.name, [*command, "--update"] if update else command, log)
                 status.started(run.name)
             for name, code in launcher.ended().items():

@@ -106,8 +106,9 @@ class CrossEncoder(nn.Module):
         from lightning_e5.models.pretrained import save_pretrained
 
         save_pretrained(directory, self.backbone, self.tokenizer)
-        with atomic_path(directory / HEAD) as temporary:
-            torch.save(self.head.state_dict(), temporary)
+        # Given a path, torch names the archive inside after the file, here a temporary one with this process's number in it.
+        with atomic_path(directory / HEAD) as temporary, temporary.open("wb") as handle:
+            torch.save(self.head.state_dict(), handle)
 
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""

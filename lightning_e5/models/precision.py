@@ -1,33 +1,58 @@
-"""In which precision a backbone runs: float32, bfloat16 under autocast, or whichever this device is faster in."""
+"""In which precision a backbone runs: float32, bfloat16 under autocast, or bfloat16 where the hardware computes in it."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Literal
+import functools
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from lightning_e5.training.throughput import gemm_peak
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["fp32", "bf16", "auto"]
-#: bfloat16 must be this much faster on a CPU to be worth its rounding.
-_WORTH = 1.2
+#: CPU instructions that multiply bfloat16, as Linux names them (x86, then ARM).
+_CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def runs_in_bf16(precision: Precision, device: torch.device | str) -> bool:
-    """Whether a backbone with this precision runs in bfloat16 on this device.
-
-    ``auto``: on a GPU that has bfloat16; on a CPU whose measured matrix product is 1.2 times as fast in it. Some CPUs are
-    twice as fast in bfloat16, others half as fast (both measured), so the answer is the same in every run on one machine.
-    """
+    """Whether a backbone with this precision runs in bfloat16 on this device; ``auto`` where `native_bf16`."""
     if precision != "auto":
         return precision == "bf16"
-    return _bf16_is_faster(torch.device(device).type)
+    return native_bf16(str(device).partition(":")[0])
 
 
-@lru_cache
-def _bf16_is_faster(kind: str) -> bool:
+@functools.cache
+def native_bf16(kind: str) -> bool:
+    """Whether this kind of device multiplies bfloat16 itself: a fact of the hardware, the same in every run on it.
+
+    GPUs from compute capability 8.0 (Ampere); older ones (V100, T4) emulate it, and ``torch.cuda.is_bf16_supported`` says yes.
+    CPUs by their instructions; without them bfloat16 is slower than float32 (measured: half as fast).
+    """
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported()
-    device = torch.device(kind)
-    return gemm_peak(device, torch.bfloat16) > _WORTH * gemm_peak(device, torch.float32)
+        import torch
+
+        if torch.version.hip:
+            return torch.cuda.is_bf16_supported()
+        return all(torch.cuda.get_device_capability(i) >= (8, 0) for i in range(torch.cuda.device_count()))
+    return kind == "cpu" and not _cpu_flags().isdisjoint(_CPU_FLAGS)
+
+
+def has_cuda() -> bool:
+    """Whether this process sees a GPU; torch is imported only where the machine has one."""
+    nodes = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd")
+    if "torch" not in sys.modules and not any(found for name in nodes for found in Path("/dev").glob(name)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
+    return frozenset(found[1].split()) if found else frozenset()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
-from lightning_e5.storage import MANIFEST, read_json, sha256_file, write_json
+from lightning_e5.storage import MANIFEST, read_json, read_manifest, sha256_file, write_json
 
 #: The file, beside the weights of an encoder or of word vectors.
 RECORD = "training_record.json"
@@ -105,7 +105,7 @@ def record_of(model: Any) -> TrainingRecord | None:
 
 def texts_of_tokens(tokens: Path) -> list[str] | None:
     """What a token cache was made of, by its manifest; None where that does not say."""
-    digests = read_json(tokens / MANIFEST).get("texts") if (tokens / MANIFEST).is_file() else None
+    digests = read_manifest(tokens).get("texts") if (tokens / MANIFEST).is_file() else None
     return [texts_identity(digests)] if isinstance(digests, dict) and digests else None
 
 

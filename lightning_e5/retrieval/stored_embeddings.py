@@ -24,12 +24,12 @@ from lightning_e5.retrieval.exact import check_searchable, checked_vectors
 from lightning_e5.storage import (
     MANIFEST,
     atomic_path,
-    read_json,
+    read_checked,
     read_manifest,
     remove_temporaries,
     sha256_file,
     verify_manifest,
-    write_json,
+    write_checked,
     write_manifest,
 )
 from lightning_e5.types import Embedder, Kind
@@ -169,7 +169,7 @@ def store_embeddings(
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
     parts = [slice(first, min(len(texts), first + shard_rows)) for first in range(0, len(texts), shard_rows)]
-    facts = {"model": f"{model} {kind}", "texts": texts_digest(texts), "dtype": dtype, "shard_rows": shard_rows}
+    facts: dict[str, Any] = {"model": f"{model} {kind}", "texts": texts_digest(texts), "dtype": dtype, "shard_rows": shard_rows}
     if (folder / MANIFEST).is_file():
         try:
             manifest = verify_manifest(folder, KIND)
@@ -248,10 +248,10 @@ def _proven(folder: Path, name: str, record: dict[str, Any]) -> int | None:
     if not (path.is_file() and own.is_file()):
         return None
     try:
-        found = read_json(own)
+        found = read_checked(own)
     except UserError:
         return None
-    if not isinstance(found, dict) or {key: found.get(key) for key in record} != record:
+    if {key: found.get(key) for key in record} != record:
         return None
     return int(found["width"]) if found.get("sha256") == sha256_file(path) else None
 
@@ -264,7 +264,7 @@ def _write_shard(folder: Path, name: str, record: dict[str, Any], embedder: Embe
     path = folder / f"{name}.npy"
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, vectors.astype(record["dtype"]), allow_pickle=False)
-    write_json(folder / f"{name}.json", {**record, "width": vectors.shape[1], "sha256": sha256_file(path)})
+    write_checked(folder / f"{name}.json", {**record, "width": vectors.shape[1], "sha256": sha256_file(path)})
     return int(vectors.shape[1])
 
 

@@ -32,12 +32,13 @@ from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
 from lightning_e5.storage import (
-    read_json,
+    read_checked,
     read_parquet,
     remove_temporaries,
     sha256_file,
     sha256_text,
     to_json,
+    write_checked,
     write_json,
     write_parquet,
 )
@@ -157,13 +158,17 @@ def _previous(path: Path, rows: int) -> Path:
 
 def _begin(out: Path, identity: str) -> None:
     """Keep what an earlier try with the same identity left; remove what another one did."""
-    if (out / STATE).is_file() and read_json(out / STATE).get("identity") == identity:
+    try:
+        same = read_checked(out / STATE)["identity"] == identity
+    except UserError:  # not there, or damaged
+        same = False
+    if same:
         for folder in (out, out / "ranks", out / "pool"):
             remove_temporaries(folder)
         return
     for name in ("ranks", "pool"):
         shutil.rmtree(out / name, ignore_errors=True)
-    write_json(out / STATE, {"identity": identity})
+    write_checked(out / STATE, {"identity": identity})
 
 
 def _runs(rows: int, size: int) -> list[tuple[int, int]]:

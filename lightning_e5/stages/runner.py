@@ -15,32 +15,29 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lightning_e5.config import Node, differing_keys, read_yaml, redact
+from lightning_e5.config import Node
+from lightning_e5.digests import MEMORY, FileDigests
 from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import clear_line, on_terminal, stage_title
 from lightning_e5.stages.check import check_experiment
-from lightning_e5.stages.stage import (
-    FREE_ARGUMENTS,
-    TIMING,
-    PreparedStage,
-    is_finished,
-    output_files,
-    run_directory,
-    stage_fingerprint,
-)
+from lightning_e5.stages.claim import METRICS, changed_keys, check_directory, claim
+from lightning_e5.stages.fingerprint import stage_fingerprint
+from lightning_e5.stages.lock import run_lock
+from lightning_e5.stages.stage import TIMING, PreparedStage, is_finished, output_files, run_directory
 from lightning_e5.stages.stage_cache import StageCache, unshare
-from lightning_e5.storage import MANIFEST, read_json, write_json, write_manifest, write_text
+from lightning_e5.storage import MANIFEST, read_json, write_json, write_manifest
 
-METRICS = "metrics.json"
-#: Top-level keys that change nothing a run computes.
-_FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "stage_cache", "throughput", "engine")
+#: How long another rank waits for the first one's hash of a file before it hashes the file itself.
+_HASHING_SECONDS = 600.0
 
 
 def run_experiment(
     experiment: Node,
     *,
     update: bool = False,
+    wait: bool = False,
+    verify: bool = False,
     report: Callable[[Path, Mapping[str, float]], None] = lambda directory, metrics: None,
     say: Callable[[str], None] = print,
 ) -> tuple[dict[str, float], bool]:
@@ -49,31 +46,49 @@ def run_experiment(
     Args:
         experiment: resolved, from `load_experiment`.
         update: accept a directory made by another configuration and redo the stages that it changes.
+        wait: wait where another process runs in the directory, instead of refusing.
+        verify: read every file of finished stages again, instead of those whose size or time changed.
         report: called with the run directory and the flat metrics when all stages are done.
         say: called with messages for the user.
 
     Started by torchrun or SLURM as several processes, the first does everything and the others take part in the stages
     that train on several ranks.
 
+    Results are equal byte for byte, killed and continued or not, for the same builds of the libraries, number of threads,
+    instruction set and kind of device; with one of these changed they are not (``environment.json`` holds them, and a run
+    that is continued under others says so).
+
     Returns:
         The flat metrics of the run, and whether anything was computed.
 
     Raises:
-        UserError: a wrong configuration, or a directory of another one.
+        UserError: a wrong configuration, a directory of another one, or one that another process runs in.
         TrainingStopped: training cannot go on.
     """
     directory = run_directory(experiment)
     if not is_first_process():
         return _take_part(experiment), False
-    finished = _finished_run(experiment, directory)
+    digests = FileDigests(Path(experiment["runs_dir"]) / MEMORY, verify=verify)
+    finished = _finished_run(experiment, directory, digests)
     if finished is not None:
         return finished, False
     check_experiment(experiment)
-    _claim(experiment, directory, update)
-    _use_threads(experiment["threads"])
-    from lightning_e5.tracking import environment
+    check_directory(directory)
+    with run_lock(directory, wait=wait, say=say):
+        finished = _finished_run(experiment, directory, digests)  # by the process that held the lock before
+        if finished is not None:
+            return finished, False
+        claim(experiment, directory, update)
+        return _run_stages(experiment, directory, digests, report, say), True
 
-    write_json(directory / "environment.json", environment())
+
+def _run_stages(
+    experiment: Node, directory: Path, digests: FileDigests, report: Callable[[Path, Mapping[str, float]], None], say: Callable[[str], None]
+) -> dict[str, float]:
+    from lightning_e5.tracking import record_environment
+
+    _use_threads(experiment["threads"])
+    record_environment(directory, say)
     outputs: dict[str, Path] = {}
     metrics: dict[str, float] = {}
     names = list(experiment["stages"])
@@ -81,55 +96,19 @@ def run_experiment(
         out = directory / "stages" / name
         title = f"[{number}/{len(names)}] {name}:"
         with stage_title(title, str(experiment["stages"][name].get("description") or "")):
-            metrics |= _run_stage(experiment, name, out, outputs, functools.partial(_say_of, title, say))
+            metrics |= _run_stage(experiment, name, out, outputs, digests, functools.partial(_say_of, title, say))
         outputs[name] = out
     final = experiment.get("final_encoder")
     if final is not None:
         _copy_encoder(outputs[final] / "encoder", directory / "encoder")
     report(directory, metrics)
     write_json(directory / METRICS, metrics)
-    return metrics, True
+    return metrics
 
 
 def _say_of(title: str, say: Callable[[str], None], text: str) -> None:
     clear_line()
     say(f"{title} {text}")
-
-
-def _claim(experiment: Node, directory: Path, update: bool) -> None:
-    """Make the run directory ours: new, or made by this very configuration, or updated on request."""
-    from omegaconf import OmegaConf
-
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.yaml"
-    if path.is_file():
-        keys = changed_keys(experiment, directory)
-        if keys and not update:
-            shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
-            raise UserError(
-                f"{directory}: was made by another configuration (it differs in {shown}); give another name=..., remove "
-                "the directory, or pass --update to redo the stages that change"
-            )
-    elif any(directory.iterdir()):
-        raise UserError(f"{directory}: exists and is no run directory (has no config.yaml)")
-    (directory / METRICS).unlink(missing_ok=True)
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create(_recorded(experiment))))
-
-
-def changed_keys(experiment: Node, directory: Path) -> list[str]:
-    """Dotted keys in which the configuration of a run directory differs from ``experiment``, but for those without effect."""
-    return [k for k in differing_keys(read_yaml(directory / "config.yaml"), _recorded(experiment)) if not _is_free(k)]
-
-
-def _is_free(key: str) -> bool:
-    """Whether a dotted key of an experiment changes nothing a run computes."""
-    parts = key.split(".")
-    return parts[0] in _FREE_KEYS or (parts[0] == "stages" and len(parts) > 2 and parts[2] in FREE_ARGUMENTS)
-
-
-def _recorded(experiment: Node) -> Node:
-    """The experiment as the run directory keeps it: without secrets."""
-    return {key: value if key in ("name", "runs_dir") else redact(value, key) for key, value in experiment.items()}
 
 
 def _use_threads(threads: int | None) -> None:
@@ -140,34 +119,45 @@ def _use_threads(threads: int | None) -> None:
     torch.set_flush_denormal(True)
 
 
-def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
+def _finished_run(experiment: Node, directory: Path, digests: FileDigests) -> dict[str, float] | None:
     """The metrics, where the run is finished and nothing it was made from has changed; imports nothing heavy."""
     if not (directory / METRICS).is_file() or not (directory / "config.yaml").is_file():
         return None
     if changed_keys(experiment, directory):
         return None
     outputs: dict[str, Path] = {}
+    metrics: dict[str, float] = {}
     for name, node in experiment["stages"].items():
         out = directory / "stages" / name
-        if not (out / MANIFEST).is_file() or not is_finished(out, stage_fingerprint(experiment, name, node, outputs, None)):
+        if not (out / MANIFEST).is_file() or not is_finished(out, stage_fingerprint(experiment, name, node, outputs, None, digests), digests):
             return None
         outputs[name] = out
-    return dict(read_json(directory / METRICS))
+        metrics |= _named(name, read_json(out / METRICS))
+    digests.save()
+    try:
+        same = read_json(directory / METRICS) == metrics
+    except UserError:
+        same = False
+    return metrics if same else None  # else a bit of it changed: it is written again
 
 
 def _take_part(experiment: Node) -> dict[str, float]:
-    """Another rank's part: train with the first process in stages of several ranks, wait for it in the others."""
+    """Another rank's part: train with the first process in stages of several ranks, wait for it in the others.
+
+    Files are hashed by the first process; the others read from its memory of digests what it found.
+    """
     _use_threads(experiment["threads"])
+    digests = FileDigests(Path(experiment["runs_dir"]) / MEMORY, patience=_HASHING_SECONDS)
     outputs: dict[str, Path] = {}
     for name, node in experiment["stages"].items():
         out = outputs[name] = run_directory(experiment) / "stages" / name
 
         def finished(name: str = name, node: Node = node, out: Path = out) -> bool:
             before = {k: v for k, v in outputs.items() if k != name}
-            return (out / MANIFEST).is_file() and is_finished(out, stage_fingerprint(experiment, name, node, before, None))
+            return (out / MANIFEST).is_file() and is_finished(out, stage_fingerprint(experiment, name, node, before, None, digests), digests)
 
         if _trains_on_several_ranks(node) and not finished():
-            prepared = PreparedStage(experiment, name, out, outputs)
+            prepared = PreparedStage(experiment, name, out, outputs, digests)
             if not wait_for(prepared.started):
                 raise TrainingStopped(f"stage {name}: the first process ended")
             if not finished():  # it was, if the first process took it from the shared stages
@@ -187,22 +177,24 @@ def _trains_on_several_ranks(node: Node) -> bool:
 
 
 def _run_stage(
-    experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], say: Callable[[str], None]
+    experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], digests: FileDigests, say: Callable[[str], None]
 ) -> dict[str, float]:
-    prepared = PreparedStage(experiment, name, out, outputs)
-    cache = StageCache(Path(experiment["stage_cache"]), say) if experiment.get("stage_cache") else None
+    prepared = PreparedStage(experiment, name, out, outputs, digests)
+    cache = StageCache(Path(experiment["stage_cache"]), say, digests) if experiment.get("stage_cache") else None
     key = cache.key(name, prepared.fingerprint, *_computed_on()) if cache is not None else ""
-    if is_finished(out, prepared.fingerprint):
+    done = is_finished(out, prepared.fingerprint, digests)
+    digests.save()  # for the other ranks, which wait for it
+    if done:
         say("finished before, skipped")
     elif cache is None or (_trains_on_several_ranks(prepared.node) and prepared.started()):
         # In the second case the other ranks are in the training already: it goes on.
-        _compute(prepared, say)
+        _compute(prepared, digests, say)
     else:
         with cache.locked(key):
             if cache.link(key, prepared.fingerprint, out):
                 say("taken from the shared stages")
             else:
-                _compute(prepared, say)
+                _compute(prepared, digests, say)
                 cache.publish(key, out)
     if cache is not None:
         cache.publish(key, out)
@@ -210,13 +202,13 @@ def _run_stage(
 
 
 def _computed_on() -> tuple[int, str]:
-    """What decides a result's bits beside the configuration: the number of threads, and the kind of device."""
+    """What decides a result's bits beside the configuration: the number of threads, and the kind of device or CPU."""
     import torch
 
-    return torch.get_num_threads(), "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.get_num_threads(), "cuda" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
 
 
-def _compute(prepared: PreparedStage, say: Callable[[str], None]) -> None:
+def _compute(prepared: PreparedStage, digests: FileDigests, say: Callable[[str], None]) -> None:
     out = prepared.out
     unshare(out)
     description = prepared.node.get("description")
@@ -224,13 +216,19 @@ def _compute(prepared: PreparedStage, say: Callable[[str], None]) -> None:
     if not on_terminal():  # there a line shows it that goes away
         say(f"{begun}: {description}" if description else begun)
     began = time.perf_counter()
-    metrics = prepared.call()
+    try:
+        metrics = prepared.call()
+    except Exception as error:
+        prepared.failed(error)
+        raise
     gc.collect()  # a trainer refers to itself: without this its optimizer's state may stay for stages on end
     seconds = time.perf_counter() - began
     write_json(out / METRICS, metrics)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     write_json(out / TIMING, {"seconds": seconds, "peak_memory_gb": peak})
-    write_manifest(out, kind=prepared.node["_target_"], files=output_files(out), fingerprint=prepared.fingerprint)
+    files = output_files(out)
+    write_manifest(out, kind=prepared.node["_target_"], files=files, digest=digests.of, fingerprint=prepared.fingerprint)
+    digests.save()
     say(f"{f'{description}: ' if on_terminal() and description else ''}done in {seconds:.1f} s (peak memory {peak:.1f} GB)")
 
 

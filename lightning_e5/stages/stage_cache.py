@@ -8,23 +8,22 @@ can. A lock per entry, which the kernel frees with its process, lets one process
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import platform
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import lightning_e5
 from lightning_e5.config import Node, config_hash
+from lightning_e5.digests import FileDigests
 from lightning_e5.errors import UserError
+from lightning_e5.stages.lock import locked
 from lightning_e5.storage import MANIFEST, TEMPORARY_SUFFIX, read_manifest, verify_manifest
 
 #: What of a stage's folder is a run's own.
 _OWN = ("checkpoints", "wandb")
-_TELL_SECONDS = 60.0
 
 
 class StageCache:
@@ -33,10 +32,11 @@ class StageCache:
     Args:
         root: the folder, made when it is needed.
         say: called with messages for the user.
+        digests: of the files' contents; a run's, which has hashed what it links to.
     """
 
-    def __init__(self, root: Path, say: Callable[[str], None]) -> None:
-        self.root, self.say = root, say
+    def __init__(self, root: Path, say: Callable[[str], None], digests: FileDigests | None = None) -> None:
+        self.root, self.say, self.digests = root, say, digests or FileDigests()
 
     def key(self, stage: str, fingerprint: Node, threads: int, device: str) -> str:
         """An entry's name.
@@ -47,28 +47,9 @@ class StageCache:
         facts = {"stage": stage, "threads": threads, "device": device, "version": lightning_e5.__version__}
         return f"{stage}-{config_hash({'fingerprint': fingerprint, **facts})[:32]}"
 
-    @contextmanager
-    def locked(self, key: str) -> Iterator[None]:
+    def locked(self, key: str) -> AbstractContextManager[None]:
         """Hold the entry's lock, waiting for whoever holds it; a killed holder's lock is free at once."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        began, told = time.monotonic(), 0.0
-        with (self.root / f"{key}.lock").open("a") as handle:
-            while not self._taken(handle.fileno()):
-                waited = time.monotonic() - began
-                if not told or waited - told > _TELL_SECONDS:
-                    self.say("another process computes this stage; waits for it" + (f" ({waited / 60:.0f} min)" if told else ""))
-                    told = waited or 1e-9
-                time.sleep(0.2)
-            yield
-
-    def _taken(self, handle: int) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                return False
-            raise UserError(f"stage_cache: {self.root}: this file system has no locks ({error.strerror})") from None
-        return True
+        return locked(self.root / f"{key}.lock", wait=True, held="another process computes this stage", say=self.say)
 
     def link(self, key: str, fingerprint: Node, out: Path) -> bool:
         """Put the entry in the place of ``out``; False where there is none. A damaged one is removed.
@@ -79,7 +60,7 @@ class StageCache:
         if not entry.is_dir():
             return False
         try:
-            manifest = verify_manifest(entry)
+            manifest = verify_manifest(entry, digest=self.digests.of)
             whole = config_hash(manifest.get("fingerprint")) == config_hash(fingerprint)
         except UserError as error:
             self.say(f"the shared stage is damaged, so it is computed again ({error})")
@@ -118,7 +99,7 @@ class StageCache:
 
 def unshare(folder: Path) -> None:
     """Give the folder files of its own, so that what writes into them changes no other run's."""
-    for path in [p for p in folder.rglob("*") if p.is_file() and p.stat().st_nlink > 1]:
+    for path in [p for p in folder.rglob("*") if not p.is_symlink() and p.is_file() and p.stat().st_nlink > 1]:
         temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
         shutil.copy2(path, temporary)
         os.replace(temporary, path)
@@ -141,6 +122,10 @@ def _share(source: Path, target: Path) -> None:
     target.mkdir()
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source)
+        if path.is_symlink():  # to data of the user's, which no run owns
+            (target / relative).parent.mkdir(parents=True, exist_ok=True)
+            (target / relative).symlink_to(path.readlink())
+            continue
         if relative.parts[0] in _OWN or not path.is_file() or path.name.endswith(TEMPORARY_SUFFIX):
             continue
         made = target / relative

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lightning_e5.errors import UserError
-from lightning_e5.storage import atomic_path, read_json, remove_temporaries, sha256_file, write_json
+from lightning_e5.storage import atomic_path, read_checked, remove_temporaries, sha256_file, write_checked
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 
@@ -42,7 +42,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep: int | None = 
         except RuntimeError as error:  # torch's own writer gives no errno
             raise OSError(errno.ENOSPC, f"the checkpoint could not be written ({error})", str(path)) from error
         digest, size = sha256_file(temporary), temporary.stat().st_size
-    write_json(path.with_suffix(".json"), {"file": path.name, "sha256": digest, "bytes": size})
+    write_checked(path.with_suffix(".json"), {"file": path.name, "sha256": digest, "bytes": size})
     if keep is not None:
         for old in _checkpoints(path.parent)[keep:]:
             old.path.with_suffix(".json").unlink(missing_ok=True)
@@ -90,7 +90,7 @@ def _fault(path: Path) -> str | None:
     if not record_path.is_file():
         return f"it has no {record_path.name}, so its writing did not end"
     try:
-        record = read_json(record_path)
+        record = read_checked(record_path)
         size, digest = record["bytes"], record["sha256"]
     except (UserError, KeyError, TypeError):
         return f"its record {record_path.name} is damaged"

@@ -12,7 +12,7 @@ import pytest
 
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.errors import UserError
-from lightning_e5.storage import read_json, verify_manifest, write_json
+from lightning_e5.storage import read_checked, verify_manifest, write_checked
 from lightning_e5.text import TextTokenizer, text_id
 
 
@@ -69,11 +69,11 @@ def test_nothing_to_tokenise(tmp_path: Path, small_tokenizer: TextTokenizer, col
 def test_unfinished_and_other_directories(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     cached(tmp_path / "cache", ["a", "b"], small_tokenizer)
     manifest = tmp_path / "cache" / "manifest.json"
-    content = read_json(manifest)
+    content = read_checked(manifest)
     manifest.unlink()
     with pytest.raises(UserError, match=r"cache: has no manifest\.json, so it is unfinished"):
         TokenCache(tmp_path / "cache")
-    write_json(manifest, {**content, "kind": "pairs"})
+    write_checked(manifest, {**content, "kind": "pairs"})
     with pytest.raises(UserError, match="holds 'pairs', not 'tokens'"):
         TokenCache(tmp_path / "cache")
     manifest.write_text("{")

@@ -112,8 +112,36 @@ def test_directories_that_are_not_whole_are_named(tmp_path: Path) -> None:
         storage.verify_manifest(tmp_path)
     for text in ("[]", "{}", '{"files": []}'):
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(UserError, match="not a manifest"):
+        with pytest.raises(UserError, match="has no checksum"):
             storage.read_manifest(tmp_path)
+    storage.write_checked(tmp_path / "manifest.json", {"files": []})
+    with pytest.raises(UserError, match="not a manifest"):
+        storage.read_manifest(tmp_path)
+
+
+def test_a_record_is_what_was_written_or_refused(tmp_path: Path) -> None:
+    path, value = tmp_path / "a.json", {"rows": 7, "share": 0.1, "texts": ["ü", "x"]}
+    storage.write_checked(path, value)
+    data = path.read_bytes()
+    assert storage.read_checked(path) == value and b"checksum" in data
+    refused = 0
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert storage.read_checked(path) == value  # an e for an E in a number
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > 0.99 * 8 * len(data)
+    path.write_text('{"checksum": "0", "rows": NaN}')
+    with pytest.raises(UserError, match="is damaged"):
+        storage.read_checked(path)
+    for text in ("[" * 100_000, "9" * 10_000):
+        path.write_text(text)
+        with pytest.raises(UserError, match="not a JSON file"):
+            storage.read_json(path)
 
 
 def test_empty_directory(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 from lightning_e5.__main__ import main
 from lightning_e5.config import redact
 from lightning_e5.errors import UserError
-from lightning_e5.storage import read_json
-from lightning_e5.tracking import JsonlLogger, check_logger, environment, read_metrics_log
+from lightning_e5.storage import read_json, write_json
+from lightning_e5.tracking import JsonlLogger, check_logger, environment, numerics, read_metrics_log, record_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Made up here; put together so that no scanner of the source takes them for real ones.
@@ -110,8 +110,36 @@ def test_no_secret_reaches_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_the_environment_is_facts_only() -> None:
     facts = environment()
-    assert set(facts) == {"commit", "uncommitted_changes", "python", "platform", "processor", "cpus", "threads", "gpus", "packages"}
+    assert set(facts) == {"commit", "uncommitted_changes", "python", "platform", "processor", "cpus", "threads", "gpus", "packages", "numerics"}
     assert facts["packages"]["torch"] and json.dumps(facts)
+    deciding = {"torch", "torch_git", "threads", "interop_threads", "instruction_set", "device", "compute_capability", "cuda", "cudnn", "deterministic"}
+    assert deciding <= set(facts["numerics"]) and "ATEN_CPU_CAPABILITY" in facts["numerics"]
+
+
+def test_a_run_that_continues_under_other_conditions_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    record_environment(tmp_path, said.append)
+    record_environment(tmp_path, said.append)
+    assert said == []
+    facts = read_json(tmp_path / "environment.json")
+    facts["numerics"] |= {"threads": 64, "instruction_set": "AVX512"}
+    write_json(tmp_path / "environment.json", facts)
+    record_environment(tmp_path, said.append)
+    now = numerics()
+    assert len(said) == 1 and "\n" not in said[0] and "is not byte-equal" in said[0]
+    assert f"threads 64 -> {now['threads']}" in said[0] and f"instruction_set AVX512 -> {now['instruction_set']}" in said[0]
+    for damaged in ("{", "[]", '{"numerics": 3}', '{"numerics": []}'):
+        (tmp_path / "environment.json").write_text(damaged)
+        record_environment(tmp_path, said.append)
+    assert len(said) == 1 and read_json(tmp_path / "environment.json")["numerics"] == now
+
+
+def test_another_instruction_set_is_in_the_record(tmp_path: Path) -> None:
+    code = "import json; from lightning_e5.tracking import numerics; print(json.dumps(numerics()))"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["ATEN_CPU_CAPABILITY"] == "default" and found["instruction_set"] == "DEFAULT" and found["threads"] == 1
 
 
 def log(logger: JsonlLogger, first: int, last: int) -> None:

@@ -18,7 +18,7 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
 from lightning_e5.ranges import Count, Length
 from lightning_e5.retrieval.search import check_search, retrieve
-from lightning_e5.storage import MANIFEST, read_json
+from lightning_e5.storage import MANIFEST, read_manifest
 from lightning_e5.types import Embedder, Kind, Run
 
 
@@ -115,7 +115,7 @@ class StoredEncoder:
         """The files with sizes and times, those of a manifest with their sha256."""
         folder = self._folder()
         if (folder / MANIFEST).is_file():
-            return [str(folder), read_json(folder / MANIFEST).get("files")]
+            return [str(folder), read_manifest(folder)["files"]]
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 

@@ -17,6 +17,7 @@ from lightning_e5.ablation.launchers import LocalLauncher, SlurmLauncher
 from lightning_e5.ablation.run_status import RunStatus, last_error_line
 from lightning_e5.config import load_experiment
 from lightning_e5.errors import UserError
+from lightning_e5.stages.lock import locked
 from lightning_e5.stages.runner import run_experiment
 from lightning_e5.storage import read_json
 
@@ -108,18 +109,11 @@ def test_a_wrong_variant_is_found_before_anything_runs(tmp_path: Path, capsys: p
     assert not list((tmp_path / "ablations" / "failing-laptop").glob("*.log"))
 
 
-def test_one_ablate_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
-    from lightning_e5.ablation import runner
-
-    directory = tmp_path / "ablations" / "smoke-laptop"
-    directory.mkdir(parents=True)
-    monkeypatch.setattr(runner, "_LOCK_SECONDS", 0.5)
-    with (directory / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def test_one_ablate_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path / "ablations" / "smoke-laptop" / ".lock", wait=False, held="the test"):
         assert main(["ablate", str(SMOKE), f"runs_dir={tmp_path}"]) == 2
-    assert "another ablate, or a run that one started, is at work there" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"another ablate is at work there (process {os.getpid()} on " in line and line.endswith("; pass --wait to wait for it")
 
 
 def test_a_run_is_finished_by_its_metrics_alone(tmp_path: Path) -> None:
@@ -159,23 +153,22 @@ def test_the_last_error_of_a_log(tmp_path: Path) -> None:
 
 
 def test_every_job_has_gpus_of_its_own(tmp_path: Path) -> None:
-    with (tmp_path / "lock").open("w") as lock:
-        launcher = LocalLauncher(None, ["0", "1", "2", "3", "4"], 2, lock.fileno())
-        assert launcher.slots == 2
-        for name in "ab":
-            launcher.start(name, ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES; sleep 0.2; exit 3"], tmp_path / name)
-        ended: dict[str, int] = {}
-        while len(ended) < 2:
-            ended |= launcher.ended()
-        assert ended == {"a": 3, "b": 3}
-        assert {(tmp_path / name).read_text() for name in "ab"} == {"0,1\n", "2,3\n"}
-        launcher.start("c", ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], tmp_path / "c")  # a set that is free again
-        while not launcher.ended():
-            time.sleep(0.01)
-        assert (tmp_path / "c").read_text() in ("0,1\n", "2,3\n")
-        with pytest.raises(UserError, match="--jobs 3: 2 GPUs each are more than the 5"):
-            LocalLauncher(3, ["0", "1", "2", "3", "4"], 2, lock.fileno())
-        assert LocalLauncher(None, [], 1, lock.fileno()).slots == 1
+    launcher = LocalLauncher(None, ["0", "1", "2", "3", "4"], 2)
+    assert launcher.slots == 2
+    for name in "ab":
+        launcher.start(name, ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES; sleep 0.2; exit 3"], tmp_path / name)
+    ended: dict[str, int] = {}
+    while len(ended) < 2:
+        ended |= launcher.ended()
+    assert ended == {"a": 3, "b": 3}
+    assert {(tmp_path / name).read_text() for name in "ab"} == {"0,1\n", "2,3\n"}
+    launcher.start("c", ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], tmp_path / "c")  # a set that is free again
+    while not launcher.ended():
+        time.sleep(0.01)
+    assert (tmp_path / "c").read_text() in ("0,1\n", "2,3\n")
+    with pytest.raises(UserError, match="--jobs 3: 2 GPUs each are more than the 5"):
+        LocalLauncher(3, ["0", "1", "2", "3", "4"], 2)
+    assert LocalLauncher(None, [], 1).slots == 1
 
 
 def test_jobs_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``precision: auto`` takes bfloat16 where the measured matrix product is faster in it, and float32 elsewhere."""
+"""``precision: auto`` takes bfloat16 where the hardware multiplies it, and float32 elsewhere; nothing is timed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ import torch
 
 from lightning_e5.models import precision
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.precision import runs_in_bf16
+from lightning_e5.models.precision import native_bf16, runs_in_bf16
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    precision._bf16_is_faster.cache_clear()
+    native_bf16.cache_clear()
     yield
-    precision._bf16_is_faster.cache_clear()
+    native_bf16.cache_clear()
 
 
-@pytest.mark.parametrize(("half", "expected"), [(0.5, False), (1.1, False), (2.0, True)])
-def test_auto_follows_the_measurement(monkeypatch: pytest.MonkeyPatch, half: float, expected: bool) -> None:
-    monkeypatch.setattr(precision, "gemm_peak", lambda device, dtype: 1e11 * (half if dtype == torch.bfloat16 else 1.0))
-    assert runs_in_bf16("auto", "cpu") is expected
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 avx512f avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("fp asimd bf16", True), ("fpu avx512f avx512_vnni", False), ("", False)],
+)
+def test_auto_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, expected: bool) -> None:
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags.split()))
+    assert runs_in_bf16("auto", "cpu") is expected and runs_in_bf16("auto", torch.device("cpu")) is expected
     assert runs_in_bf16("bf16", "cpu") and not runs_in_bf16("fp32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_auto_follows_the_compute_capability(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: bool) -> None:
+    """V100 (7.0) and T4 (7.5) emulate bfloat16, and torch says that they support it."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *arguments, **settings: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    assert runs_in_bf16("auto", "cuda") is expected and runs_in_bf16("auto", torch.device("cuda", 0)) is expected
 
 
 def test_an_encoder_with_auto_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch, small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
@@ -32,7 +44,7 @@ def test_an_encoder_with_auto_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch,
 
     single, half = embedded("fp32"), embedded("bf16")
     assert not torch.equal(single, half)
-    for faster, expected in ((False, single), (True, half)):
-        monkeypatch.setattr(precision, "_bf16_is_faster", lambda kind, faster=faster: faster)
+    for native, expected in ((False, single), (True, half)):
+        monkeypatch.setattr(precision, "native_bf16", lambda kind, native=native: native)
         assert torch.equal(embedded("auto"), expected)
     monkeypatch.undo()

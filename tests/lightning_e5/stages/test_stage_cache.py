@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -125,7 +126,8 @@ def test_of_several_processes_one_computes_and_the_others_wait(tmp_path: Path) -
     printed = [p.communicate(timeout=60)[0] for p in processes]
     assert sum("computes" in text.splitlines() for text in printed) == 1
     assert sum("linked" in text.splitlines() for text in printed) == 3
-    assert any("another process computes this stage; waits for it" in text for text in printed)
+    computing = next(p.pid for p, text in zip(processes, printed, strict=True) if "computes" in text.splitlines())
+    assert any(re.search(rf"another process computes this stage \(process {computing} on \S+ since [^)]+\); waits for it", text) for text in printed)
     assert all((tmp_path / f"out{n}" / "result").read_text() == "42" for n in range(4))
 
 

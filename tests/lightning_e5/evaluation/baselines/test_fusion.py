@@ -17,7 +17,7 @@ from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVect
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import UNTRAINED
 from lightning_e5.retrieval.search import retrieve
-from lightning_e5.stages.stage import _own_fingerprint
+from lightning_e5.stages.fingerprint import own_fingerprint
 
 
 def test_the_formula() -> None:
@@ -109,8 +109,8 @@ def test_a_changed_file_changes_the_fingerprint_of_a_mapping_of_models(tmp_path:
     path = tmp_path / "v.txt"
     path.write_text("cat 1 2\n")
     models = {"bm25": BM25(), "vectors": VectorsFile(path), "both": ReciprocalRankFusion([BM25(), VectorsFile(path)])}
-    before = _own_fingerprint(models)
-    assert set(before) == {"vectors", "both"} and _own_fingerprint({"bm25": BM25()}) is None
+    before = own_fingerprint(models)
+    assert set(before) == {"vectors", "both"} and own_fingerprint({"bm25": BM25()}) is None
     path.write_text("cat 1 2\ndog 1 2\n")
-    after = _own_fingerprint(models)
+    after = own_fingerprint(models)
     assert after["vectors"] != before["vectors"] and after["both"] != before["both"]
