@@ -37,13 +37,17 @@ def _check(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.check import expanded
     from lightning_e5.stages.plan import check_files
 
-    return check_files([Path(p) for p in arguments.experiments], paths_too=arguments.paths, expand=expanded)
+    overrides = [word for word in arguments.experiments if "=" in word and not os.path.lexists(word)]
+    paths = [Path(word) for word in arguments.experiments if word not in overrides]
+    if not paths:
+        raise UserError(f"check: {overrides[0]!r} is an override (key=value), and there is no YAML to apply it to")
+    return check_files(paths, overrides, paths_too=arguments.paths, expand=expanded)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.runner import AblateRequest, ablate
 
-    given = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "file", "only", "overrides")}
+    given = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "file", "only", "overrides", "allow_package")}
     overrides = [*arguments.overrides, *(word for word in arguments.only if "=" in word)]
     only = [word for word in arguments.only if "=" not in word]
     return ablate(AblateRequest(Path(arguments.file), overrides, only, **given))
@@ -103,11 +107,19 @@ def _arguments_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", help="an experiment YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as stages.pretrain.data.batch_size=256")
     parser.add_argument("--update", action="store_true", help="redo the stages that a changed configuration changes")
+    _allow_package(parser)
+
+
+def _allow_package(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-package", nargs="+", action="extend", default=[], metavar="PACKAGE", help="of your own, whose configurable classes a YAML may name"
+    )
 
 
 def _arguments_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiments", nargs="+", help="YAMLs of experiments and ablations")
+    parser.add_argument("experiments", nargs="+", metavar="YAML", help="of experiments and ablations; with overrides (key=value) as run and ablate take them")
     parser.add_argument("--paths", action="store_true", help="also that the files and folders they name are here")
+    _allow_package(parser)
 
 
 def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +133,7 @@ def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-job", type=int, metavar="K", help="GPUs of each run (default 1)")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are executed")
     parser.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="slurm_partition=gpu, timeout_min=600 ...")
+    _allow_package(parser)
 
 
 def _arguments_compare(parser: argparse.ArgumentParser) -> None:
@@ -217,6 +230,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:
+        if packages := getattr(arguments, "allow_package", []):
+            from lightning_e5.configurable import allow_packages
+
+            allow_packages(packages)
         return int(arguments.function(arguments))
     except (SystemExit, TrainingStopped, RuntimeError) as error:
         leave_after_first()
