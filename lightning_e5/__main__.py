@@ -212,6 +212,13 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[
 }
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """UserError for a word of the command line that no path or name can hold."""
+    for word in words:
+        if "\0" in word or any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UserError(f"{ascii(word)[:120]}: holds NUL, or bytes that are not UTF-8, which no path or name here may have")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 our defect, 2 the user's mistake, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m lightning_e5", description="E5 text embeddings: train, ablate, judge.")
@@ -230,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:
+        _check_words(sys.argv[1:] if argv is None else argv)
         if packages := getattr(arguments, "allow_package", []):
             from lightning_e5.configurable import allow_packages
 
@@ -246,9 +254,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR):
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
+        place = str(error.filename or "a file")
+        print(f"error: {place if len(place) <= 200 else f'{place[:200]}...'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130

@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.annotations import check_value
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.overrides import apply_override
+from lightning_e5.ranges import Positive, PositiveShare, Seed, Workers
 from lightning_e5.storage import sha256_text, to_json
 from lightning_e5.yaml_files import Node, read_yaml, resolve_references
 
@@ -37,6 +39,14 @@ TOP_LEVEL = {
     "throughput": "what `check` projects days from: device, peak_tflops, assumed_share, tokens_per_second",
     "stages": "stage name -> {_target_, inputs, arguments}, run in order",
 }
+_TYPES: dict[str, Any] = {
+    "seed": Seed, "threads": Workers | None, "runs_dir": str, "stage_cache": str | None, "data_dir": str | None, "stages": dict,
+    "logger": dict | None, "headline": list[str] | None, "description": str | None, "variables": dict | None,
+    "final_encoder": str | None, "throughput": list[dict] | None,
+}  # fmt: skip
+_THROUGHPUT: dict[str, Any] = {
+    "device": str, "peak_tflops": Positive, "assumed_share": PositiveShare, "tokens_per_second": Positive | None, "note": str | None
+}  # fmt: skip
 MAX_EXTENDS = 2
 _SECRET_KEY = re.compile(r"(api|access|secret|private|auth)[_-]?(key|token)|password|passwd|secret|credential|token$", re.I)
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|[0-9a-f]{40})\b")
@@ -84,7 +94,7 @@ def resolve_experiment(tree: Node, overrides: Sequence[str], title: str, last: N
     for override in overrides:
         apply_override(tree, override)
     experiment = resolve_references(merge(tree, last or {}), title)
-    _check_top_level(title, experiment)
+    check_top_level(title, experiment)
     return experiment
 
 
@@ -173,7 +183,7 @@ def check_path(text: str, key: str) -> str:
     return text
 
 
-def _check_top_level(path: str, experiment: Node) -> None:
+def check_top_level(path: str, experiment: Node) -> None:
     if "ablation" in experiment:
         raise UserError(f"{path}: is an ablation's YAML and not one experiment's; use: python -m lightning_e5 ablate {shlex.quote(path)}")
     for key in experiment:
@@ -183,13 +193,18 @@ def _check_top_level(path: str, experiment: Node) -> None:
     experiment.setdefault("runs_dir", "runs")
     experiment.setdefault("threads", None)
     check_name(experiment.get("name"), f"{path}: name")
-    types = {"seed": (int,), "threads": (int, type(None)), "runs_dir": (str,), "stage_cache": (str, type(None)), "stages": (dict,), "logger": (dict,)}
-    for key, allowed in types.items():
-        if key in experiment and (not isinstance(experiment[key], allowed) or isinstance(experiment[key], bool)):
-            names = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)
-            raise UserError(f"{path}: {key}: {experiment[key]!r} is not {names}")
-    if not 0 <= experiment["seed"] < 2**31:
-        raise UserError(f"{path}: seed: {experiment['seed']} is not in 0 .. 2^31 - 1")
+    for key, hint in _TYPES.items():
+        if key in experiment:
+            check_value(experiment[key], hint, f"{path}: {key}")
+    for number, device in enumerate(experiment.get("throughput") or []):
+        where = f"{path}: throughput[{number}]"
+        if wrong := next((k for k in device if k not in _THROUGHPUT), None):
+            raise UserError(f"{where}: unknown key {wrong!r}{suggestion(wrong, _THROUGHPUT)}")
+        for key, hint in _THROUGHPUT.items():
+            if key in device:
+                check_value(device[key], hint, f"{where}.{key}")
+        if "device" not in device or ("tokens_per_second" not in device and not {"peak_tflops", "assumed_share"} <= {*device}):
+            raise UserError(f"{where}: needs device, and either tokens_per_second or both peak_tflops and assumed_share")
     if not experiment.get("stages"):
         raise UserError(f"{path}: stages: there is none to run")
     for key in ("runs_dir", "stage_cache"):

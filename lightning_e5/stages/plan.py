@@ -10,18 +10,12 @@ from typing import Any
 
 from lightning_e5.config import Node, load_experiment, outside_path
 from lightning_e5.errors import UserError
+from lightning_e5.stages.agreement import KNOWN
 from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.stage import run_directory
 
 #: Titles and experiments of a YAML, and what gives the lines of its plan, once they are known to be right.
 Expanded = tuple[list[tuple[str, Node]], Callable[[], list[str]]]
-#: Sizes of the checkpoints that E5 starts from: layers, width, feed-forward width, vocabulary, positions.
-KNOWN = {
-    "microsoft/MiniLM-L12-H384-uncased": (12, 384, 1536, 30522, 512),
-    "google-bert/bert-base-uncased": (12, 768, 3072, 30522, 512),
-    "google-bert/bert-large-uncased-whole-word-masking": (24, 1024, 4096, 30522, 512),
-}
-
 
 def check_files(
     paths: Sequence[Path],
