@@ -177,10 +177,10 @@ def _finetune(stage: _Stage) -> Facts:
     _check_length(stage, "max_length", encoder.positions, "positions of the encoder")
     length = stage.value("max_length") or encoder.max_length
     _check_length(stage, "train_length", length, "that the encoder reads afterwards (max_length)")
-    _check_groups(stage, ranked)
     from lightning_e5.modules.distilled import DistilledModule
 
     module = resolve_target(stage.node["module"]["_target_"], stage.key)
+    _check_groups(stage, ranked, least=int(issubclass(module, DistilledModule)))  # type: ignore[arg-type]
     alone = ranked and all(r.scores is False for r in ranked) and not stage.node["module"].get("without_teacher")
     if alone and issubclass(module, DistilledModule):  # type: ignore[arg-type]
         rule = f"{module.__name__} distils a teacher's scores, and no stage of inputs.ranked gives any"
@@ -194,7 +194,7 @@ def _teacher(stage: _Stage) -> Facts:
     if length is not None and encoder.positions is not None and 2 * length - 1 > encoder.positions:
         rule = f"two texts of {length} tokens do not fit the {encoder.positions} positions of the encoder; the most is {(encoder.positions + 1) // 2}"
         raise stage.refuse("max_length", rule)
-    _check_groups(stage, stage.inputs("ranked"))
+    _check_groups(stage, stage.inputs("ranked"), least=1)
     return Facts({"": "cross encoder", "cross_encoder": "cross encoder"}, max_length=length, positions=encoder.positions)
 
 
@@ -228,11 +228,13 @@ def _ranked_data(stage: _Stage) -> Facts:
     return Facts(makes, negatives=stage.value("negatives"), scores=scores, retriever_scores=False)
 
 
-def _check_groups(stage: _Stage, ranked: list[Facts]) -> None:
+def _check_groups(stage: _Stage, ranked: list[Facts], *, least: int) -> None:
     """The groups of a training on ranked passages: enough negatives and rows in all files."""
     data = stage.node["data"]
     wanted = {**_defaults(resolve_target(data["_target_"], stage.key)), **data}.get("negatives")
     given = _least(r.negatives for r in ranked)
+    if wanted is not None and wanted < least:
+        raise stage.refuse("data.negatives", f"{wanted} leaves nothing to rank the positive above; the rule is >= {least}")
     if wanted is not None and given is not None and given < wanted:
         raise stage.refuse("data.negatives", f"{wanted} negatives of each query are wanted, and the stage of inputs.ranked gives {given}")
     hold_out = data.get("hold_out", 0)

@@ -34,6 +34,8 @@ def changed(**values: Any) -> dict[str, Any]:
     [
         ({"negatives__count": 1}, "stages.teacher.data.negatives: 3 negatives of each query are wanted, and the stage of inputs.ranked gives 1"),
         ({"finetune__data__negatives": 9}, "stages.finetune.data.negatives: 9 negatives of each query"),
+        ({"teacher__data__negatives": 0}, "stages.teacher.data.negatives: 0 leaves nothing to rank the positive above; the rule is >= 1"),
+        ({"finetune__data__negatives": 0}, "stages.finetune.data.negatives: 0 leaves nothing"),
         ({"finetune__inputs__ranked": "negatives/ranked.parquet"}, "stages.finetune.module: DistilledModule distils a teacher's scores"),
         ({"negatives": NLI}, "stages.scores.retriever_scale: the stage of inputs.ranked keeps no scores by which its passages were retrieved"),
         ({"teacher__max_length": 300}, "stages.teacher.max_length: two texts of 300 tokens do not fit the 512 positions of the encoder; the most is 256"),
