@@ -6,7 +6,7 @@ import copy
 import math
 import signal
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -97,10 +97,16 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def resolve_steps(max_steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
-    """Optimizer steps from either ``max_steps`` or ``epochs`` (rounded up); UserError unless exactly one is given."""
+def check_duration(arguments: Mapping[str, Any]) -> None:
+    """UserError unless exactly one of ``max_steps`` and ``epochs`` is given."""
+    max_steps, epochs = arguments.get("max_steps"), arguments.get("epochs")
     if (max_steps is None) == (epochs is None):
         raise UserError(f"give either max_steps or epochs, not max_steps: {max_steps} and epochs: {epochs}")
+
+
+def resolve_steps(max_steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
+    """Optimizer steps from either ``max_steps`` or ``epochs`` (rounded up); UserError unless exactly one is given."""
+    check_duration({"max_steps": max_steps, "epochs": epochs})
     if max_steps is not None:
         return max_steps
     assert epochs is not None

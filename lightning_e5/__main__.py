@@ -40,13 +40,17 @@ def _check(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.check import expanded
     from lightning_e5.stages.plan import check_files
 
-    return check_files([Path(p) for p in arguments.experiments], paths_too=arguments.paths, expand=expanded)
+    overrides = [word for word in arguments.experiments if "=" in word and not os.path.lexists(word)]
+    paths = [Path(word) for word in arguments.experiments if word not in overrides]
+    if not paths:
+        raise UserError(f"check: {overrides[0]!r} is an override (key=value), and there is no YAML to apply it to")
+    return check_files(paths, overrides, paths_too=arguments.paths, expand=expanded)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.runner import AblateRequest, ablate
 
-    given = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "file", "only", "overrides")}
+    given = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "file", "only", "overrides", "allow_package")}
     overrides = [*arguments.overrides, *(word for word in arguments.only if "=" in word)]
     only = [word for word in arguments.only if "=" not in word]
     return ablate(AblateRequest(Path(arguments.file), overrides, only, **given))
@@ -108,11 +112,19 @@ def _arguments_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update", action="store_true", help="redo the stages that a changed configuration changes")
     parser.add_argument("--wait", action="store_true", help="wait where another process is at work in the run's directory")
     parser.add_argument("--verify", action="store_true", help="read all files of finished stages again, whatever their size and time")
+    _allow_package(parser)
+
+
+def _allow_package(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-package", nargs="+", action="extend", default=[], metavar="PACKAGE", help="of your own, whose configurable classes a YAML may name"
+    )
 
 
 def _arguments_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiments", nargs="+", help="YAMLs of experiments and ablations")
+    parser.add_argument("experiments", nargs="+", metavar="YAML", help="of experiments and ablations; with overrides (key=value) as run and ablate take them")
     parser.add_argument("--paths", action="store_true", help="also that the files and folders they name are here")
+    _allow_package(parser)
 
 
 def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +139,7 @@ def _arguments_ablate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-job", type=int, metavar="K", help="GPUs of each run (default 1)")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are executed")
     parser.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="slurm_partition=gpu, timeout_min=600 ...")
+    _allow_package(parser)
 
 
 def _arguments_compare(parser: argparse.ArgumentParser) -> None:
@@ -205,6 +218,13 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[
 }
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """UserError for a word of the command line that no path or name can hold."""
+    for word in words:
+        if "\0" in word or any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UserError(f"{ascii(word)[:120]}: holds NUL, or bytes that are not UTF-8, which no path or name here may have")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 our defect, 2 the user's mistake, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m lightning_e5", description="E5 text embeddings: train, ablate, judge.")
@@ -223,6 +243,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:
+        _check_words(sys.argv[1:] if argv is None else argv)
+        if packages := getattr(arguments, "allow_package", []):
+            from lightning_e5.configurable import allow_packages
+
+            allow_packages(packages)
         return int(arguments.function(arguments))
     except (SystemExit, TrainingStopped, RuntimeError) as error:
         leave_after_first()
@@ -235,9 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR):
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
+        place = str(error.filename or "a file")
+        print(f"error: {place if len(place) <= 200 else f'{place[:200]}...'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import math
 import pathlib
@@ -23,6 +24,7 @@ _LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Collection, col
 _MAPPINGS = (dict, collections.abc.Mapping)
 
 
+@functools.cache
 def arguments_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Argument -> its parameter with the annotation resolved, and whether any other name is accepted too.
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import copy
 import importlib.util
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.annotations import check_value
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.overrides import apply_override
+from lightning_e5.ranges import Positive, PositiveShare, Seed, Workers
 from lightning_e5.storage import sha256_text, to_json
-
-Node = dict[str, Any]
+from lightning_e5.yaml_files import Node, read_yaml, resolve_references
 
 #: Top-level keys of an experiment and what they mean (shown by ``check`` when one is unknown).
 TOP_LEVEL = {
@@ -36,6 +39,14 @@ TOP_LEVEL = {
     "throughput": "what `check` projects days from: device, peak_tflops, assumed_share, tokens_per_second",
     "stages": "stage name -> {_target_, inputs, arguments}, run in order",
 }
+_TYPES: dict[str, Any] = {
+    "seed": Seed, "threads": Workers | None, "runs_dir": str, "stage_cache": str | None, "data_dir": str | None, "stages": dict,
+    "logger": dict | None, "headline": list[str] | None, "description": str | None, "variables": dict | None,
+    "final_encoder": str | None, "throughput": list[dict] | None,
+}  # fmt: skip
+_THROUGHPUT: dict[str, Any] = {
+    "device": str, "peak_tflops": Positive, "assumed_share": PositiveShare, "tokens_per_second": Positive | None, "note": str | None
+}  # fmt: skip
 MAX_EXTENDS = 2
 _SECRET_KEY = re.compile(r"(api|access|secret|private|auth)[_-]?(key|token)|password|passwd|secret|credential|token$", re.I)
 _SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|[0-9a-f]{40})\b")
@@ -79,19 +90,11 @@ def resolve_experiment(tree: Node, overrides: Sequence[str], title: str, last: N
     Raises:
         UserError: as `load_experiment`.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     tree = copy.deepcopy(tree)
     for override in overrides:
-        _apply_override(tree, override)
-    try:
-        resolved = OmegaConf.to_container(OmegaConf.create(merge(tree, last or {})), resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{title}: {str(error).splitlines()[0]}") from None
-    assert isinstance(resolved, dict)
-    experiment: Node = {str(key): value for key, value in resolved.items()}
-    _check_top_level(title, experiment)
+        apply_override(tree, override)
+    experiment = resolve_references(merge(tree, last or {}), title)
+    check_top_level(title, experiment)
     return experiment
 
 
@@ -160,34 +163,6 @@ def _load_extended(path: Path, depth: int) -> Node:
     return merge(_load_extended(path.parent / parent, depth + 1), tree)
 
 
-def read_yaml(path: Path) -> Node:
-    """One YAML file as a plain tree; UserError names the file and what is wrong in it."""
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a directory, not an experiment YAML") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
-    try:
-        config = OmegaConf.create(text)
-        tree = OmegaConf.to_container(config, resolve=False)
-    except AssertionError:  # OmegaConf's answer to a bare number
-        tree = None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{path}:{where} {getattr(error, 'problem', None) or str(error).splitlines()[0]}") from None
-    if not isinstance(tree, dict) or not tree or (len(tree) == 1 and next(iter(tree.values())) is None):
-        raise UserError(f"{path}: not an experiment (needs keys such as 'name' and 'stages')")
-    return tree  # type: ignore[return-value]
-
-
 def merge(base: Node, over: Node) -> Node:
     """``over`` on top of ``base``; a node whose ``_target_`` changes is replaced, so no argument of the old class stays."""
     merged = copy.deepcopy(base)
@@ -201,35 +176,16 @@ def merge(base: Node, over: Node) -> Node:
     return merged
 
 
-def _apply_override(tree: Node, override: str) -> None:
-    import yaml
-    from omegaconf import OmegaConf
-
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"{override!r}: an override is key=value, such as stages.pretrain.max_steps=10")
-    try:
-        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"] if text else None  # type: ignore
-    except yaml.YAMLError:
-        raise UserError(f"{override!r}: {text!r} is not a YAML value") from None
-    *parents, last = key.split(".")
-    node: Any = tree
-    for depth, part in enumerate(parents):
-        here = ".".join(parents[:depth])
-        if not isinstance(node, dict) or part not in node:
-            known = node if isinstance(node, dict) else ()
-            raise UserError(f"override {override!r}: no key {part!r} in {here or 'the experiment'}{suggestion(part, known)}")
-        node = node[part]
-    if not isinstance(node, dict):
-        raise UserError(f"override {override!r}: {'.'.join(parents)} holds no keys")
-    if not parents and last not in TOP_LEVEL:
-        raise UserError(f"override {override!r}: unknown key {last!r}{suggestion(last, [*TOP_LEVEL])}")
-    if isinstance(node.get(last), dict) and isinstance(value, dict):
-        value = merge(node[last], value)
-    node[last] = value
+def check_path(text: str, key: str) -> str:
+    """A path that a YAML or command line gives for a folder to be made: UserError where no file system could hold it."""
+    if not text or "\0" in text or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in text.split("/")):
+        raise UserError(f"{key}: {text[:80]!r} is no path that a folder can have (names of 1 to 255 bytes, without NUL)")
+    return text
 
 
-def _check_top_level(path: str, experiment: Node) -> None:
+def check_top_level(path: str, experiment: Node) -> None:
+    if "ablation" in experiment:
+        raise UserError(f"{path}: is an ablation's YAML and not one experiment's; use: python -m lightning_e5 ablate {shlex.quote(path)}")
     for key in experiment:
         if key not in TOP_LEVEL:
             raise UserError(f"{path}: unknown key {key!r}{suggestion(key, TOP_LEVEL)}")
@@ -237,15 +193,23 @@ def _check_top_level(path: str, experiment: Node) -> None:
     experiment.setdefault("runs_dir", "runs")
     experiment.setdefault("threads", None)
     check_name(experiment.get("name"), f"{path}: name")
-    types = {"seed": (int,), "threads": (int, type(None)), "runs_dir": (str,), "stage_cache": (str, type(None)), "stages": (dict,), "logger": (dict,)}
-    for key, allowed in types.items():
-        if key in experiment and (not isinstance(experiment[key], allowed) or isinstance(experiment[key], bool)):
-            names = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)
-            raise UserError(f"{path}: {key}: {experiment[key]!r} is not {names}")
-    if not 0 <= experiment["seed"] < 2**31:
-        raise UserError(f"{path}: seed: {experiment['seed']} is not in 0 .. 2^31 - 1")
+    for key, hint in _TYPES.items():
+        if key in experiment:
+            check_value(experiment[key], hint, f"{path}: {key}")
+    for number, device in enumerate(experiment.get("throughput") or []):
+        where = f"{path}: throughput[{number}]"
+        if wrong := next((k for k in device if k not in _THROUGHPUT), None):
+            raise UserError(f"{where}: unknown key {wrong!r}{suggestion(wrong, _THROUGHPUT)}")
+        for key, hint in _THROUGHPUT.items():
+            if key in device:
+                check_value(device[key], hint, f"{where}.{key}")
+        if "device" not in device or ("tokens_per_second" not in device and not {"peak_tflops", "assumed_share"} <= {*device}):
+            raise UserError(f"{where}: needs device, and either tokens_per_second or both peak_tflops and assumed_share")
     if not experiment.get("stages"):
         raise UserError(f"{path}: stages: there is none to run")
+    for key in ("runs_dir", "stage_cache"):
+        if experiment.get(key) is not None:
+            check_path(experiment[key], f"{path}: {key}")
     for name, stage in experiment["stages"].items():
         check_name(name, f"{path}: stages")
         if not isinstance(stage, dict) or "_target_" not in stage:

@@ -84,9 +84,9 @@ def allow_packages(names: Iterable[str]) -> None:
             _allowed.append(name)
 
 
-def allowed_packages() -> tuple[str, ...]:
-    """The packages of the user's own, in the order in which they were allowed."""
-    return tuple(_allowed)
+def allow_options() -> list[str]:
+    """The allowed packages as words of a command line, for a command that this one starts."""
+    return [word for name in _allowed for word in ("--allow-package", name)]
 
 
 def resolve_target(target: Any, key: str, kind: str | None = None) -> Callable[..., Any]:

@@ -74,6 +74,8 @@ Workers = Annotated[int, Range(1, 4096)]
 WorkersOrZero = Annotated[int, Range(0, 4096)]
 Share = Annotated[float, Range(0, 1)]
 PositiveShare = Annotated[float, Range(0, 1, above=True)]
+#: A speed or another measure.
+Positive = Annotated[float, Range(0, 1e15, above=True)]
 Weight = Annotated[float, Range(0, 1e6)]
 LearningRate = Annotated[float, Range(1e-12, 1)]
 #: Below the least, cosines divided by it leave the precision of float32 sums.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_modules.base import StepDataModule, resolve_steps
+from data_modules.base import StepDataModule, check_duration, resolve_steps
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache
 from lightning_e5.configurable import configurable
@@ -18,7 +18,7 @@ from lightning_e5.storage import read_parquet
 from lightning_e5.types import PairBatch, TokenBatch
 
 
-@configurable("data module")
+@configurable("data module", check=check_duration)
 class CCPairsDataModule(StepDataModule):
     """In-batch-negative batches of (query, passage) token pairs.
 

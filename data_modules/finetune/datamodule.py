@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_modules.base import StepDataModule, resolve_steps
+from data_modules.base import StepDataModule, check_duration, resolve_steps
 from data_modules.finetune.groups import KINDS, Choice, read_ranked
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache, write_token_cache
@@ -23,7 +23,7 @@ from lightning_e5.text import TextTokenizer, texts_digest
 from lightning_e5.types import Kind, PairBatch, TokenBatch
 
 
-@configurable("data module")
+@configurable("data module", check=check_duration)
 class RankedDataModule(StepDataModule):
     """Groups of 1 + N passages per query, from one or several files.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,8 @@ def load_ablation(path: Path, scale: str | None = None) -> Ablation:
         UserError: what is wrong in it; the sentence names the file and the key.
     """
     tree = read_yaml(path)
+    if "ablation" not in tree and ("stages" in tree or "extends" in tree):
+        raise UserError(f"{path}: is one experiment's YAML and not an ablation's; use: python -m lightning_e5 run {shlex.quote(str(path))}")
     _known(tree, KEYS, str(path))
     for key in _NEEDED:
         if key not in tree:

@@ -22,9 +22,11 @@ from lightning_e5.ablation.dry_run import only_without_baseline, plan_text
 from lightning_e5.ablation.launchers import Launcher, LocalLauncher, SlurmLauncher, visible_gpus
 from lightning_e5.ablation.plan import Plan, PlannedRun, plan_ablation
 from lightning_e5.ablation.run_status import RunStatus, last_error_line
+from lightning_e5.configurable import allow_options
 from lightning_e5.errors import UserError
+from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.lock import LOCK, locked
-from lightning_e5.stages.runner import METRICS, changed_keys, check_experiment
+from lightning_e5.stages.runner import METRICS, changed_keys
 from lightning_e5.storage import write_json, write_text
 
 ABLATION = "ablation.json"
@@ -151,7 +153,7 @@ def _check_stages(plan: Plan, runs: Sequence[PlannedRun]) -> None:
             _check_here(plan, run)
         return
     files = [str(_experiment_file(plan, run)) for run in firsts.values()]
-    command = [sys.executable, "-m", "lightning_e5", "check", "--paths", *files]
+    command = [sys.executable, "-m", "lightning_e5", "check", "--paths", *files, *allow_options()]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -202,7 +204,7 @@ def _run_all(
                 log = plan.directory / f"{run.name}.log"
                 began_at[run.name] = log.stat().st_size if log.is_file() else 0
                 # A run of an ablate that was killed may be saving its state yet; the new one waits for it.
-                command = [sys.executable, "-u", "-m", "lightning_e5", "run", str(_experiment_file(plan, run)), "--wait"]
+                command = [sys.executable, "-u", "-m", "lightning_e5", "run", str(_experiment_file(plan, run)), "--wait", *allow_options()]
                 launcher.start(run.name, [*command, "--update"] if update else command, log)
                 status.started(run.name)
             for name, code in launcher.ended().items():

@@ -24,16 +24,17 @@ class DistilledModule(InBatchModule):
     Args:
         encoder: the bi-encoder, pre-trained.
         alpha: weight of the contrastive loss over all passages of the global batch (E5: 0.2).
+        without_teacher: it is meant that no row at all has teacher scores; an experiment whose stages give none is else refused.
         **training: see `InBatchModule`.
 
     Source: paper section 3.3, equation 2.
     """
 
-    def __init__(self, encoder: TextEncoder, *, alpha: Weight = 0.2, **training: Any) -> None:
+    def __init__(self, encoder: TextEncoder, *, alpha: Weight = 0.2, without_teacher: bool = False, **training: Any) -> None:
         super().__init__(encoder, **training)
         if alpha < 0:
             raise UserError(f"alpha: {alpha} is below 0")
-        self.alpha = alpha
+        self.alpha, self.without_teacher = alpha, without_teacher
 
     def contrastive_loss(self, batch: PairBatch, queries_BD: Tensor, passages_ND: Tensor) -> LossOutput:
         contrastive = super().contrastive_loss(batch, queries_BD, passages_ND)

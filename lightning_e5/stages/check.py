@@ -9,6 +9,8 @@ from lightning_e5.config import Node, outside_path
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.instantiate import check_node
+from lightning_e5.ranges import Seed
+from lightning_e5.stages.agreement import check_agreement
 from lightning_e5.stages.stage import special_keys
 
 #: Parameters of a stage function that the runner gives; a stage takes those it names.
@@ -38,9 +40,10 @@ def check_experiment(experiment: Node, *, paths: bool = True) -> None:
             check_value(reference, parameters[argument].annotation, f"{key}.inputs.{argument}")
         given = [g for g in (*GIVEN, *inputs) if g in parameters and not (g == "seed" and g in node)]
         check_node(node, key, given=given, special=special_keys(parameters))
-        if not isinstance(node.get("seed", 0), int) or isinstance(node.get("seed", 0), bool):
-            raise UserError(f"{key}.seed: {node['seed']!r} is not an integer")
+        check_value(node.get("seed", 0), Seed, f"{key}.seed")
+        check_value(node.get("description"), str | None, f"{key}.description")
         seen.append(name)
+    check_agreement(experiment)
     final = experiment.get("final_encoder")
     if final is not None and final not in seen:
         raise UserError(f"final_encoder: no stage {final!r}{suggestion(str(final), seen)}")

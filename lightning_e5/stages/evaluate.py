@@ -68,7 +68,7 @@ def evaluate(
     prefixes: Mapping[str, str] | None = None,
     max_length: Length | None = None,
     prefix_ablation: bool = False,
-    published: Mapping[str, Mapping[str, Annotated[float, Range(-1e6, 1e6)]]] | None = None,
+    published: Mapping[str, Mapping[str, Annotated[float, Range(-100, 100)]]] | None = None,
     training_texts: Mapping[str, Path] | None = None,
     trained_on: Mapping[str, Sequence[str]] | None = None,
     cosines: bool = True,

@@ -10,35 +10,32 @@ from typing import Any
 
 from lightning_e5.config import Node, load_experiment, outside_path
 from lightning_e5.errors import UserError
-from lightning_e5.stages.runner import check_experiment, run_directory
+from lightning_e5.stages.agreement import KNOWN
+from lightning_e5.stages.check import check_experiment
+from lightning_e5.stages.stage import run_directory
 
-#: Titles and experiments of a YAML, and the lines of its plan.
-Expanded = tuple[list[tuple[str, Node]], list[str]]
-#: Sizes of the checkpoints that E5 starts from: layers, width, feed-forward width, vocabulary, positions.
-KNOWN = {
-    "microsoft/MiniLM-L12-H384-uncased": (12, 384, 1536, 30522, 512),
-    "google-bert/bert-base-uncased": (12, 768, 3072, 30522, 512),
-    "google-bert/bert-large-uncased-whole-word-masking": (24, 1024, 4096, 30522, 512),
-}
-
+#: Titles and experiments of a YAML, and what gives the lines of its plan, once they are known to be right.
+Expanded = tuple[list[tuple[str, Node]], Callable[[], list[str]]]
 
 def check_files(
     paths: Sequence[Path],
+    overrides: Sequence[str] = (),
     *,
     paths_too: bool = False,
-    expand: Callable[[Path], Expanded | None] = lambda path: None,
+    expand: Callable[[Path, Sequence[str]], Expanded | None] = lambda path, overrides: None,
 ) -> int:
     """Check experiments and print their plans; returns 0, or 2 where one is wrong (all are checked).
 
     Args:
         paths: YAMLs.
+        overrides: ``key=value`` for every one of them.
         paths_too: also that the files and folders that the experiments name are here.
         expand: the experiments of a YAML that stands for several, and its plan's lines; None for an experiment's own YAML.
     """
     wrong = 0
     for path in paths:
         try:
-            experiments, lines = expand(path) or _single(path)
+            experiments, lines = expand(path, overrides) or _single(path, overrides)
             for title, experiment in experiments:
                 try:
                     check_experiment(experiment, paths=paths_too)
@@ -48,14 +45,14 @@ def check_files(
             wrong += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        print(f"{path}: ok\n" + "\n".join(f"  {line}" for line in lines))
+        print(f"{path}: ok\n" + "\n".join(f"  {line}" for line in lines()))
     print(f"{len(paths) - wrong} of {len(paths)} pass")
     return 2 if wrong else 0
 
 
-def _single(path: Path) -> Expanded:
-    experiment = load_experiment(path)
-    return [(str(path), experiment)], plan(experiment)
+def _single(path: Path, overrides: Sequence[str]) -> Expanded:
+    experiment = load_experiment(path, overrides)
+    return [(str(path), experiment)], lambda: plan(experiment)
 
 
 def plan(experiment: Node) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,18 @@ def test_overrides_come_in_order_and_may_add_an_argument(tmp_path: Path) -> None
         ("seed=[1", "is not a YAML value"),
         ("seed=one", "seed: 'one' is not int"),
         ("seed=true", "seed: True is not int"),
+        ("stages.one.deep.y.2=3", r"stages\.one\.deep\.y is a list of 2, whose items are 0 to 1; it has no '2'"),
+        ("stages.one.deep.y.x=3", r"stages\.one\.deep\.y is a list of 2"),
+        ("variables.sise=3", "no key 'variables' in the experiment|no variable 'sise'"),
+        ("logger=offline", "logger: 'offline' is not dict"),
+        ("runs_dir=" + "x" * 300, "runs_dir: 'x+' is no path that a folder can have"),
+        ("runs_dir=", "runs_dir"),
+        ("stage_cache=a/" + "é" * 200, "stage_cache: .* is no path"),
         ("seed=-1", "seed: -1 is not in 0"),
         ("threads=two", "threads: 'two' is not int or null"),
         ("stages=3", "stages: 3 is not dict"),
         ("stages.one=3", r"stages\.one: needs a _target_"),
-        ('name="a\\0b"', "is not a valid name"),
+        ('name="a\\0b"', "holds a character that no name"),
     ],
 )
 def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) -> None:
@@ -146,6 +154,36 @@ def test_names_that_are_no_path_component(name: Any) -> None:
 def test_names_that_are() -> None:
     for name in ("a", "A-1_b.c", "9", "x" * 100):
         assert check_name(name) == name
+
+
+def test_an_override_reaches_what_is_not_written(tmp_path: Path) -> None:
+    """Arguments of a target that its node does not hold, the logger, items of lists, and nodes behind a reference."""
+    text = """
+name: x
+encoder: {_target_: lightning_e5.models.factory.EncoderSpec, layers: 1}
+variables: {rules: [{_target_: data_modules.ccpairs.heuristics.MaxPassageChars, chars: 5}]}
+stages:
+  start: {_target_: lightning_e5.stages.vocabulary.vocabulary, encoder: "${encoder}"}
+  train: {_target_: lightning_e5.stages.pretrain.pretrain, module: {_target_: lightning_e5.modules.distilled.DistilledModule}, trainer: null}
+  build: {_target_: lightning_e5.stages.build_ccpairs.build_ccpairs, heuristics: "${variables.rules}"}
+"""
+    overrides = [
+        "logger.mode=disabled", "stages.start.encoder.layers=2", "stages.train.trainer.devices=1", "stages.train.inputs.keep=a/b",
+        "stages.train.module.temperature=0.02", "stages.build.heuristics.0.chars=7", "stages.build.near_duplicates.threshold=0.5",
+    ]  # fmt: skip
+    loaded = load(tmp_path, text, *overrides)
+    stages = loaded["stages"]
+    assert loaded["logger"] == {"mode": "disabled"} and loaded["encoder"]["layers"] == 1
+    assert stages["start"]["encoder"]["layers"] == 2 and stages["train"]["trainer"] == {"devices": 1}
+    assert stages["train"]["inputs"] == {"keep": "a/b"} and stages["train"]["module"]["temperature"] == 0.02
+    assert stages["build"]["heuristics"][0]["chars"] == 7 and loaded["variables"]["rules"][0]["chars"] == 5
+    for override, message in [
+        ("stages.train.trainr.devices=1", "no key 'trainr' in stages.train; did you mean 'trainer'"),
+        ("stages.start.encodr.layers=2", "no key 'encodr' in stages.start; did you mean 'encoder'"),
+        ("stages.build.heuristics[1].chars=7", "is a list of 1, whose items are 0 to 0; it has no '1'"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(message)):
+            load(tmp_path, text, override)
 
 
 def test_references(tmp_path: Path) -> None:
