@@ -12,7 +12,7 @@ from lightning_e5.ablation.model_card_facts import CardFacts, Rows, card_facts, 
 from lightning_e5.ablation.model_card_usage import usage
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.errors import UserError
-from lightning_e5.models.pretrained import stored_settings
+from lightning_e5.models.folder import stored_settings
 from lightning_e5.storage import read_json, write_text
 from lightning_e5.text import E5_PREFIXES
 

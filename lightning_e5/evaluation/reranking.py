@@ -13,7 +13,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import json_object, text_lines
 from lightning_e5.evaluation.significance import bootstrap_interval
 from lightning_e5.evaluation.task import SAMPLES, TaskResult, finite_embeddings
-from lightning_e5.types import Embedder
+from lightning_e5.types import Embedder, compares_by_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class RerankingTask:
 
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """MAP and MRR over the queries; the interval resamples queries."""
-        embedded = finite_embeddings(embedder, self.texts(), self.name)
+        embedded = finite_embeddings(embedder, self.texts(), self.name, normalize=compares_by_cosine(embedder))
         start, precision, reciprocal, tied = 0, [], [], 0
         for one in self.lists:
             size = 1 + len(one.positive) + len(one.negative)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.exact import ExactIndex, VectorIndex
 from lightning_e5.retrieval.stored_embeddings import kept_embeddings
-from lightning_e5.types import Embedder, Kind, Run
+from lightning_e5.types import Embedder, Kind, Run, compares_by_cosine
 
 
 class RetrievalWithIndex(NamedTuple):
@@ -30,7 +30,8 @@ def retrieve(
     passage_kind: Kind = "passage",
     cache_dir: Path | str | None = None,
 ) -> Run:
-    """Rank the documents for each query by the inner product of their unit embeddings.
+    """Rank the documents for each query by the inner product of their unit embeddings, or for a model that is
+    compared by dot product of its embeddings as they are.
 
     Texts are embedded in the order of their ids and equal scores are ranked by rising document id, so the order of
     either mapping changes nothing.
@@ -86,7 +87,7 @@ def _retrieve(
     exact: Any = stored
     if stored is None:
         exact = ExactIndex()
-        shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=True)]
+        shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=compares_by_cosine(embedder))]
     else:
         shards = stored.shards() if index is not None else []
     recall_against = getattr(index, "recall_against", None) if measure else None
@@ -95,7 +96,7 @@ def _retrieve(
             exact.add(shard)
         if index is not None:
             index.add(shard.astype("float32") if stored is not None else shard)
-    vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=True)
+    vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=compares_by_cosine(embedder))
     recall = None if recall_against is None else recall_against(exact, vectors, k)
     scores, rows = (exact if index is None else index).search(vectors, k + drop_identical_ids)
     ranked = {}
