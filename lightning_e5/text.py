@@ -88,13 +88,13 @@ def texts_digest(texts: Iterable[str]) -> str:
 class TokenizerSettings(NamedTuple):
     """What belongs to a tokenizer beside its ``tokenizer.json``, by the names of Hugging Face.
 
-    ``special``: role (``cls_token``, ``pad_token`` ...) -> token; ``input_names``: what its model takes.
+    ``special``: role (``cls_token``, ``pad_token`` ...) -> token; ``input_names``: what its model takes, None for what any takes.
     """
 
     special: Mapping[str, str]
     padding_side: str = "right"
     truncation_side: str = "right"
-    input_names: tuple[str, ...] = ("input_ids", "token_type_ids", "attention_mask")
+    input_names: tuple[str, ...] | None = None
 
     @classmethod
     def of_bert(cls, backend: Tokenizer) -> TokenizerSettings:
@@ -131,6 +131,7 @@ class TextTokenizer:
             raise UserError(f"max_length: {max_length} leaves no room for a text; the rule is >= 4")
         self.prefixes, self.max_length, self.lower_case = prefixes, max_length, lower_case
         self.settings = settings or TokenizerSettings.of_bert(backend)
+        self._special = {backend.token_to_id(token) for token in self.settings.special.values()}
         self._source = backend.to_str()
         self.backend = _reader(self._source, lower_case)  # our own copy: truncation is state of the backend
         self.backend.no_padding()
@@ -188,8 +189,7 @@ class TextTokenizer:
         if not self.prefixes.of(kind):
             return 0
         ids, _ = self.encode([""], kind)
-        special = {self.backend.token_to_id(token) for token in self.settings.special.values()}
-        return len(ids) - (int(ids[-1]) in special)
+        return len(ids) - (int(ids[-1]) in self._special)
 
 
 #: The special tokens of a BERT.

@@ -165,9 +165,11 @@ def _dense(folder: Path, width: int) -> Dense:
     activation = _value(path, content, "activation_function", str, "torch.nn.modules.activation.Tanh")
     if not activation.startswith("torch.nn."):
         raise UserError(f"{path}: activation_function: {activation!r} is not supported; the rule is one of torch.nn")
-    with reading(path):
-        options = {"bias": _value(path, content, "bias", bool, True), "residual": _value(path, content, "use_residual", bool, False)}
+    options = {"bias": _value(path, content, "bias", bool, True), "residual": _value(path, content, "use_residual", bool, False)}
+    try:
         layer = Dense(*widths, activation=activation.rpartition(".")[2], **options)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     weights = next((folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()), folder / "model.safetensors")
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,9 +77,11 @@ def _backbone(name: str, place: Path) -> Any:
         known = ", ".join(_ENCODER_HALVES)
         raise UserError(f"{place / 'config.json'}: {kind} is an encoder with a decoder, which is not supported; the rule is an encoder, or one of {known}")
     else:
-        # BertModel has a pooler that E5 does not use; it is left out so that saved and loaded weights are the same.
-        options = {"add_pooling_layer": False} if kind == "bert" else {}
-        backbone = load_weights(name, place, transformers.AutoModel, config, unused=("pooler.",), trust_remote_code=False, **options)
+        # A pooler is not used; it is left out where it can be, so that saved and loaded weights are the same.
+        made = transformers.MODEL_MAPPING.get(type(config), None)
+        parameters = inspect.signature(made.__init__).parameters if isinstance(made, type) else ()
+        options = {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+        backbone = load_weights(name, place, transformers.AutoModel, config, unused=("pooler.",), **options)
     if not isinstance(getattr(backbone.config, "hidden_size", None), int):
         raise UserError(f"{place / 'config.json'}: {kind} has no hidden_size, so it is no encoder of texts")
     return backbone
@@ -135,7 +138,7 @@ def load_weights(name: Path | str, place: Path, kind: Any, config: Any, *, unuse
     if not files and not older:
         raise UserError(f"{name}: has no weights (model.safetensors)")
     with reading((files or older)[0], "the weights cannot be loaded"):
-        model, info = kind.from_pretrained(str(place), config=config, output_loading_info=True, **options)
+        model, info = kind.from_pretrained(str(place), config=config, output_loading_info=True, trust_remote_code=False, **options)
     _check_loaded(name, info, unused)
     return model.float()
 
@@ -222,9 +225,11 @@ def save_pretrained(directory: Path, backbone: Any, tokenizer: TextTokenizer, he
     backend = tokenizer.stored_backend()
     added = {token.content: token for token in backend.get_added_tokens_decoder().values()}  # with what they strip of a text
     special = {role: added.get(token, token) for role, token in tokenizer.settings.special.items()}
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=tokenizer.max_length, **sides_and_inputs(tokenizer.settings), **special
-    )  # fmt: skip
+    settings = tokenizer.settings
+    more: dict[str, Any] = {"padding_side": settings.padding_side, "truncation_side": settings.truncation_side}
+    more |= {} if settings.input_names is None else {"model_input_names": list(settings.input_names)}
+    more = {key: value for key, value in more.items() if value != getattr(PreTrainedTokenizerFast, key)}
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=tokenizer.max_length, **more, **special)
     with naming_the_file(directory):
         fast.save_pretrained(directory)
     head = head or EmbeddingHead(backbone.config.hidden_size)
@@ -238,13 +243,3 @@ def save_pretrained(directory: Path, backbone: Any, tokenizer: TextTokenizer, he
     for name, content in files.items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def sides_and_inputs(settings: TokenizerSettings) -> dict[str, Any]:
-    """The arguments of a tokenizer of transformers that differ from those of a BERT."""
-    usual = TokenizerSettings({})
-    found = {
-        "padding_side": (settings.padding_side, usual.padding_side), "truncation_side": (settings.truncation_side, usual.truncation_side),
-        "model_input_names": (list(settings.input_names), list(usual.input_names)),
-    }  # fmt: skip
-    return {key: value for key, (value, default) in found.items() if value != default}

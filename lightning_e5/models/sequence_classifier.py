@@ -71,7 +71,7 @@ class SequenceClassifier(nn.Module):
             config = load_config(directory)
             if not any("ForSequenceClassification" in str(a) for a in config.architectures or []):
                 raise UserError(f"{name}: no cross-encoder (its config.json names {config.architectures or 'no architecture'}, no sequence classifier)")
-            model = load_weights(name, directory, AutoModelForSequenceClassification, config, trust_remote_code=False)
+            model = load_weights(name, directory, AutoModelForSequenceClassification, config)
             tokenizer = load_tokenizer(name, directory)
         check_vocabulary(name, tokenizer.backend_tokenizer, model)
         return cls(model, tokenizer, max_length=max_length, passage_format=passage_format, precision=precision).eval()

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_e5.errors import UserError
+from lightning_e5.storage import reading
+from lightning_e5.text import check_texts
 from lightning_e5.types import Kind
 
 #: Names under which models store the prompt of a kind, in the order in which they are asked.
@@ -60,6 +62,7 @@ class SentenceTransformerModel:
         """float32 ``[N, D]`` on the CPU, the prompt of ``kind`` added; UserError for another ``kind``."""
         if kind not in _PROMPTS:
             raise UserError(f"kind must be 'query' or 'passage', not {kind!r}")
+        check_texts(texts)
         if not texts:
             return self.embed([""], kind)[:0]  # of the right width
         model = self._load()
@@ -84,9 +87,6 @@ class SentenceTransformerModel:
         if self._model is None:
             from sentence_transformers import SentenceTransformer
 
-            try:
-                self._model = SentenceTransformer(self.path, revision=self.revision, device=self.device)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise UserError(f"{self.path}: no sentence-transformers model can be had ({reason})") from None
+            with reading(self.path, "no sentence-transformers model can be had"):
+                self._model = SentenceTransformer(self.path, revision=self.revision, device=self.device, trust_remote_code=False)
         return self._model

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from lightning_e5.errors import UserError
 from lightning_e5.progress import progress as show_progress
 from lightning_e5.storage import atomic_path, empty_directory, read_json, verify_manifest, write_json, write_manifest
+from lightning_e5.text import check_texts
 from lightning_e5.types import Kind
 
 _KIND = "word_vectors"
@@ -180,6 +181,7 @@ class WordVectors:
         Raises:
             UserError: not fitted yet, or another ``kind``.
         """
+        check_texts(texts)
         if kind not in ("query", "passage"):
             raise UserError(f"kind must be 'query' or 'passage', not {kind!r}")
         if not self._vocabulary:
