@@ -46,6 +46,11 @@ class FolderSettings:
     length_file: Path | None = None
     lower_case: bool = False
 
+    @property
+    def averages(self) -> bool:
+        """Whether embeddings are the means of all token states and nothing more, as E5's are."""
+        return self.head.modes == ("mean",) and self.head.include_prompt and not self.layers
+
     def build_head(self, width: int) -> EmbeddingHead:
         """The head for token states of ``width``; UserError for a dense layer that does not fit or cannot be read."""
         layers: list[Any] = []

@@ -12,7 +12,7 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = "query passage text a the long bridge river song sea how to sort list in python planet rock orbit s cls sep mask pad".split()
+WORDS = ["query", "passage", "text", "a", "the", "long", "bridge", "river", "song", "sea", "how", "to", "sort", "list", "in", "python", "planet", "rock", "orbit", "s", "cls", "sep", "mask", "pad"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIZE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "initializer_range": 0.4}
 BERT = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
