@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lightning_e5.errors import UserError
+from lightning_e5.storage import reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,10 +149,8 @@ class TextTokenizer:
 
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file")
-        try:
+        with reading(path, "not a tokenizer.json"):
             backend = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{path}: not a tokenizer.json ({error})") from None
         return cls(backend, prefixes, max_length)
 
     def replaced(self, *, prefixes: Prefixes | None = None, max_length: int | None = None) -> TextTokenizer:

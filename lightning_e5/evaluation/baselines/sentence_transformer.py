@@ -58,6 +58,14 @@ class SentenceTransformerModel:
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
+    @property
+    def similarity(self) -> str:
+        """How the model's embeddings are compared; UserError for what is neither cosine nor dot product."""
+        name = str(getattr(self._load(), "similarity_fn_name", "cosine"))
+        if name not in ("cosine", "dot"):
+            raise UserError(f"{self.path}: similarity_fn_name: {name!r} is not supported; the rule is 'cosine' or 'dot'")
+        return name
+
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]`` on the CPU, the prompt of ``kind`` added; UserError for another ``kind``."""
         if kind not in _PROMPTS:

@@ -12,6 +12,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.baselines.fusion import StoredEncoder
+from lightning_e5.evaluation.baselines.sentence_transformer import SentenceTransformerModel
+from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.retrieval.search import retrieve
 from lightning_e5.retrieval.stored_embeddings import model_fingerprint
@@ -87,6 +90,27 @@ def test_a_dot_product_model_is_searched_by_dot_product(tmp_path: Path) -> None:
     assert encoder.similarity == "dot" and found == pytest.approx({f"d{i}": float(s) for i, s in enumerate(texts_ND @ query_D)}, rel=1e-5)
     stored = retrieve(encoder, {"q": "the long song"}, corpus, k=5, cache_dir=tmp_path / "cache")["q"]
     assert stored == pytest.approx(found, rel=1e-6)
+
+
+def test_a_single_text_is_no_list_of_texts(tmp_path: Path) -> None:
+    encoder = TextEncoder.from_pretrained(write_folder(tmp_path / "model", length=16))
+    teacher = CrossEncoder.from_encoder(encoder)
+    for call in (lambda: encoder.embed("a song", "query"), lambda: encoder.tokenizer.encode("a song", "query"), lambda: teacher.score("a song", ["sea"])):
+        with pytest.raises(UserError, match="'a song' is one text, where a list of texts belongs"):
+            call()
+    with pytest.raises(UserError, match="texts: number 1 is a NoneType, not a text"):
+        encoder.embed(["a", None], "query")  # type: ignore[list-item]
+    assert encoder.embed([], "query").shape == (0, 16)
+
+
+def test_a_fusion_searches_by_the_stored_models_similarity(tmp_path: Path) -> None:
+    kind, files = KINDS["dot"]
+    folder = write_folder(tmp_path / "model", kind, **files)
+    queries, corpus = {"q": "the long song"}, {f"d{i}": text for i, text in enumerate(TEXTS)}
+    expected = retrieve(TextEncoder.from_pretrained(folder), queries, corpus, k=5)
+    assert retrieve(StoredEncoder(folder), queries, corpus, k=5) == expected
+    theirs_too = retrieve(SentenceTransformerModel(str(folder), device="cpu"), queries, corpus, k=5)
+    assert theirs_too["q"] == pytest.approx(expected["q"], rel=1e-4)
 
 
 def test_a_start_of_a_training_is_an_e5(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
