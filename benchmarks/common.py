@@ -93,7 +93,7 @@ def sentence_transformer(encoder: TextEncoder, folder: Path) -> Any:
 
     encoder.save_pretrained(folder)
     device = str(next(encoder.parameters()).device)
-    model = SentenceTransformer(str(folder), device=device)
+    model = SentenceTransformer(str(folder), device=device, trust_remote_code=False)
     model.max_seq_length = encoder.tokenizer.max_length
     return model
 

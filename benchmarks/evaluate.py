@@ -25,8 +25,8 @@ from lightning_e5.evaluation.beir_data import load_beir
 from lightning_e5.evaluation.retrieval import RetrievalTask
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.folder import stored_settings
 from lightning_e5.models.precision import Precision
-from lightning_e5.models.pretrained import stored_settings
 
 BATCH_SIZES = (8, 16, 32, 64, 128)
 #: Documents per probe of a batch size.

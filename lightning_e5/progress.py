@@ -6,6 +6,7 @@ of its own now and then.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -17,6 +18,8 @@ from typing import Any
 LINE_SECONDS = 30.0
 #: What is being done as a whole, innermost last: the stage of a run, which stands before every title.
 _stages: list[str] = []
+#: What `say` has said.
+_said: set[str] = set()
 
 
 class Bar:
@@ -106,6 +109,14 @@ def clear_line() -> None:
     """Take away what progress left on the terminal's line, before something that stays is written there."""
     if on_terminal():
         print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
+
+
+def say(message: str) -> None:
+    """A line to the user beside the bars, on stderr: once in a process however often it comes up, and from the first rank only."""
+    if message not in _said and os.environ.get("RANK", "0") == "0":
+        _said.add(message)
+        clear_line()
+        print(message, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -53,6 +53,24 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(path: Path | str, what: str = "cannot be read") -> Iterator[None]:
+    """What a library raises while it reads a user's file inside becomes one sentence with the file's name: a UserError.
+
+    Our own UserErrors pass as they are; so do a full disk and the end of the process.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # Libraries written in Rust end a panic by an exception that is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise UserError(f"{path}: {what} ({line})") from None
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``; at a clean exit it is fsynced and renamed to ``path``, else removed.
 

@@ -179,6 +179,12 @@ class Embedder(Protocol):
         ...
 
 
+def compares_by_cosine(embedder: object) -> bool:
+    """Whether an embedder's texts are compared by cosine, so that search takes unit rows; False for one whose ``similarity`` is
+    ``dot``, which is searched with its rows as they are."""
+    return getattr(embedder, "similarity", "cosine") == "cosine"
+
+
 class PairScorer(Protocol):
     """(query, passage) texts to relevance logits."""
 

@@ -62,7 +62,7 @@ def test_the_exported_encoder_is_the_same_in_sentence_transformers(smoke_run: Pa
 
     assert main(["export", str(smoke_run), str(tmp_path / "exported")]) == 0
     texts = ["split a string on whitespace", "Return a new array of given shape.", "x"]
-    ours, theirs = TextEncoder.from_pretrained(smoke_run / "encoder"), SentenceTransformer(str(tmp_path / "exported"))
+    ours, theirs = TextEncoder.from_pretrained(smoke_run / "encoder"), SentenceTransformer(str(tmp_path / "exported"), trust_remote_code=False)
     for kind in ("query", "passage"):
         found = theirs.encode(texts, prompt_name=kind)
         assert np.abs(found - ours.embed(texts, kind).numpy()).max() < 1e-5

@@ -142,8 +142,9 @@ def interval(row: Node) -> str:
 
 
 def labelled(row: Node) -> str:
-    """The model's name, marked where other prefixes than its own were used."""
-    return f"{row['model']} (prefix ablation)" if row.get("prefix_ablation") else str(row["model"])
+    """The model's name, marked where other prefixes than its own were used, and where texts are not compared by cosine."""
+    name = f"{row['model']} (dot product)" if row.get("similarity") == "dot" else str(row["model"])
+    return f"{name} (prefix ablation)" if row.get("prefix_ablation") else name
 
 
 def _task_row(row: Node, shown: bool) -> list[str]:

@@ -12,7 +12,7 @@ from lightning_e5.ablation.model_card_facts import CardFacts, Rows, card_facts, 
 from lightning_e5.ablation.model_card_usage import usage
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.errors import UserError
-from lightning_e5.models.pretrained import stored_settings
+from lightning_e5.models.folder import stored_settings
 from lightning_e5.storage import read_json, write_text
 from lightning_e5.text import E5_PREFIXES
 
@@ -48,13 +48,14 @@ def card_text(directory: Path, facts: CardFacts | None, *, language: str = "en",
     head = _head(name, facts, language, license)
     stored = stored_settings(directory)
     config = read_json(directory / "config.json")
-    length, width = stored.max_length or 512, int(config.get("hidden_size") or config.get("dim") or 0)
+    length, width = stored.max_length or 512, int(config.get("hidden_size") or config.get("dim") or config.get("d_model") or 0)
+    unit = "unit vectors" if stored.head.normalize else f"vectors that are compared by {stored.head.similarity}"
     described = f"\n{escaped(facts.description)}\n" if facts is not None and facts.description else ""
     body = [
         f"# {escaped(name)}\n{described}",
         f"A text embedding model of the E5 kind ([arXiv 2212.03533](https://arxiv.org/abs/2212.03533)): one encoder for queries and "
-        f"passages, average pooling, unit vectors of {width} values, at most {length} tokens per text.\n",
-        usage(directory, stored.prefixes or E5_PREFIXES, length),
+        f"passages, {'average' if stored.averages else 'its own'} pooling, {unit} of {stored.build_head(width).width} values, at most {length} tokens per text.\n",
+        usage(directory, stored.prefixes or E5_PREFIXES, length, averages=stored.averages),
     ]
     if facts is not None:
         body += [_results(facts), _data(facts), _recipe(facts)]

@@ -44,13 +44,14 @@ embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
 print(embeddings[:1] @ embeddings[1:].T)"""
 
 
-def usage(directory: Path, prefixes: Prefixes, length: int) -> str:
+def usage(directory: Path, prefixes: Prefixes, length: int, *, averages: bool = True) -> str:
     """The card's section on use.
 
     Args:
         directory: the exported folder; its ONNX file is shown where it is there.
         prefixes: of queries and passages.
         length: tokens per text at most.
+        averages: whether the embeddings are plain means; the programs that pool by hand are shown of such a model alone.
     """
     texts = [prefixes.query + _QUERY, *(prefixes.passage + passage for passage in _PASSAGES)]
     parts = ["## Use\n"]
@@ -59,9 +60,9 @@ def usage(directory: Path, prefixes: Prefixes, length: int) -> str:
                      f"texts of their own kind (similarity, clustering, classification) all begin with {_code(prefixes.query)}.\n")  # fmt: skip
     programs = {
         "With sentence-transformers, which puts the prefixes there itself:": _SENTENCE_TRANSFORMERS.format(query=_QUERY, passages=list(_PASSAGES)),
-        "With transformers:": _TRANSFORMERS.format(texts=texts, length=length),
+        **({"With transformers:": _TRANSFORMERS.format(texts=texts, length=length)} if averages else {}),
     }
-    if (directory / MODEL).is_file():
+    if averages and (directory / MODEL).is_file():
         programs["With onnxruntime alone (sentence-transformers: `backend=\"onnx\"`):"] = _ONNX.format(model=MODEL, texts=texts, length=length)
     for title, program in programs.items():
         parts.append(f"{title}\n\n{fenced(program, 'python')}\n")

@@ -21,7 +21,7 @@ from lightning_e5.pairs import SHARDS, PairStore
 from lightning_e5.pairs import TABLE as PAIR_TABLE
 from lightning_e5.rng import derive_seed, generator
 from lightning_e5.stages.judged import load_models
-from lightning_e5.types import Embedder, Kind
+from lightning_e5.types import Embedder, Kind, compares_by_cosine
 
 #: Pairs measured, passages searched for neighbours, texts of one kind on the map, and kinds on it.
 MEASURED, SEARCHED, OF_A_KIND, KINDS = 500, 2000, 50, 9
@@ -120,8 +120,9 @@ def neighbours(
     embedder: Embedder, texts: Sequence[str], passages: Sequence[str], *, kind: Kind = "query", count: int = 3
 ) -> list[list[Neighbour]]:
     """The ``count`` passages nearest to each text, the nearest first."""
-    passages_ND = embedder.embed(list(passages), "passage")
-    scores_BN = embedder.embed(list(texts), kind) @ passages_ND.T
+    by_cosine = compares_by_cosine(embedder)
+    passages_ND = embedder.embed(list(passages), "passage", normalize=by_cosine)
+    scores_BN = embedder.embed(list(texts), kind, normalize=by_cosine) @ passages_ND.T
     best = scores_BN.topk(min(count, len(passages)), dim=1)
     return [
         [Neighbour(float(s), passages[int(i)]) for s, i in zip(row, ids, strict=True)] for row, ids in zip(best.values, best.indices, strict=True)

@@ -18,7 +18,7 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
 from lightning_e5.models.sequence_classifier import SequenceClassifier
-from lightning_e5.types import Kind
+from lightning_e5.types import Kind, compares_by_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,8 @@ def score_block(task: ScoreTask) -> int:
 
 def embed_block(task: EmbedTask) -> int:
     """Write the embeddings; returns the number of texts."""
-    write_block(task.path, {"embeddings": _encoder(task.encoder).embed(task.texts, task.kind).numpy()})
+    model = _encoder(task.encoder)
+    write_block(task.path, {"embeddings": model.embed(task.texts, task.kind, normalize=compares_by_cosine(model)).numpy()})
     return len(task.texts)
 
 

@@ -14,7 +14,7 @@ from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.retrieval.exact import ExactIndex, exact_scores
-from lightning_e5.types import Kind, PairScorer
+from lightning_e5.types import Kind, PairScorer, compares_by_cosine
 
 #: Texts of a block of embeddings, queries of a block of searches, queries of a block of cross-encoder scores.
 TEXTS, _SEARCHES, _JUDGED = 32768, 4096, 512
@@ -29,13 +29,13 @@ class Candidates(NamedTuple):
 
 
 def dense_candidates(data: MiningData, model: TextEncoder, depth: int, blocks: KeptBlocks, *, passage_kind: Kind = "passage") -> Candidates:
-    """By an encoder's cosine, over all passages, exactly; embeddings and searches are kept block by block."""
+    """By an encoder's cosine (or dot product, where that is its similarity), over all passages, exactly; embeddings and searches are kept block by block."""
     index = ExactIndex()
     with progress(len(data.queries) + len(data.corpus), "embed", "text") as bar:
 
         def embedded(name: str, texts: list[str], kind: Kind) -> list[NDArray[np.float32]]:
             def compute(part: slice) -> dict[str, NDArray[np.float32]]:
-                return {"embeddings": model.embed(texts[part], kind, progress=bar).numpy()}
+                return {"embeddings": model.embed(texts[part], kind, normalize=compares_by_cosine(model), progress=bar).numpy()}
 
             return [block["embeddings"] for block in blocks.run(name, len(texts), TEXTS, compute, bar)]
 

@@ -23,6 +23,7 @@ from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
 from lightning_e5.storage import read_parquet, write_parquet
 from lightning_e5.text import text_id
+from lightning_e5.types import compares_by_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def embed_pool_part(task: PoolTask, bar: Callable[[int], object] | None = None) 
     """Write a run's embeddings; returns how many."""
     model = _encoder(task.settings)
     texts = pool_texts(task.settings.pool, task.first, task.stop)
-    write_part(task.settings.pool, task.first, model.embed(texts, "passage", progress=bar))
+    write_part(task.settings.pool, task.first, model.embed(texts, "passage", normalize=compares_by_cosine(model), progress=bar))
     return len(texts)
 
 
@@ -122,8 +123,9 @@ def rank_part(task: RankTask, bar: Callable[[int], object] = lambda texts: None)
         table = take_rows(PairStore(settings.pairs), rows, ["query", "passage"])
         passages = table["passage"].to_pylist()
         model = _encoder(settings)
-        queries_ND = model.embed(table["query"].to_pylist(), "query", progress=bar)
-        passages_ND = model.embed(passages, "passage", progress=bar)
+        by_cosine = compares_by_cosine(model)
+        queries_ND = model.embed(table["query"].to_pylist(), "query", normalize=by_cosine, progress=bar)
+        passages_ND = model.embed(passages, "passage", normalize=by_cosine, progress=bar)
         text_N = torch.tensor([text_id(p) for p in passages])
         places = rows - task.first
         code_N = np.frombuffer(task.codes, np.int32)[places] if settings.per_source else np.zeros(len(rows), np.int32)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_e5.evaluation.beir_collection import Collection
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.head import Similarity
 from lightning_e5.rng import generator
 from lightning_e5.types import Kind
 
@@ -63,6 +64,11 @@ class RememberingEncoder:
     ) -> None:
         self.encoder, self._wanted, self._progress = encoder, texts, progress
         self._known: dict[tuple[Kind, str], Tensor] = {}
+
+    @property
+    def similarity(self) -> Similarity:
+        """Of the encoder."""
+        return self.encoder.similarity
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """As `TextEncoder.embed`."""

@@ -14,7 +14,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.storage import sha256_file
-from lightning_e5.types import Embedder, Kind
+from lightning_e5.types import Embedder, Kind, compares_by_cosine
 
 #: mteb's task types whose two sides are texts of two kinds; all others compare texts of one kind.
 ASYMMETRIC_TYPES = frozenset({"Retrieval", "InstructionRetrieval"})
@@ -68,7 +68,7 @@ class MtebEncoder:
 
         facts: dict[str, Any] = {
             "name": self.name, "revision": self.revision, "framework": ["PyTorch"], "languages": ["eng-Latn"],
-            "similarity_fn_name": ScoringFunction.COSINE,
+            "similarity_fn_name": ScoringFunction.COSINE if compares_by_cosine(self.embedder) else ScoringFunction.DOT_PRODUCT,
         }  # fmt: skip
         if isinstance(self.embedder, TextEncoder):
             tokenizer = self.embedder.tokenizer
@@ -90,23 +90,23 @@ class MtebEncoder:
             if key not in batch and "text" not in batch:
                 raise UserError(f"{task_metadata.name}: has {', '.join(batch)}, no texts; only texts can be embedded")
             texts += batch.get(key, batch.get("text"))
-        normalize = self.normalize_probes or task_metadata.type not in PROBE_TYPES
+        normalize = (self.normalize_probes or task_metadata.type not in PROBE_TYPES) and compares_by_cosine(self.embedder)
         if isinstance(self.embedder, TextEncoder) and len(texts) >= _MANY:
             with progress(len(texts), f"embed {task_metadata.name} {hf_subset} {hf_split}", "text") as bar:
                 return self._finite(self.embedder.embed(texts, kind, normalize=normalize, progress=bar).numpy(), task_metadata.name)
         return self._finite(self.embedder.embed(texts, kind, normalize=normalize).numpy(), task_metadata.name)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosines ``[N, M]``."""
-        from mteb.similarity_functions import cos_sim
+        """Cosines ``[N, M]``, or dot products of a model that is compared by them."""
+        from mteb.similarity_functions import cos_sim, dot_score
 
-        return cos_sim(embeddings1, embeddings2)
+        return (cos_sim if compares_by_cosine(self.embedder) else dot_score)(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosines ``[N]`` of rows with rows."""
-        from mteb.similarity_functions import pairwise_cos_sim
+        """The same ``[N]`` of rows with rows."""
+        from mteb.similarity_functions import pairwise_cos_sim, pairwise_dot_score
 
-        return pairwise_cos_sim(embeddings1, embeddings2)
+        return (pairwise_cos_sim if compares_by_cosine(self.embedder) else pairwise_dot_score)(embeddings1, embeddings2)
 
     @staticmethod
     def _finite(embedded_ND: NDArray[np.float32], name: str) -> NDArray[np.float32]:

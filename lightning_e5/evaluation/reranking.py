@@ -14,7 +14,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.significance import bootstrap_interval
 from lightning_e5.evaluation.task import SAMPLES, TaskResult, finite_embeddings
 from lightning_e5.rows import SplitRows, check_format
-from lightning_e5.types import Embedder
+from lightning_e5.types import Embedder, compares_by_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class RerankingTask:
 
     def evaluate(self, embedder: Embedder, *, seed: int = 0) -> TaskResult:
         """MAP and MRR over the queries; the interval resamples queries."""
-        embedded = finite_embeddings(embedder, self.texts(), self.name)
+        embedded = finite_embeddings(embedder, self.texts(), self.name, normalize=compares_by_cosine(embedder))
         start, precision, reciprocal, tied = 0, [], [], 0
         for one in self.lists:
             size = 1 + len(one.positive) + len(one.negative)

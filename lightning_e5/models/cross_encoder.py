@@ -15,8 +15,9 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.packed_bert import PackedBert, is_packable
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.models.precision import Precision, runs_in_bf16
-from lightning_e5.storage import atomic_path
-from lightning_e5.text import TextTokenizer
+from lightning_e5.progress import say
+from lightning_e5.storage import atomic_path, reading
+from lightning_e5.text import E5_PREFIXES, TextTokenizer, check_texts
 from lightning_e5.training.chunks import gather_tokens, sorted_chunks
 from lightning_e5.types import TokenBatch
 
@@ -92,13 +93,30 @@ class CrossEncoder(nn.Module):
         return cls(encoder.backbone, encoder.tokenizer, precision=encoder.precision)
 
     @classmethod
+    def from_start(cls, directory: Path | str, *, max_length: int | None = None, precision: Precision = "fp32") -> CrossEncoder:
+        """A cross-encoder to train from a bi-encoder's folder, or from any encoder's: of what the folder says, the length limit,
+        the letter case and the prefixes (E5's where it stores none) are used; the head is our own, so its pooling is not."""
+        from lightning_e5.models.pretrained import load_pretrained, stored_length
+
+        loaded = load_pretrained(str(directory))
+        prefixes = loaded.stored.prefixes
+        if prefixes is None:
+            say(f"{directory}: stores no prompts for queries and passages; E5's prefixes are put before texts")
+        length = max_length or stored_length(loaded)
+        tokenizer = TextTokenizer(
+            loaded.backend, E5_PREFIXES if prefixes is None else prefixes, length, settings=loaded.tokenizer, lower_case=loaded.stored.lower_case
+        )  # fmt: skip
+        return cls(loaded.backbone, tokenizer, precision=precision).eval()
+
+    @classmethod
     def from_pretrained(cls, directory: Path, *, max_length: int | None = None, precision: Precision = "fp32") -> CrossEncoder:
         """Load what `save_pretrained` wrote."""
         encoder = TextEncoder.from_pretrained(directory, max_length=max_length, precision=precision)
         if not (directory / HEAD).is_file():
             raise UserError(f"{directory}: no cross-encoder (has no {HEAD})")
         model = cls.from_encoder(encoder)
-        model.head.load_state_dict(torch.load(directory / HEAD, weights_only=True))
+        with reading(directory / HEAD):
+            model.head.load_state_dict(torch.load(directory / HEAD, map_location="cpu", weights_only=True))
         return model.eval()
 
     def save_pretrained(self, directory: Path) -> None:
@@ -141,8 +159,10 @@ class CrossEncoder(nn.Module):
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """float32 ``[N]`` logits of (query, passage) texts."""
+        check_texts(queries)
+        check_texts(passages)
         if len(queries) != len(passages):
-            raise ValueError(f"{len(queries)} queries for {len(passages)} passages")
+            raise UserError(f"{len(queries)} queries for {len(passages)} passages")
         training = self.training
         self.eval()
         logits_N = torch.empty(len(queries))

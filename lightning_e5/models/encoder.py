@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_e5.errors import UserError
+from lightning_e5.models.folder import default_prefixes
+from lightning_e5.models.head import EmbeddingHead, Similarity
 from lightning_e5.models.packed_bert import PackedBert, is_packable
 from lightning_e5.models.padded import padded_states, usable_positions
-from lightning_e5.models.pooling import average_pool, length_runs
+from lightning_e5.models.pooling import length_runs
 from lightning_e5.models.precision import Precision, runs_in_bf16
-from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
+from lightning_e5.progress import say
+from lightning_e5.storage import reading
+from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer, check_texts
 from lightning_e5.training.chunks import sorted_chunks
 from lightning_e5.types import Kind, TokenBatch
 
@@ -26,25 +32,37 @@ class TextEncoder(nn.Module):
     Args:
         backbone: a Hugging Face encoder; a ``BertModel`` runs without padding, any other padded and sorted by length.
         tokenizer: with the prefixes and the length limit that belong to the weights.
+        head: pooling, dense layers and similarity; E5's by default.
         precision: ``bf16`` runs the backbone under autocast, ``auto`` where that is faster; pooling, normalisation and all scores stay float32.
+
+    Raises:
+        UserError: the length limit is above the model's positions.
 
     Source: paper section 3.2.
     """
 
-    def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, backbone: Any, tokenizer: TextTokenizer, *, head: EmbeddingHead | None = None, precision: Precision = "fp32"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
+        self.head = head or EmbeddingHead(int(backbone.config.hidden_size))
         self.precision = precision
         self.packed: PackedBert | None = PackedBert(backbone) if is_packable(backbone) else None
         limit = usable_positions(backbone)
         if limit is not None and tokenizer.max_length > limit:
-            raise ValueError(f"max_length: {tokenizer.max_length} is above the {limit} positions that the model has for tokens")
+            raise UserError(f"max_length: {tokenizer.max_length} is above the {limit} positions that the model has for tokens")
 
     @property
     def width(self) -> int:
         """D, the number of values in an embedding."""
-        return int(self.backbone.config.hidden_size)
+        return self.head.width
+
+    @property
+    def similarity(self) -> Similarity:
+        """How its embeddings are compared: by their cosine, or by the dot product of embeddings that are not normalised."""
+        return self.head.similarity
 
     @classmethod
     def from_pretrained(
@@ -54,37 +72,79 @@ class TextEncoder(nn.Module):
         prefixes: Prefixes | None = None,
         max_length: int | None = None,
         precision: Precision = "fp32",
+        training_start: bool = False,
     ) -> TextEncoder:
-        """Load a Hugging Face or sentence-transformers folder (or hub name).
+        """Load a Hugging Face or sentence-transformers folder (or hub name) with all that it says of its use.
 
         Args:
             directory: the folder or name.
-            prefixes: where not given, those stored in the folder; E5's own for a folder that stores none.
+            prefixes: where not given, those stored in the folder; for a folder that stores none see `default_prefixes`, and a
+                message says which ones are used.
             max_length: tokens per text; where not given, as stored, at most the model's positions.
             precision: of the backbone.
+            training_start: load it to train it as an E5: E5's prefixes where the folder stores none, and cosines, whatever it
+                was compared by before.
 
         Raises:
-            UserError: not there, not fetchable, or no encoder.
+            UserError: not there, not fetchable, damaged, no encoder, or something that is not supported.
         """
-        from lightning_e5.models.pretrained import load_pretrained
+        from lightning_e5.models.pretrained import load_pretrained, stored_length
 
-        backbone, backend, stored = load_pretrained(str(directory))
-        length = max_length or stored.max_length or min(512, usable_positions(backbone) or 512)
-        tokenizer = TextTokenizer(backend, prefixes or stored.prefixes or E5_PREFIXES, length)
-        return cls(backbone, tokenizer, precision=precision).eval()
+        loaded = load_pretrained(str(directory))
+        stored = loaded.stored
+        if prefixes is None and stored.prefixes is None:
+            prefixes = E5_PREFIXES if training_start else default_prefixes(str(directory), loaded.directory)
+            used = "E5's prefixes" if prefixes == E5_PREFIXES else "none"
+            say(f"{directory}: stores no prompts for queries and passages; {used} are put before texts")
+        length = max_length or stored_length(loaded)
+        tokenizer = TextTokenizer(
+            loaded.backend, prefixes or stored.prefixes or E5_PREFIXES, length, settings=loaded.tokenizer, lower_case=stored.lower_case
+        )  # fmt: skip
+        head = stored.build_head(loaded.backbone.config.hidden_size)
+        try:
+            encoder = cls(loaded.backbone, tokenizer, head=head, precision=precision).eval()
+        except UserError as error:
+            raise UserError(f"{directory}: {error}") from None
+        encoder._check_use(directory)
+        if training_start:
+            encoder._start_training(directory)
+        return encoder
+
+    def _check_use(self, directory: Path | str) -> None:
+        """UserError for an architecture that does not encode texts, and for a prefix that leaves no room for them."""
+        if not self.head.settings.include_prompt:
+            longest = max(self.tokenizer.prompt_length("query"), self.tokenizer.prompt_length("passage"))
+            if longest + 1 >= self.tokenizer.max_length:
+                raise UserError(f"{directory}: max_length: {self.tokenizer.max_length} leaves no room behind a prefix of {longest} tokens")
+        if self.packed is None:
+            with reading(directory, "its architecture is not one that encodes texts"), torch.inference_mode():
+                ids, lengths = self.tokenizer.encode([""], "query")
+                self(torch.from_numpy(ids).long(), lengths.tolist())
+
+    def _start_training(self, directory: Path | str) -> None:
+        settings = self.head.settings
+        if not settings.include_prompt:
+            raise UserError(f"{directory}: include_prompt: false is not supported in training, which pools all tokens")
+        if settings.similarity != "cosine":
+            say(f"{directory}: is compared by {settings.similarity} product; it is trained by cosine, and by cosine it is compared after it")
+            self.head.settings = replace(settings, normalize=True, similarity="cosine")
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Write the Hugging Face + sentence-transformers layout, prompts and length limit included."""
+        """Write the Hugging Face + sentence-transformers layout: head, prompts and length limit included."""
         from lightning_e5.models.pretrained import save_pretrained
 
-        save_pretrained(Path(directory), self.backbone, self.tokenizer)
+        save_pretrained(Path(directory), self.backbone, self.tokenizer, self.head)
 
-    def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Pooled, not normalised embeddings ``[B, D]`` (float32; float64 for a float64 model) of packed tokens."""
+    def forward(self, ids_T: Tensor, lengths: Sequence[int], prompt: int = 0) -> Tensor:
+        """Pooled, not normalised embeddings ``[B, D]`` (float32; float64 for a float64 model) of packed tokens.
+
+        ``prompt``: tokens of the prefix at the beginning of each text; they matter where the model does not pool them.
+        """
         with self._autocast(ids_T.device.type):
             states_TD = self.packed(ids_T, lengths) if self.packed is not None else padded_states(self.backbone, ids_T, lengths)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
-        return average_pool(precise, length_runs(lengths))
+        pooled_BD: Tensor = self.head(precise, length_runs(lengths), prompt)
+        return pooled_BD
 
     @torch.inference_mode()
     def embed(
@@ -101,13 +161,19 @@ class TextEncoder(nn.Module):
         Args:
             texts: any number of texts.
             kind: ``query`` or ``passage``; decides the prefix.
-            normalize: unit rows (cosine similarity is then the dot product).
+            normalize: unit rows (cosine similarity is then the dot product). A model whose `similarity` is ``dot`` is searched
+                with rows that are not normalised (see `lightning_e5.types.compares_by_cosine`).
             chunk_tokens: tokens encoded at once; by default 2,048 in float32 and 4,096 in bfloat16 (fastest on CPUs), 32,768 on a GPU.
             progress: called with the number of texts done, chunk by chunk.
 
         Returns:
             float32 ``[N, D]`` on the CPU.
+
+        Raises:
+            UserError: ``texts`` is a single text.
         """
+        check_texts(texts)
+        prompt = 0 if self.head.settings.include_prompt else self.tokenizer.prompt_length(kind)
         result_ND = torch.empty(len(texts), self.width)
         device = next(self.parameters()).device
         chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if runs_in_bf16(self.precision, device) else 2048)
@@ -117,7 +183,7 @@ class TextEncoder(nn.Module):
                 ids, lengths = self.tokenizer.encode(part, kind)
                 batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
                 for chunk in sorted_chunks(batch, chunk_tokens):
-                    embedded = self(chunk.ids_T.to(device), chunk.lengths).float()
+                    embedded = self(chunk.ids_T.to(device), chunk.lengths, prompt).float()
                     if normalize:
                         embedded = functional.normalize(embedded, dim=1)
                     result_ND[first + chunk.rows_B] = embedded.cpu()

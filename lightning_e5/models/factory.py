@@ -59,7 +59,7 @@ class EncoderSpec:
 
     def load_pretrained(self, folder: Path) -> TextEncoder:
         """The encoder of ``pretrained``, whose folder is here, with these prefixes and this length limit."""
-        return TextEncoder.from_pretrained(folder, prefixes=self.text_prefixes, max_length=self.max_length)
+        return TextEncoder.from_pretrained(folder, prefixes=self.text_prefixes, max_length=self.max_length, training_start=True)
 
     def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
         """A small BERT from torch's current random state.

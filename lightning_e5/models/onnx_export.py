@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.pooling import length_runs
 from lightning_e5.storage import atomic_path, naming_the_file, read_json, write_json
 from lightning_e5.types import Kind
 
@@ -143,11 +144,18 @@ def check_onnx(path: Path | str, encoder: TextEncoder) -> OnnxCheck:
             mask_BL = inputs["attention_mask"]
             own_BLD = _states(encoder, inputs)
             hidden = max(hidden, float(np.abs(states_BLD - own_BLD)[mask_BL.astype(bool)].max()))
-            pooled_BD = (states_BLD * mask_BL[..., None]).sum(1) / mask_BL.sum(1, keepdims=True)
-            unit_BD = pooled_BD / np.linalg.norm(pooled_BD, axis=1, keepdims=True)
+            unit_BD = _embeddings(encoder, states_BLD[mask_BL.astype(bool)], mask_BL.sum(1).tolist(), kind)
             embedding = max(embedding, float(np.abs(unit_BD - expected_ND[batch]).max()))
         counts += lengths.tolist()
     return OnnxCheck(hidden, embedding, 2 * len(texts), min(counts), max(counts))
+
+
+@torch.inference_mode()
+def _embeddings(encoder: TextEncoder, states_TD: np.ndarray, lengths: Sequence[int], kind: Kind) -> np.ndarray:
+    """Unit rows of the encoder's own pooling and layers over these states."""
+    pooled_BD = encoder.head(torch.from_numpy(states_TD), length_runs(lengths), encoder.tokenizer.prompt_length(kind))
+    found: np.ndarray = nn.functional.normalize(pooled_BD, dim=1).numpy()
+    return found
 
 
 def _write(module: _Backbone, names: Sequence[str], path: Path) -> None:

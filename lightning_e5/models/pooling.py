@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+#: The ways of pooling that sentence-transformers has, in the order in which it joins the vectors of several.
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
 
 
 class LengthRun(NamedTuple):
@@ -39,3 +43,41 @@ def average_pool(states_TD: Tensor, runs: Sequence[LengthRun]) -> Tensor:
     blocks = states_TD.split([r.texts * r.length for r in runs])
     means = [block.view(r.texts, r.length, width).mean(1) for r, block in zip(runs, blocks, strict=True)]
     return torch.cat(means) if means else states_TD.new_empty(0, width)
+
+
+def pool(states_TD: Tensor, runs: Sequence[LengthRun], modes: Sequence[str], prompt: int = 0) -> Tensor:
+    """The vectors of several ways of pooling side by side: ``[T, D] -> [B, len(modes) * D]``.
+
+    Args:
+        states_TD: token states, text after text.
+        runs: of the texts' lengths.
+        modes: of `POOLING_MODES`.
+        prompt: tokens at the beginning of each text that are left out (``include_prompt: false``); a text that has no others keeps them.
+
+    Source: sentence-transformers' ``Pooling``.
+    """
+    if tuple(modes) == ("mean",) and not prompt:
+        return average_pool(states_TD, runs)
+    width = states_TD.shape[-1]
+    blocks = states_TD.split([r.texts * r.length for r in runs])
+    parts = [_pool(block.view(r.texts, r.length, width), modes, prompt if prompt < r.length else 0) for r, block in zip(runs, blocks, strict=True)]
+    return torch.cat(parts) if parts else states_TD.new_empty(0, len(modes) * width)
+
+
+def _pool(states_BLD: Tensor, modes: Sequence[str], prompt: int) -> Tensor:
+    own_BLD = states_BLD[:, prompt:]
+    count = own_BLD.shape[1]
+    vectors = []
+    for mode in modes:
+        if mode == "cls":
+            vectors.append(own_BLD[:, 0])
+        elif mode == "lasttoken":
+            vectors.append(own_BLD[:, -1])
+        elif mode == "max":
+            vectors.append(own_BLD.amax(1))
+        elif mode == "weightedmean":  # by its place in the whole text, the prompt's tokens counted
+            weight_L = torch.arange(prompt + 1, prompt + count + 1, device=own_BLD.device, dtype=own_BLD.dtype)
+            vectors.append((own_BLD * weight_L[:, None]).sum(1) / weight_L.sum())
+        else:
+            vectors.append(own_BLD.mean(1) if mode == "mean" else own_BLD.sum(1) / count**0.5)
+    return torch.cat(vectors, -1)

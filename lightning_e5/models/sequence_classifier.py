@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_e5.errors import UserError
+from lightning_e5.models.padded import usable_positions
 from lightning_e5.models.precision import Precision, runs_in_bf16
+from lightning_e5.models.pretrained import (
+    check_vocabulary,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    quiet_transformers,
+)
+from lightning_e5.models.reference import model_folder
+from lightning_e5.text import check_texts, encodable, literal_backend
 
 #: Pairs tokenised and sorted together.
 _PAIRS_AT_ONCE = 16384
@@ -37,37 +47,34 @@ class SequenceClassifier(nn.Module):
         if passage_format.count("{passage}") != 1:
             raise UserError(f"passage_format: {passage_format!r} does not hold {{passage}} once")
         self.model, self.tokenizer, self.passage_format, self.precision = model, tokenizer, passage_format, precision
-        limit = int(getattr(model.config, "max_position_embeddings", None) or 512)
-        if getattr(model.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-            limit -= 2  # these count positions from 2 on
-        self.max_length = max_length or min(limit, int(tokenizer.model_max_length))
-        if self.max_length > limit:
+        limit = usable_positions(model.base_model)
+        stored = int(tokenizer.model_max_length)
+        self.max_length = max_length or min(limit or 512, stored)
+        if limit is not None and self.max_length > limit:
             raise UserError(f"max_length: {self.max_length} is above the model's {limit} positions")
+        # A special token's name in a text is text (see `TextTokenizer`).
+        self._backend = literal_backend(tokenizer.backend_tokenizer)
+        self._backend.no_padding()
+        self._backend.enable_truncation(self.max_length, strategy="longest_first", direction=tokenizer.truncation_side)
 
     @classmethod
     def from_pretrained(
         cls, name: Path | str, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "fp32"
     ) -> SequenceClassifier:
-        """Load a folder or a hub name; UserError where it is not there, not fetchable, or no such model."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-        from transformers.utils import logging
+        """Load a folder or a hub name (see `model_folder`); UserError where it is not there, not fetchable, damaged, or no such model."""
+        from transformers import AutoModelForSequenceClassification
 
-        local = Path(name).is_dir()
-        if not local and (Path(name).is_absolute() or str(name).startswith(".") or str(name).count("/") != 1):
-            raise UserError(f"{name}: no such model folder")
-        logging.disable_progress_bar()
-        try:
-            config = AutoConfig.from_pretrained(str(name))
-            if not any("ForSequenceClassification" in a for a in config.architectures or []):
+        directory = model_folder(name)
+        if not (directory / "config.json").is_file():
+            raise UserError(f"{name}: no model folder (has no config.json)")
+        with quiet_transformers():
+            config = load_config(directory)
+            if not any("ForSequenceClassification" in str(a) for a in config.architectures or []):
                 raise UserError(f"{name}: no cross-encoder (its config.json names {config.architectures or 'no architecture'}, no sequence classifier)")
-            model = AutoModelForSequenceClassification.from_pretrained(str(name), config=config)
-            tokenizer = AutoTokenizer.from_pretrained(str(name))
-        except UserError:
-            raise
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if local else "the model hub cannot be reached or has no such model"
-            raise UserError(f"{name}: cannot be loaded ({reason}); give the folder of a model that is here") from None
-        return cls(model.float(), tokenizer, max_length=max_length, passage_format=passage_format, precision=precision).eval()
+            model = load_weights(name, directory, AutoModelForSequenceClassification, config)
+            tokenizer = load_tokenizer(name, directory)
+        check_vocabulary(name, tokenizer.backend_tokenizer, model)
+        return cls(model, tokenizer, max_length=max_length, passage_format=passage_format, precision=precision).eval()
 
     @torch.inference_mode()
     def score(
@@ -79,15 +86,17 @@ class SequenceClassifier(nn.Module):
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """float32 ``[N]`` logits of (query, passage) texts, in evaluation mode; pairs of like lengths run together."""
+        check_texts(queries)
+        check_texts(passages)
         if len(queries) != len(passages):
-            raise ValueError(f"{len(queries)} queries for {len(passages)} passages")
+            raise UserError(f"{len(queries)} queries for {len(passages)} passages")
         training = self.training
         self.eval()
         device = next(self.parameters()).device
         logits_N = torch.empty(len(queries))
         for first in range(0, len(queries), _PAIRS_AT_ONCE):
             texts = [self.passage_format.replace("{passage}", p) for p in passages[first : first + _PAIRS_AT_ONCE]]
-            encoded = self.tokenizer(list(queries[first : first + _PAIRS_AT_ONCE]), texts, truncation=True, max_length=self.max_length)
+            encoded = self._tokens(queries[first : first + _PAIRS_AT_ONCE], texts)
             lengths = [len(ids) for ids in encoded["input_ids"]]
             for rows in _chunks(lengths, chunk_tokens):
                 padded = self.tokenizer.pad({k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt").to(device)
@@ -98,6 +107,14 @@ class SequenceClassifier(nn.Module):
                     progress(len(rows))
         self.train(training)
         return logits_N
+
+    def _tokens(self, queries: Sequence[str], passages: Sequence[str]) -> dict[str, list[list[int]]]:
+        """What the model takes of each pair, without padding."""
+        encoded = self._backend.encode_batch([(encodable(q), encodable(p)) for q, p in zip(queries, passages, strict=True)])
+        inputs = {"input_ids": [e.ids for e in encoded], "attention_mask": [e.attention_mask for e in encoded]}
+        if "token_type_ids" in self.tokenizer.model_input_names:
+            inputs["token_type_ids"] = [e.type_ids for e in encoded]
+        return inputs
 
 
 def _chunks(lengths: Sequence[int], tokens: int) -> list[list[int]]:

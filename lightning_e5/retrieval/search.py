@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.exact import ExactIndex, VectorIndex
 from lightning_e5.retrieval.stored_embeddings import kept_embeddings
-from lightning_e5.types import Embedder, Kind, Run
+from lightning_e5.types import Embedder, Kind, Run, compares_by_cosine
 
 
 class RetrievalWithIndex(NamedTuple):
@@ -29,7 +29,8 @@ def retrieve(
     passage_kind: Kind = "passage",
     cache_dir: Path | str | None = None,
 ) -> Run:
-    """Rank the documents for each query by the inner product of their unit embeddings.
+    """Rank the documents for each query by the inner product of their unit embeddings, or for a model that is
+    compared by dot product of its embeddings as they are.
 
     Equal scores rank by falling document id, as in trec_eval, in the run and at its end: documents are numbered by falling
     id, and every index puts the lower row first. So the order of either mapping changes nothing.
@@ -82,7 +83,7 @@ def _retrieve(
     exact: Any = stored
     if stored is None:
         exact = ExactIndex()
-        shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=True)]
+        shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=compares_by_cosine(embedder))]
     else:
         shards = stored.shards() if index is not None else []
     recall_against = None if recall_at is None else getattr(index, "recall_against", None)
@@ -91,7 +92,7 @@ def _retrieve(
             exact.add(shard)
         if index is not None:
             index.add(shard.astype("float32") if stored is not None else shard)
-    vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=True)
+    vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=compares_by_cosine(embedder))
     recall = None if recall_against is None else recall_against(exact, vectors, recall_at)
     scores, rows = (exact if index is None else index).search(vectors, k)
     ranked = {}

@@ -32,7 +32,7 @@ from lightning_e5.storage import (
     write_checked,
     write_manifest,
 )
-from lightning_e5.types import Embedder, Kind
+from lightning_e5.types import Embedder, Kind, compares_by_cosine
 
 StoredType = Literal["float32", "float16"]
 
@@ -143,7 +143,7 @@ def store_embeddings(
     dtype: StoredType = "float32",
     progress: Callable[[int], object] = lambda rows: None,
 ) -> StoredEmbeddings:
-    """Write the unit embeddings of ``texts`` to ``folder``, or take those that it holds already.
+    """Write the unit embeddings of ``texts`` (of a model that is compared by dot product: as they are) to ``folder``, or take those that it holds already.
 
     Args:
         folder: of this corpus and model; what does not belong to them is made again.
@@ -222,7 +222,7 @@ def texts_digest(texts: Sequence[str]) -> str:
 
 
 def model_fingerprint(embedder: Any) -> str | None:
-    """Sha256 of what decides an encoder's embeddings: weights, tokenizer, prefixes, length limit and precision.
+    """Sha256 of what decides an encoder's embeddings: weights, tokenizer, prefixes, length limit, pooling and precision.
 
     An embedder may have its own ``fingerprint()``; None for one that has neither.
     """
@@ -234,7 +234,8 @@ def model_fingerprint(embedder: Any) -> str | None:
 
     config: Any = getattr(getattr(embedder, "backbone", None), "config", None)
     settings = {k: v for k, v in config.to_dict().items() if k != "_name_or_path"} if config is not None else {}
-    facts = [embedder.tokenizer.fingerprint(), getattr(embedder, "precision", ""), json.dumps(settings, sort_keys=True, default=str)]
+    head: Any = getattr(embedder, "head", None)
+    facts = [embedder.tokenizer.fingerprint(), getattr(embedder, "precision", ""), head.describe() if hasattr(head, "describe") else "", json.dumps(settings, sort_keys=True, default=str)]
     digest = hashlib.sha256("\0".join(facts).encode())
     for name, tensor in sorted(embedder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
@@ -257,7 +258,7 @@ def _proven(folder: Path, name: str, record: dict[str, Any]) -> int | None:
 
 
 def _write_shard(folder: Path, name: str, record: dict[str, Any], embedder: Embedder, texts: Sequence[str], kind: Kind) -> int:
-    vectors = checked_vectors(embedder.embed(texts, kind, normalize=True), "embeddings", None)
+    vectors = checked_vectors(embedder.embed(texts, kind, normalize=compares_by_cosine(embedder)), "embeddings", None)
     if len(vectors) != len(texts):
         raise UserError(f"{type(embedder).__name__} gave {len(vectors)} embeddings for {len(texts)} texts")
     (folder / f"{name}.json").unlink(missing_ok=True)  # a record never stands beside another shard's file

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.folder import stored_settings
 from lightning_e5.models.training_record import read_record
 
 
@@ -21,7 +22,7 @@ def export(run: Path, directory: Path, *, onnx: bool = False) -> str:
         UserError: no encoder, a directory that is not empty, or as `export_onnx`.
     """
     source = run / "encoder" if (run / "encoder").is_dir() else run
-    if not (source / "config.json").is_file():
+    if not source.is_dir() or not (stored_settings(source).transformer / "config.json").is_file():
         raise UserError(f"{run}: no run with an encoder, and no encoder folder")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: exists already and is not an empty directory")
@@ -35,7 +36,7 @@ def export(run: Path, directory: Path, *, onnx: bool = False) -> str:
         record.save(directory)
     prefixes = encoder.tokenizer.prefixes
     said = [
-        f"{directory}: {encoder.width} values per embedding, prefixes {prefixes.query!r} and {prefixes.passage!r}",
+        f"{directory}: {encoder.width} values per embedding, prefixes {prefixes.query!r} and {prefixes.passage!r}, compared by {encoder.similarity}",
         "  from sentence_transformers import SentenceTransformer",
         f"  model = SentenceTransformer({str(directory)!r})",
         '  model.encode(["how do I read a file?"], prompt_name="query")',

@@ -50,7 +50,7 @@ def finetune(
     Source: paper sections 3.3 and 4.2.
     """
     seed_torch(seed)
-    model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision)
+    model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision, training_start=True)
     batches = data(ranked=ranked, tokenizer=model.tokenizer.cut_at(train_length), cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
     metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
     if metrics is None:

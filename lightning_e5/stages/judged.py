@@ -11,12 +11,11 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.folder import stored_settings
 from lightning_e5.models.precision import Precision, runs_in_bf16
-from lightning_e5.models.pretrained import stored_settings
 from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
-from lightning_e5.storage import read_json
 from lightning_e5.text import Prefixes, TextTokenizer
-from lightning_e5.types import Kind
+from lightning_e5.types import Kind, compares_by_cosine
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class Judged:
 
         Returns:
             ``prefix`` (kind -> prefix), ``max_length`` (tokens), ``truncated`` (share of the texts that are longer),
-            ``precision`` (fp32 or bf16, what ran); each None where the model knows no such thing. ``prefix_ablation`` only
-            where it is so.
+            ``precision`` (fp32 or bf16, what ran); each None where the model knows no such thing. ``prefix_ablation`` and
+            ``similarity`` (dot) only where it is so.
         """
         if not isinstance(self.model, TextEncoder):
             return {"prefix": None, "max_length": None, "truncated": None, "precision": "fp32" if self.embeds else None}
@@ -65,6 +64,7 @@ class Judged:
             "truncated": sum(longer.values()) / total if total else 0.0,
             "precision": "bf16" if runs_in_bf16(self.model.precision, device) else "fp32",
         }  # fmt: skip
+        facts |= {} if compares_by_cosine(self.model) else {"similarity": "dot"}
         return facts | ({"prefix_ablation": True} if self.ablated else {})
 
 
@@ -118,8 +118,7 @@ def load_encoder(
     """A model folder, with its own prefixes unless others are asked for; UserError as `load_models`."""
     if not directory.is_dir():
         raise UserError(f"{directory}: no such model folder")
-    _check_pooling(directory)
-    own = own_prefixes(directory)
+    own = stored_settings(directory).prefixes
     differs = prefixes is not None and own is not None and prefixes != own
     if differs and not prefix_ablation:
         assert prefixes is not None and own is not None
@@ -127,19 +126,8 @@ def load_encoder(
             f"{directory}: the model stores the prefixes {own.query!r} and {own.passage!r}, not {prefixes.query!r} and "
             f"{prefixes.passage!r}; its figures would not be its own (prefix_ablation allows it and labels the rows)"
         )
-    try:
-        encoder = TextEncoder.from_pretrained(directory, prefixes=prefixes, max_length=max_length, precision=precision)
-    except UserError:
-        raise
-    except ValueError as error:  # max_length above the model's positions
-        raise UserError(f"{directory}: {error}") from None
+    encoder = TextEncoder.from_pretrained(directory, prefixes=prefixes, max_length=max_length, precision=precision)
     return Judged(encoder.to(inference_device()), read_record(directory), differs)
-
-
-def own_prefixes(directory: Path) -> Prefixes | None:
-    """The prefixes that a folder stores; None for one that names no prompts at all."""
-    path = directory / "config_sentence_transformers.json"
-    return stored_settings(directory).prefixes if path.is_file() and read_json(path).get("prompts") else None
 
 
 def _prefixes(given: Mapping[str, str] | None) -> Prefixes | None:
@@ -150,18 +138,8 @@ def _prefixes(given: Mapping[str, str] | None) -> Prefixes | None:
     return Prefixes(given["query"], given["passage"])
 
 
-def _check_pooling(directory: Path) -> None:
-    """Average pooling is all that we compute; a folder that says another one would be judged wrongly without a word."""
-    path = directory / "1_Pooling" / "config.json"
-    pooling = read_json(path) if path.is_file() else {}
-    other = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True and key != "pooling_mode_mean_tokens"]
-    mode = pooling.get("pooling_mode")
-    if other or (isinstance(mode, str) and mode != "mean"):
-        raise UserError(f"{path}: the model pools by {other[0] if other else mode}; only average pooling is supported")
-
-
 def _longer(tokenizer: TextTokenizer, texts: Sequence[str], kind: Kind) -> int:
     """How many texts have more tokens than the limit: those that fill one token more."""
-    wider = TextTokenizer(tokenizer.backend, tokenizer.prefixes, tokenizer.max_length + 1)
+    wider = tokenizer.cut_at(tokenizer.max_length + 1)
     step = 32768
     return sum(int((wider.encode(texts[i : i + step], kind)[1] > tokenizer.max_length).sum()) for i in range(0, len(texts), step))

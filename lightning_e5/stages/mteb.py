@@ -26,7 +26,7 @@ from lightning_e5.evaluation.mteb_tasks import (
 from lightning_e5.models.precision import Precision
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Length
-from lightning_e5.stages.judged import Judged, load_encoder, own_prefixes
+from lightning_e5.stages.judged import Judged, load_encoder
 from lightning_e5.storage import write_json
 from lightning_e5.text import Prefixes
 
@@ -56,7 +56,7 @@ def mteb(
     """Write ``results/<organisation>__<model>/<revision>/<Task>.json`` and ``mteb.json``.
 
     Args:
-        encoders: model name -> stage folder or encoder folder. A folder that stores no prefixes gets none.
+        encoders: model name -> stage folder or encoder folder. A folder that stores no prefixes gets E5's own where it is an E5 (see `default_prefixes`), else none.
         tasks: mteb's names.
         languages: ISO 639-3 codes; other subsets of multilingual tasks are left out.
         split: that tasks are judged on; each task's own where not given.
@@ -129,13 +129,11 @@ def _encoder(
     if prefixes is not None and set(prefixes) != {"query", "passage"}:
         raise UserError(f"mteb.prefixes: needs the keys query and passage, not {', '.join(map(str, prefixes)) or 'none'}")
     given = Prefixes(**prefixes) if prefixes is not None else None
-    if given is None and directory.is_dir() and own_prefixes(directory) is None:
-        given = Prefixes("", "")
     judged = load_encoder(directory, precision=precision, prefixes=given, max_length=max_length, prefix_ablation=ablation)
     tokenizer = judged.model.tokenizer
     settings = {
         "prefixes": (tokenizer.prefixes.query, tokenizer.prefixes.passage), "max_length": tokenizer.max_length,
-        "precision": precision, "normalize": normalize,
+        "precision": precision, "normalize": normalize, "head": judged.model.head.describe(),
     }  # fmt: skip
     revision = encoder_revision(directory, settings)
     return judged, MtebEncoder(judged.model, f"{organisation}/{model}", revision, normalize_probes=normalize)

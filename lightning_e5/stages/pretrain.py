@@ -51,7 +51,7 @@ def pretrain(
     Source: paper section 4.1.
     """
     seed_torch(seed)
-    model = TextEncoder.from_pretrained(encoder, precision=precision)
+    model = TextEncoder.from_pretrained(encoder, precision=precision, training_start=True)
     batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"))
     scheme = module(model, max_steps=batches.max_steps, seed=seed)
     metrics = train(out, scheme, batches, context, **(trainer or {}))

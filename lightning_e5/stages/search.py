@@ -17,6 +17,7 @@ from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.reference import model_folder
 from lightning_e5.retrieval.stored_embeddings import kept_embeddings
+from lightning_e5.types import compares_by_cosine
 
 #: Where a run keeps the embeddings of the corpora that were searched with it.
 CACHE = "search_cache"
@@ -49,13 +50,17 @@ class Searcher:
         stored = kept_embeddings(run / CACHE if is_run else _user_cache(), self.encoder, self.texts)
         assert stored is not None  # a TextEncoder has a fingerprint
         self._stored = stored
-        self.description = f"{len(self.names):,} passages of {self.folder}, searched with {place}"
+        tokenizer, length = self.encoder.tokenizer, self.encoder.tokenizer.max_length
+        self.description = (
+            f"{len(self.names):,} passages of {self.folder}, searched with {place} "
+            f"by {self.encoder.similarity} (prefixes {tokenizer.prefixes.query!r} and {tokenizer.prefixes.passage!r}, {length} tokens)"
+        )
         if empty:
             self.description += f"; {len(empty):,} document{'s give' if len(empty) > 1 else ' gives'} no text, the first is {empty[0]}"
 
     def answer(self, text: str, k: int) -> str:
-        """The ``k`` passages nearest to ``text`` with their cosines, as text for a terminal."""
-        scores, rows = self._stored.search(self.encoder.embed([text], "query"), k)
+        """The ``k`` passages nearest to ``text`` with their cosines (or dot products), as text for a terminal."""
+        scores, rows = self._stored.search(self.encoder.embed([text], "query", normalize=compares_by_cosine(self.encoder)), k)
         lines: list[str] = []
         for place, (score, row) in enumerate(zip(scores[0].tolist(), rows[0].tolist(), strict=True), start=1):
             lines.append(f"{place}. {score:.3f}  {self.names[row]}")

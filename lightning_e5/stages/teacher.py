@@ -19,7 +19,6 @@ from lightning_e5.curation.teacher_scores import COLLAPSED, group_scores, separa
 from lightning_e5.errors import UserError
 from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
-from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.fit import Trainer
@@ -61,7 +60,7 @@ def teacher(
     Source: paper section 3.3.
     """
     seed_torch(seed)
-    model = CrossEncoder.from_encoder(TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision))
+    model = CrossEncoder.from_start(encoder, max_length=max_length, precision=precision)
     batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
     metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
     if metrics is None:

@@ -16,7 +16,6 @@ from lightning_e5.progress import progress
 from lightning_e5.ranges import Given
 from lightning_e5.rng import seed_torch
 from lightning_e5.stages.vocabulary import document_frequency
-from lightning_e5.text import TextTokenizer
 
 
 @configurable("stage")
@@ -42,12 +41,12 @@ def tokens(
     store = PairStore(pairs)
     table = store.read(["query", "passage"])
     queries, passages = table["query"].to_pylist(), table["passage"].to_pylist()
-    tokenizer = TextEncoder.from_pretrained(encoder).tokenizer
+    tokenizer = TextEncoder.from_pretrained(encoder, training_start=True).tokenizer
     if spec is not None:
         if spec.pretrained is not None:
             raise UserError(f"tokens.spec.pretrained: {spec.pretrained!r} has a tokenizer of its own; name it in a vocabulary stage")
         spec = dataclasses.replace(spec, vocab_size=tokenizer.backend.get_vocab_size())
-        tokenizer = TextTokenizer(tokenizer.backend, spec.text_prefixes, spec.max_length)
+        tokenizer = tokenizer.replaced(prefixes=spec.text_prefixes, max_length=spec.max_length)
     with progress(2 * len(queries), "tokenise", "text") as bar:
         columns = {"query": (queries, "query"), "passage": (passages, "passage")}
         manifest = write_tokens(out / "tokens", columns, tokenizer, progress=bar, sources=store.sources)

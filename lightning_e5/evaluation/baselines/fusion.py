@@ -124,15 +124,23 @@ class StoredEncoder:
         """What the folder says of its training."""
         return read_record(self._folder())
 
+    @property
+    def similarity(self) -> str:
+        """How the stored model's embeddings are compared."""
+        return str(getattr(self._load(), "similarity", "cosine"))
+
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]``, as the stored model embeds."""
+        return self._load().embed(texts, kind, normalize=normalize)
+
+    def _load(self) -> Embedder:
         if self._model is None:
             folder = self._folder()
             if (folder / "word_vectors.safetensors").is_file():
                 self._model = WordVectors.load(folder)
             else:
                 self._model = TextEncoder.from_pretrained(folder, max_length=self.max_length)
-        return self._model.embed(texts, kind, normalize=normalize)
+        return self._model
 
     def _folder(self) -> Path:
         inner = [self.path / name for name in ("encoder", "word_vectors")]

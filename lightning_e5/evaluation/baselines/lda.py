@@ -19,6 +19,7 @@ from lightning_e5.evaluation.baselines.tfidf import TfIdf, fit_terms
 from lightning_e5.ranges import Count, Range, Seed, Size
 from lightning_e5.retrieval.search import check_search
 from lightning_e5.rng import derive_seed
+from lightning_e5.text import check_texts
 from lightning_e5.types import Kind, Run
 
 
@@ -98,6 +99,7 @@ class FittedLda:
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, topics]``, both kinds alike: the mixtures, or their square roots, which are unit vectors."""
+        check_texts(texts)
         mixtures_NT = torch.from_numpy(self.mixtures(texts))
         if self._similarity == "hellinger":
             return mixtures_NT.sqrt().float()

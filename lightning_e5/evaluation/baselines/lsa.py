@@ -17,6 +17,7 @@ from lightning_e5.evaluation.baselines.tfidf import TfIdf
 from lightning_e5.ranges import Range, Seed, Size
 from lightning_e5.retrieval.search import check_search
 from lightning_e5.rng import derive_seed
+from lightning_e5.text import check_texts
 from lightning_e5.types import Kind, Run
 
 
@@ -78,6 +79,7 @@ class FittedLsa:
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]``, both kinds alike; zero for a text without a known term."""
+        check_texts(texts)
         counts_NV = self._vectorizer.transform(texts)
         vectors_ND = torch.from_numpy(self._svd.transform(counts_NV)).double()
         vectors_ND[torch.from_numpy(counts_NV.getnnz(axis=1) == 0)] = 0  # not what rounding left of it

@@ -11,6 +11,8 @@ from torch import Tensor
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.ranges import Count
+from lightning_e5.storage import reading
+from lightning_e5.text import check_texts
 from lightning_e5.types import Kind
 
 #: Names under which models store the prompt of a kind, in the order in which they are asked.
@@ -59,10 +61,19 @@ class SentenceTransformerModel:
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
+    @property
+    def similarity(self) -> str:
+        """How the model's embeddings are compared; UserError for what is neither cosine nor dot product."""
+        name = str(getattr(self._load(), "similarity_fn_name", "cosine"))
+        if name not in ("cosine", "dot"):
+            raise UserError(f"{self.path}: similarity_fn_name: {name!r} is not supported; the rule is 'cosine' or 'dot'")
+        return name
+
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]`` on the CPU, the prompt of ``kind`` added; UserError for another ``kind``."""
         if kind not in _PROMPTS:
             raise UserError(f"kind must be 'query' or 'passage', not {kind!r}")
+        check_texts(texts)
         if not texts:
             return self.embed([""], kind)[:0]  # of the right width
         model = self._load()
@@ -87,9 +98,6 @@ class SentenceTransformerModel:
         if self._model is None:
             from sentence_transformers import SentenceTransformer
 
-            try:
-                self._model = SentenceTransformer(self.path, revision=self.revision, device=self.device)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise UserError(f"{self.path}: no sentence-transformers model can be had ({reason})") from None
+            with reading(self.path, "no sentence-transformers model can be had"):
+                self._model = SentenceTransformer(self.path, revision=self.revision, device=self.device, trust_remote_code=False)
         return self._model

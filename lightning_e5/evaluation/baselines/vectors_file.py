@@ -20,6 +20,7 @@ from lightning_e5.evaluation.baselines.fitted import retrieve_known
 from lightning_e5.lines import text_lines
 from lightning_e5.retrieval.search import check_search
 from lightning_e5.rows import number_of
+from lightning_e5.text import check_texts
 from lightning_e5.types import Kind, Run
 
 _WORD = re.compile(r"\w+")
@@ -68,6 +69,7 @@ class VectorsFile:
 
     def embed(self, texts: Sequence[str], kind: Kind, *, normalize: bool = True) -> Tensor:
         """float32 ``[N, D]``, unweighted means, both kinds alike; zero for a text without a known word."""
+        check_texts(texts)
         self._look_up(texts)
         return self.average(texts, None, normalize=normalize)
 

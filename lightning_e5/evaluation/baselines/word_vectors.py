@@ -29,6 +29,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.progress import progress as show_progress
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, LearningRate, Range, Seed, Size, Temperature
 from lightning_e5.storage import atomic_path, empty_directory, read_json, verify_manifest, write_json, write_manifest
+from lightning_e5.text import check_texts
 from lightning_e5.types import Kind
 
 _KIND = "word_vectors"
@@ -183,6 +184,7 @@ class WordVectors:
         Raises:
             UserError: not fitted yet, or another ``kind``.
         """
+        check_texts(texts)
         if kind not in ("query", "passage"):
             raise UserError(f"kind must be 'query' or 'passage', not {kind!r}")
         if not self._vocabulary:

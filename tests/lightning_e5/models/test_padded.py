@@ -82,7 +82,7 @@ def test_a_length_that_roberta_has_no_positions_for_is_refused(small_tokenizer) 
     vocab = small_tokenizer.backend.get_vocab_size()
     assert small_tokenizer.max_length == 48
     TextEncoder(backbone("roberta", vocab, positions=50), small_tokenizer)
-    with pytest.raises(ValueError, match="max_length: 48 is above the 47 positions"):
+    with pytest.raises(UserError, match="max_length: 48 is above the 47 positions"):
         TextEncoder(backbone("roberta", vocab, positions=49), small_tokenizer)
 
 
