@@ -17,8 +17,9 @@ from pathlib import Path
 
 from lightning_e5.config import Node, differing_keys, read_yaml, redact
 from lightning_e5.errors import TrainingStopped, UserError
-from lightning_e5.launch import is_first_process, wait_for
+from lightning_e5.launch import is_first_process, use_threads, wait_for
 from lightning_e5.progress import clear_line, on_terminal, stage_title
+from lightning_e5.ranks import loss
 from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.stage import (
     FREE_ARGUMENTS,
@@ -70,7 +71,7 @@ def run_experiment(
         return finished, False
     check_experiment(experiment)
     _claim(experiment, directory, update)
-    _use_threads(experiment["threads"])
+    _prepare_torch(experiment)
     from lightning_e5.tracking import environment
 
     write_json(directory / "environment.json", environment())
@@ -132,12 +133,11 @@ def _recorded(experiment: Node) -> Node:
     return {key: value if key in ("name", "runs_dir") else redact(value, key) for key, value in experiment.items()}
 
 
-def _use_threads(threads: int | None) -> None:
-    import torch
+def _prepare_torch(experiment: Node) -> None:
+    from lightning_e5.rng import use_deterministic_kernels
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    # AdamW's moments of rarely used word embeddings fade into denormal numbers, which are many times slower.
-    torch.set_flush_denormal(True)
+    use_threads(experiment["threads"])
+    use_deterministic_kernels(experiment["deterministic"])
 
 
 def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
@@ -157,7 +157,7 @@ def _finished_run(experiment: Node, directory: Path) -> dict[str, float] | None:
 
 def _take_part(experiment: Node) -> dict[str, float]:
     """Another rank's part: train with the first process in stages of several ranks, wait for it in the others."""
-    _use_threads(experiment["threads"])
+    _prepare_torch(experiment)
     outputs: dict[str, Path] = {}
     for name, node in experiment["stages"].items():
         out = outputs[name] = run_directory(experiment) / "stages" / name
@@ -169,11 +169,11 @@ def _take_part(experiment: Node) -> dict[str, float]:
         if _trains_on_several_ranks(node) and not finished():
             prepared = PreparedStage(experiment, name, out, outputs)
             if not wait_for(prepared.started):
-                raise TrainingStopped(f"stage {name}: the first process ended")
+                raise TrainingStopped(f"stage {name}: {loss() or 'the first process ended'}")
             if not finished():  # it was, if the first process took it from the shared stages
                 prepared.call()
         if not wait_for(finished):
-            raise TrainingStopped(f"stage {name}: the first process ended")
+            raise TrainingStopped(f"stage {name}: {loss() or 'the first process ended'}")
     return {}
 
 

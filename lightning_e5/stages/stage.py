@@ -95,7 +95,8 @@ def stage_fingerprint(
     sources = {k: found for k, v in arguments.items() if (found := _own_fingerprint(v)) is not None}
     inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
     node = {key: value for key, value in node.items() if key not in FREE_ARGUMENTS}
-    return {"config": redact(node), "seed": node.get("seed", experiment["seed"]), "inputs": inputs, "sources": sources}
+    kernels = {"deterministic": True} if experiment.get("deterministic") else {}
+    return {"config": redact(node), "seed": node.get("seed", experiment["seed"]), "inputs": inputs, "sources": sources, **kernels}
 
 
 def _own_fingerprint(value: Any) -> Any:
