@@ -9,6 +9,7 @@ by the kernel's probes. The first process's address lies in a file beside the ru
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import secrets
@@ -187,10 +188,18 @@ def join(directory: Path) -> None:
         return
     path = _path or directory.parent / f".{directory.name}.ranks.json"
     _ranks = Ranks()
+    if _path is None:  # outside of `together`: until this process ends
+        atexit.register(_leave, _ranks, path)
     if is_first_process():
         _serve(_ranks, path)
     else:
         _connect(_ranks, path)
+
+
+def _leave(own: Ranks, path: Path) -> None:
+    own.close(getattr(sys, "last_value", None))
+    if is_first_process():
+        path.unlink(missing_ok=True)
 
 
 def _several_started() -> bool:

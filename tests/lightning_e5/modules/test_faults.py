@@ -31,12 +31,12 @@ def start(out: Path, ranks: int, case: str = CASE, **settings: object) -> subpro
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str]:
     _, errors = process.communicate(timeout=seconds)
     return process.returncode, errors
 
 
-def wait_until(done: Callable[[], object], seconds: float = 90) -> Any:
+def wait_until(done: Callable[[], object], seconds: float = 240) -> Any:
     until = time.monotonic() + seconds
     while not (found := done()):
         assert time.monotonic() < until, "did not happen in time"
