@@ -121,6 +121,16 @@ def asked() -> bool:
     return bool(_graces)
 
 
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Processes that are started in the block never see the terminal's SIGINT: it is for this one, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _stop(number: int, frame: Any) -> None:
     raise SystemExit(exit_code(number))
 

@@ -166,7 +166,9 @@ def together(directory: Path) -> Iterator[None]:
         yield
     except BaseException as raised:
         error = raised
-        if isinstance(raised, RuntimeError) and not isinstance(raised, TrainingStopped) and (lost := loss(seconds=2.0)) is not None:
+        # The end of another rank is an error of the connection in a collective, and makes some launchers stop the rest.
+        follows = isinstance(raised, RuntimeError | SystemExit) and not isinstance(raised, TrainingStopped)
+        if follows and (lost := loss(seconds=2.0 if isinstance(raised, RuntimeError) else 0.0)) is not None:
             raise TrainingStopped(lost) from None
         raise
     finally:

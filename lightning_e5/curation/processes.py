@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from multiprocessing import connection, get_context
 from typing import Any, TypeVar
 
 from lightning_e5.errors import UserError
+from lightning_e5.interrupts import starting_workers
 from lightning_e5.launch import end_with_parent
 
 Task = TypeVar("Task")
@@ -73,12 +73,8 @@ class Processes:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.function, environment), daemon=True)
-        # Also while the worker starts, before it can ignore it itself, the terminal's SIGINT is for its parent, which ends it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
+        with starting_workers():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.workers[ours] = (process, environment)
         return ours
@@ -132,7 +128,6 @@ class Processes:
 
 def _work(pipe: connection.Connection, function: bytes, environment: dict[str, str]) -> None:
     """A worker's life: answer tasks until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     end_with_parent()
     os.environ.update(environment)  # before the function's libraries are imported
     call = pickle.loads(function)
