@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -216,12 +217,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # key=value after an option
         arguments.overrides = [*arguments.overrides, *rest]
+    _quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Threads that wait give their core away: beside other work on the machine a step is else over ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     with ending_on_signals():
         return _ended(arguments)
+
+
+def _quieten_libraries() -> None:
+    """Leave out remarks of libraries on their own parts, here and in processes that this one starts; ``python -W default`` shows them."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # gloo's and the store's on host names
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its report of loaded weights; what is missing is our error
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 
 def _ended(arguments: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ def test_a_run_with_a_stage_on_two_ranks(smoke_run: Path, tmp_path: Path) -> Non
     command = [sys.executable, "-m", "lightning_e5", "run", str(experiment), f"runs_dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.stderr == "", "no remark of DDP, gloo or Lightning, from either rank"
     assert done.stdout.count("[10/10] evaluate: done") == 1, "every stage is done once, by one process"
     alone, together = (json.loads((p / "metrics.json").read_text()) for p in (smoke_run, tmp_path / "two_ranks"))
     assert together["noisy/steps"] == alone["noisy/steps"] and together["noisy/pairs_seen"] == alone["noisy/pairs_seen"]
@@ -82,7 +83,9 @@ def test_the_first_process_is_killed_while_it_makes_data(tmp_path: Path, launche
             for command, own in commands
         ]
     address = tmp_path / ".smoke.ranks.json"
-    wait_until(lambda: address.exists() and (tmp_path / "smoke/stages/pairs/started.json").exists(), 240)
+    began = tmp_path / "smoke/stages/pairs/started.json"
+    wait_until(lambda: (address.exists() and began.exists()) or any(p.poll() is not None for p in started), 240)
+    assert began.exists(), (tmp_path / "errors.txt").read_text()
     pids = [p for top in started for p in (top.pid, *descendants(top.pid))]
     name = "RANK" if launcher == "torchrun" else "SLURM_PROCID"
     first, other = (next(p for p in pids if f"\0{name}={rank}\0" in f"\0{environment_of(p)}\0") for rank in range(2))
