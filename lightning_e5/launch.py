@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,34 @@ def started_by() -> int:
     """The process that started this one, which may have ended before this one could ask who it is."""
     own_launcher = STARTER in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
     return int(os.environ[STARTER]) if own_launcher else os.getppid()
+
+
+def several_started() -> bool:
+    """Whether a launcher started several processes (torchrun, SLURM's srun, one command per node)."""
+    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+    return any(number.isdigit() and int(number) > 1 for number in (os.environ.get("WORLD_SIZE", "1"), tasks)) or "NODE_RANK" in os.environ
+
+
+def job_identity() -> list[str]:
+    """What tells this job's processes from those of an earlier one on the same directory."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    return [os.environ.get(name, "") for name in names]
+
+
+def own_name() -> str:
+    """What messages of other processes call this one."""
+    number = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK", "?")
+    node = os.environ.get("NODE_RANK", "") if "RANK" not in os.environ else ""
+    return f"rank {number}{f' of node {node}' if node not in ('', '0') else ''} on {socket.gethostname()}"
+
+
+def on_one_machine() -> bool:
+    """Whether all processes of the job run on this machine."""
+    if "SLURM_PROCID" in os.environ:
+        return os.environ.get("SLURM_JOB_NUM_NODES", os.environ.get("SLURM_NNODES", "")) == "1"
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return os.environ["LOCAL_WORLD_SIZE"] == os.environ.get("WORLD_SIZE")
+    return "NODE_RANK" not in os.environ
 
 
 def wait_for(done: Callable[[], bool], *, every: float = 0.5) -> bool:

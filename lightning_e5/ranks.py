@@ -25,7 +25,15 @@ from typing import Any
 
 from lightning_e5 import interrupts
 from lightning_e5.errors import TrainingStopped
-from lightning_e5.launch import is_first_process, leave_after_first, started_by
+from lightning_e5.launch import (
+    is_first_process,
+    job_identity,
+    leave_after_first,
+    on_one_machine,
+    own_name,
+    several_started,
+    started_by,
+)
 from lightning_e5.storage import atomic_path
 
 #: Seconds in which a process that lost another may end by itself, with what it has to say, before it is ended.
@@ -40,6 +48,7 @@ class Ranks:
 
     Attributes:
         lost: what happened to a process that ended before its work was done; None as long as none did.
+        server: where the others connect; in the first process alone.
         stop: whether a process was asked to stop, so that all do.
         first_gone: whether the first process's work is done, or it ended.
     """
@@ -47,6 +56,7 @@ class Ranks:
     def __init__(self) -> None:
         self.lost: str | None = None
         self.stop = self.first_gone = False
+        self.server: socket.socket | None = None
         self._peers: dict[socket.socket, str] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -65,7 +75,7 @@ class Ranks:
             leave_after_first()
         with self._lock:
             peers, self._peers = list(self._peers), {}
-        for peer in peers:
+        for peer in [*peers, *([] if self.server is None else [self.server])]:
             _hang_up(peer)
 
     def lose(self, what: str) -> None:
@@ -161,7 +171,7 @@ def together(directory: Path) -> Iterator[None]:
     _path = directory.parent / f".{directory.name}.ranks.json"
     error: BaseException | None = None
     try:
-        if not is_first_process() or _several_started():
+        if not is_first_process() or several_started():
             join(directory)
         yield
     except BaseException as raised:
@@ -204,35 +214,9 @@ def _leave(own: Ranks, path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _several_started() -> bool:
-    """Whether a launcher started several processes (torchrun, SLURM's srun, one command per node)."""
-    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
-    return any(number.isdigit() and int(number) > 1 for number in (os.environ.get("WORLD_SIZE", "1"), tasks)) or "NODE_RANK" in os.environ
-
-
-def _job() -> list[str]:
-    """What tells this job's processes from those of an earlier one on the same directory."""
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    return [os.environ.get(name, "") for name in names]
-
-
-def _own_name() -> str:
-    number = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK", "?")
-    node = os.environ.get("NODE_RANK", "") if "RANK" not in os.environ else ""
-    return f"rank {number}{f' of node {node}' if node not in ('', '0') else ''} on {socket.gethostname()}"
-
-
-def _on_one_machine() -> bool:
-    if "SLURM_PROCID" in os.environ:
-        return os.environ.get("SLURM_JOB_NUM_NODES", os.environ.get("SLURM_NNODES", "")) == "1"
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        return os.environ["LOCAL_WORLD_SIZE"] == os.environ.get("WORLD_SIZE")
-    return "NODE_RANK" not in os.environ
-
-
 def _serve(own: Ranks, path: Path) -> None:
     token = secrets.token_hex(16)
-    if _on_one_machine():
+    if on_one_machine():
         server, hosts = socket.create_server(("127.0.0.1", 0)), ["127.0.0.1"]
     else:
         dual = socket.has_dualstack_ipv6()
@@ -240,7 +224,8 @@ def _serve(own: Ranks, path: Path) -> None:
         hosts = list(dict.fromkeys([os.environ.get("MASTER_ADDR") or socket.gethostname(), socket.gethostname(), socket.getfqdn()]))
     with atomic_path(path) as temporary:
         temporary.touch(mode=0o600)  # the token is for this user's processes
-        temporary.write_text(json.dumps({"job": _job(), "hosts": hosts, "port": server.getsockname()[1], "token": token}), encoding="utf-8")
+        temporary.write_text(json.dumps({"job": job_identity(), "hosts": hosts, "port": server.getsockname()[1], "token": token}), encoding="utf-8")
+    own.server = server
     threading.Thread(target=_accept, args=(own, server, token), daemon=True, name="ranks").start()
 
 
@@ -276,10 +261,10 @@ def _connect(own: Ranks, path: Path) -> None:
     while time.monotonic() < until and os.getppid() == parent:
         with suppress(OSError, ValueError, KeyError):
             address = json.loads(path.read_text(encoding="utf-8"))
-            for host in address["hosts"] if address["job"] == _job() else []:
+            for host in address["hosts"] if address["job"] == job_identity() else []:
                 with suppress(OSError, ValueError):
                     peer = socket.create_connection((host, address["port"]), timeout=10.0)
-                    peer.sendall(json.dumps({"token": address["token"], "name": _own_name()}).encode() + b"\n")
+                    peer.sendall(json.dumps({"token": address["token"], "name": own_name()}).encode() + b"\n")
                     lines = peer.makefile("rb")
                     if json.loads(lines.readline(4096) or "null") is None:
                         continue
@@ -289,9 +274,9 @@ def _connect(own: Ranks, path: Path) -> None:
         time.sleep(0.2)
     if os.getppid() != parent:
         raise TrainingStopped("the process that started this one ended")
-    if address is None or address["job"] != _job():
+    if address is None or address["job"] != job_identity():
         raise TrainingStopped(f"{FIRST} left no address in {path} within {JOIN_SECONDS:.0f} s: it has not begun")
-    print(f"{_own_name()}: cannot reach {FIRST} on {', '.join(address['hosts'])}; where it fails, only timeouts tell", file=sys.stderr, flush=True)
+    print(f"{own_name()}: cannot reach {FIRST} on {', '.join(address['hosts'])}; where it fails, only timeouts tell", file=sys.stderr, flush=True)
 
 
 def _keep_alive(peer: socket.socket) -> None:

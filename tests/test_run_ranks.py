@@ -67,7 +67,8 @@ def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{p}").exists() and " (zombie)" not in Path(f"/proc/{p}/status").read_text() for p in pids)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("srun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
 def test_the_first_process_is_killed_while_it_makes_data(tmp_path: Path, launcher: str) -> None:
     """The stage of pairs runs in the first process alone; the other waits for it, under SLURM until now for 24 hours."""
     run = ["-m", "lightning_e5", "run", str(ROOT / "experiments/smoke.yaml"), f"runs_dir={tmp_path}"]

@@ -37,10 +37,13 @@ class _Launcher(_SubprocessScriptLauncher):
 
 def _watch(children: Sequence[subprocess.Popen[bytes]]) -> None:
     """Notice ranks that end before they are connected with the first (`lightning_e5.ranks`)."""
-    while any(child.poll() is None for child in children):
-        failed = next((n for n, child in enumerate(children, start=1) if child.poll()), None)
-        if failed is not None and (own := ranks()) is not None:
-            own.lose(f"rank {failed} ended with exit code {children[failed - 1].returncode}")
+    own = ranks()
+    while own is not None and not own.stop:
+        codes = [child.poll() for child in children]
+        failed = next((number for number, code in enumerate(codes, start=1) if code), None)
+        if failed is not None:
+            own.lose(f"rank {failed} ended with exit code {codes[failed - 1]}")
+        if failed is not None or all(code == 0 for code in codes):
             return
         time.sleep(1.0)
 
