@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_e5.errors import TrainingStopped, UserError
-from lightning_e5.launch import is_first_process, leave_after_first
+from lightning_e5.interrupts import ending_on_signals, exit_code, said_of
+from lightning_e5.launch import is_first_process
 from lightning_e5.memory import keep_freed_memory
 
 
@@ -19,13 +22,15 @@ def _run(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.report import write_report
     from lightning_e5.ablation.wandb_mirror import mirror
     from lightning_e5.config import load_experiment
+    from lightning_e5.ranks import together
     from lightning_e5.stages.lock import run_lock
     from lightning_e5.stages.runner import run_directory, run_experiment
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     directory = run_directory(experiment)
     asked = {"update": arguments.update, "wait": arguments.wait, "verify": arguments.verify}
-    _, computed = run_experiment(experiment, **asked, report=write_report)
+    with together(directory):
+        _, computed = run_experiment(experiment, **asked, report=write_report)
     if not is_first_process():
         return 0
     if not computed:
@@ -226,7 +231,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 our defect, 2 the user's mistake, 130 interrupted."""
+    """Run one verb; returns the exit code: 0 done, 1 our defect, 2 the user's mistake, 130 interrupted, 143 stopped."""
     parser = argparse.ArgumentParser(prog="python -m lightning_e5", description="E5 text embeddings: train, ablate, judge.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (description, add_arguments, function) in VERBS.items():
@@ -238,23 +243,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # key=value after an option
         arguments.overrides = [*arguments.overrides, *rest]
+    _quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Threads that wait give their core away: beside other work on the machine a step is else over ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
+    with ending_on_signals():
+        return _ended(arguments, sys.argv[1:] if argv is None else argv)
+
+
+def _quieten_libraries() -> None:
+    """Leave out remarks of libraries on their own parts, here and in processes that this one starts; ``python -W default`` shows them."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # gloo's and the store's on host names
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its report of loaded weights; what is missing is our error
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def _ended(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Do the verb; its exit code, with the last words of one that failed."""
     try:
-        _check_words(sys.argv[1:] if argv is None else argv)
+        _check_words(words)
         if packages := getattr(arguments, "allow_package", []):
             from lightning_e5.configurable import allow_packages
 
             allow_packages(packages)
         return int(arguments.function(arguments))
-    except (SystemExit, TrainingStopped, RuntimeError) as error:
-        leave_after_first()
-        if not isinstance(error, TrainingStopped):
-            raise
+    except TrainingStopped as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if "torch" not in sys.modules:
+            raise
+        from lightning_e5.rng import refusal
+
+        if (sentence := refusal(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+    except SystemExit as error:
+        if error.code != exit_code(signal.SIGTERM):
+            raise
+        print(said_of(signal.SIGTERM), file=sys.stderr)
+        return error.code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -265,8 +296,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = str(error.filename or "a file")
         print(f"error: {place if len(place) <= 200 else f'{place[:200]}...'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
+        print(said_of(signal.SIGINT), file=sys.stderr)
+        return exit_code(signal.SIGINT)
     return 2
 
 

@@ -27,6 +27,7 @@ TOP_LEVEL = {
     "description": "one sentence on what the experiment shows",
     "seed": "the one seed from which every stage's randomness is derived",
     "threads": "CPU threads (null: all); the figures are bit-exact for a given number",
+    "deterministic": "true: kernels alone that give the same bits each time, on a GPU too (default false)",
     "runs_dir": "where run directories lie",
     "stage_cache": "a folder by which runs share finished stages of equal configuration and inputs (null: none)",
     "data_dir": "a folder of local data that stages may refer to as ${data_dir}",
@@ -192,6 +193,9 @@ def check_top_level(path: str, experiment: Node) -> None:
     experiment.setdefault("seed", 1)
     experiment.setdefault("runs_dir", "runs")
     experiment.setdefault("threads", None)
+    experiment.setdefault("deterministic", False)
+    if not isinstance(experiment["deterministic"], bool):
+        raise UserError(f"{path}: deterministic: {experiment['deterministic']!r} is not true or false")
     check_name(experiment.get("name"), f"{path}: name")
     for key, hint in _TYPES.items():
         if key in experiment:

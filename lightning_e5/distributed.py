@@ -42,7 +42,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd's own, others may read it after us
         dist.all_reduce(total)
         share = total.shape[0] // world_size()
         return total[rank() * share : (rank() + 1) * share]
@@ -125,13 +125,18 @@ def rank_means(values: list[float], device: torch.device | str = "cpu") -> list[
     return [float(v) for v in tensor / world_size()]
 
 
+def highest_of_ranks(value: int, device: torch.device | str = "cpu") -> int:
+    """The highest of the ranks' values; a collective call."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(float(value), device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
+
+
 def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     """Whether the flag is set on any rank; a collective call."""
-    if world_size() == 1:
-        return flag
-    tensor = torch.tensor(float(flag), device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return bool(tensor.item() > 0)
+    return highest_of_ranks(int(flag), device) > 0
 
 
 def close_process_group() -> None:

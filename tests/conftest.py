@@ -49,6 +49,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             command = [sys.executable, "-m", "lightning_e5", "run", str(SMOKE), f"runs_dir={runs}"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
             assert done.returncode == 0, done.stdout + done.stderr
+            (runs / "stderr.txt").write_text(done.stderr)
             (runs / "stdout.txt").write_text(done.stdout)
     yield runs / "smoke"
 

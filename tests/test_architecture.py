@@ -9,7 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
-    **dict.fromkeys(["types", "text", "errors", "storage", "pairs", "config", "configurable", "ranges", "annotations", "instantiate", "rng", "progress", "memory", "launch", "distributed", "streams", "lines", "rows", "beir_layout", "digests", "yaml_files", "overrides", "__init__"], 0),
+    **dict.fromkeys(
+        [
+            "types", "text", "errors", "storage", "digests", "pairs", "config", "yaml_files", "overrides", "configurable", "ranges", "annotations",
+            "instantiate", "rng", "progress", "memory", "launch", "ranks", "interrupts", "distributed", "streams", "lines", "rows", "beir_layout",
+            "__init__",
+        ],
+        0,
+    ),
     **dict.fromkeys(["models", "losses", "training"], 1),
     **dict.fromkeys(["modules", "retrieval"], 2),
     **dict.fromkeys(["curation", "evaluation"], 3),

@@ -46,6 +46,15 @@ def test_killed_three_times_it_ends_with_the_same_file(smoke_run: Path, tmp_path
     assert (tmp_path / "smoke" / "metrics.json").read_bytes() == (smoke_run / "metrics.json").read_bytes()
 
 
+def test_a_run_says_nothing_that_is_not_ours(smoke_run: Path) -> None:
+    """Every stage is in it: no library's warning, report or progress bar, and nothing at all on stderr but progress."""
+    errors = (smoke_run.parent / "stderr.txt").read_text().splitlines()
+    assert [line for line in errors if not re.match(r"\[\d+/10\] \w+: .*\d", line)] == []
+    progress, _, table = (smoke_run.parent / "stdout.txt").read_text().partition("\n\n")
+    assert all(re.match(r"\[\d+/10\] \w+: (starts: |done in )", line) for line in progress.splitlines())
+    assert not re.search(r"warning|deprecat|lightning\.|transformers|weights_only|dataloader|num_workers", table, re.I)
+
+
 def test_a_finished_run_is_left_alone(smoke_run: Path) -> None:
     before = (smoke_run / "metrics.json").stat().st_mtime_ns
     started = time.monotonic()

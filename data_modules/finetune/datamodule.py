@@ -14,10 +14,11 @@ from data_modules.finetune.groups import KINDS, Choice, read_ranked
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.configurable import configurable
-from lightning_e5.errors import UserError, suggestion
+from lightning_e5.errors import TrainingStopped, UserError, suggestion
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import progress
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
+from lightning_e5.ranks import loss
 from lightning_e5.storage import empty_directory, read_manifest, verify_manifest
 from lightning_e5.text import TextTokenizer, texts_digest
 from lightning_e5.types import Kind, PairBatch, TokenBatch
@@ -180,7 +181,8 @@ def _cached(directory: Path, texts: list[str], kind: Kind, tokenizer: TextTokeni
         return (manifest.get("tokenizer"), manifest.get("texts")) == wanted
 
     if not is_first_process():
-        wait_for(made)
+        if not wait_for(made):
+            raise TrainingStopped(f"{directory}: {loss() or 'the first process ended'} before it had tokenised the texts")
     elif not made():
         empty_directory(directory)
         with progress(len(texts), f"tokenise {directory.name}", "text") as bar:

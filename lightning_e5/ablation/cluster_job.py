@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.ablation.launchers import end_with_parent
+
 
 class ClusterJob:
     """A command whose output is appended to a log; its call returns the exit code.
@@ -26,7 +28,9 @@ class ClusterJob:
         """Execute the command."""
         first = os.environ.get("SLURM_PROCID", "0") == "0"
         with Path(self.log).open("ab") if first else Path(os.devnull).open("wb") as output:
-            self._process = subprocess.Popen(self.command, cwd=self.directory, stdout=output, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                self.command, cwd=self.directory, stdout=output, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
+            )
             return self._process.wait()
 
     def checkpoint(self) -> Any:

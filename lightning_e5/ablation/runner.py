@@ -6,7 +6,6 @@ command. ``ablation.json``, ``status.json`` and the runs' directories and logs a
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from lightning_e5.ablation.plan import Plan, PlannedRun, plan_ablation
 from lightning_e5.ablation.run_status import RunStatus, last_error_line
 from lightning_e5.configurable import allow_options
 from lightning_e5.errors import UserError
+from lightning_e5.interrupts import listening
+from lightning_e5.launch import threads_per_process
 from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.lock import LOCK, locked
 from lightning_e5.stages.runner import METRICS, changed_keys
@@ -112,7 +113,7 @@ def _share_cores(plan: Plan, jobs: int) -> None:
     """Jobs at the same time share the cores, where the YAML does not set threads."""
     for run in plan.every:
         if jobs > 1 and run.experiment["threads"] is None:
-            run.experiment["threads"] = max(1, (os.cpu_count() or 1) // jobs)
+            run.experiment["threads"] = threads_per_process(jobs)
 
 
 def _check_finished(plan: Plan, update: bool) -> None:
@@ -238,7 +239,8 @@ def _stopping(launcher: Launcher, status: RunStatus) -> Iterator[list[int]]:
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, asked) for number in numbers}
     try:
-        yield stop
+        with listening(lambda number: None):  # in place of the command line's, which would end this process and its runs
+            yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from typing import Any, TypeVar
 
 from lightning_e5.errors import UserError
+from lightning_e5.interrupts import starting_workers
+from lightning_e5.launch import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -73,7 +73,8 @@ class Processes:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.function, environment), daemon=True)
-        process.start()
+        with starting_workers():
+            process.start()
         theirs.close()
         self.workers[ours] = (process, environment)
         return ours
@@ -127,8 +128,7 @@ class Processes:
 
 def _work(pipe: connection.Connection, function: bytes, environment: dict[str, str]) -> None:
     """A worker's life: answer tasks until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ.update(environment)  # before the function's libraries are imported
     call = pickle.loads(function)
     while True:
@@ -137,10 +137,3 @@ def _work(pipe: connection.Connection, function: bytes, environment: dict[str, s
         except (EOFError, ConnectionError):
             return
         pipe.send(answer(call, task))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

@@ -42,7 +42,7 @@ class InfoNCE(nn.Module):
     @property
     def temperature(self) -> float:
         """t as it is now."""
-        return self._temperature if self.log_scale is None else math.exp(-float(self.log_scale))
+        return self._temperature if self.log_scale is None else math.exp(-float(self.log_scale.detach()))
 
     def forward(
         self,

@@ -155,7 +155,7 @@ def _attention(attention: Any, states_TD: Tensor, layout: _Layout, training: boo
     bias = torch.cat([attention.query.bias, attention.key.bias, attention.value.bias])
     qkv_TE = functional.linear(states_TD, weight, bias)
     runs = layout.runs
-    if layout.starts_B1 is not None and has_varlen(qkv_TE.device, qkv_TE.dtype, probability):
+    if layout.starts_B1 is not None and has_varlen(qkv_TE.device, qkv_TE.dtype, probability, width):
         query_THW, key_THW, value_THW = qkv_TE.view(-1, 3, heads, width).unbind(1)
         longest = max(r.length for r in runs)
         return varlen_attention(query_THW, key_THW, value_THW, layout.starts_B1, longest, probability).flatten(1)

@@ -18,6 +18,8 @@ _CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 def runs_in_bf16(precision: Precision, device: torch.device | str) -> bool:
     """Whether a backbone with this precision runs in bfloat16 on this device; ``auto`` where `native_bf16`."""
+    if precision == "bf16":
+        _say_if_emulated(str(device).partition(":")[0])
     if precision != "auto":
         return precision == "bf16"
     return native_bf16(str(device).partition(":")[0])
@@ -56,3 +58,13 @@ def _cpu_flags() -> frozenset[str]:
         return frozenset()
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
     return frozenset(found[1].split()) if found else frozenset()
+
+
+@functools.cache
+def _say_if_emulated(kind: str) -> None:
+    """Once, that what was asked for by name is slow on this GPU."""
+    if kind == "cuda" and not native_bf16(kind):
+        import torch
+
+        name = torch.cuda.get_device_name()
+        print(f"precision: bf16: {name} only emulates bfloat16, slower than its float32; fp32, or auto, is faster", file=sys.stderr, flush=True)

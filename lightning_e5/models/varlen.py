@@ -1,7 +1,8 @@
 """Attention over packed texts of unequal length in one GPU kernel, where a library with one is there.
 
 ``flash-attn`` where it is installed (it has dropout), else ``torch.nn.attention.varlen`` where torch has it (it has none,
-so a training with attention dropout takes the groups of equal length instead). Both need CUDA and half precision.
+so a training with attention dropout takes the groups of equal length instead). Both need CUDA, half precision and a GPU of
+compute capability 8.0 (Ampere) or later; V100 and T4 have less and take the groups.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_e5.rng import deterministic_kernels
+
+#: What the kernels' machine code is made for.
+_CAPABILITY = (8, 0)
+#: Widest head that they take; widths are multiples of 8.
+_WIDEST = 256
 
 
 @cache
@@ -32,11 +40,16 @@ def _torch_varlen() -> Callable[..., Any] | None:
     return varlen_attn  # type: ignore[no-any-return, unused-ignore]
 
 
-def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
-    """Whether `varlen_attention` can run with these."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float, width: int = 64) -> bool:
+    """Whether `varlen_attention` can run with these, heads of so many values included."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or width > _WIDEST or width % 8:
         return False
-    return _flash() is not None or (dropout == 0.0 and _torch_varlen() is not None)
+    if torch.cuda.get_device_capability(device) < _CAPABILITY:
+        return False
+    if _flash() is not None:
+        return True
+    # torch promises one order of sums for its padded kernels, not for this one.
+    return dropout == 0.0 and not deterministic_kernels() and _torch_varlen() is not None
 
 
 def cumulative(lengths: Sequence[int], device: torch.device) -> Tensor:
@@ -51,7 +64,7 @@ def varlen_attention(
     flash = _flash()
     if flash is not None:
         return flash(  # type: ignore[no-any-return]
-            query_THW, key_THW, value_THW, starts_B1, starts_B1, longest, longest, dropout_p=dropout
+            query_THW, key_THW, value_THW, starts_B1, starts_B1, longest, longest, dropout_p=dropout, deterministic=deterministic_kernels()
         )
     attend = _torch_varlen()
     assert attend is not None and dropout == 0.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import lightning as L
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from lightning_e5.distributed import any_rank
+from lightning_e5.interrupts import STOPPING, end_now, handlers, listening
 from lightning_e5.progress import Bar
+from lightning_e5.ranks import ranks
 from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
+from lightning_e5.training.grad_cache import StepGivenUp
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -53,43 +57,71 @@ class PeriodicCheckpoint(L.Callback):
 
 
 class StopOnSignal(L.Callback):
-    """SIGTERM or SIGUSR1 to any rank: all ranks save a checkpoint at the end of the step and stop.
+    """SIGTERM, SIGUSR1 or SIGINT to any rank: all ranks save a checkpoint between two chunks or steps, and stop.
 
-    The handler only sets a flag; the ranks agree on it between two steps, so no collective runs inside it.
+    A step that is not done by then is given up on all ranks; the checkpoint is of the step before. A second SIGINT ends the
+    process at once. The rank that hears of a signal tells the others over their own connection (`lightning_e5.ranks`), as it
+    may be waiting for them in a collective; they agree in collectives that they run anyway.
     """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        #: Whether the ranks agreed to stop.
         self.stopped = False
-        self._asked = False
-        self._before: dict[int, Any] = {}
+        #: The signal that this rank got.
+        self.signal: int | None = None
+        self._heard_at = 0.0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals within the block stop the training."""
+        with handlers(_left_to_the_thread, (*STOPPING, signal.SIGINT)), listening(self._heard):
+            yield
+
+    def _heard(self, number: int) -> None:
+        if number not in (*STOPPING, signal.SIGINT):
+            return
+        again = self.signal is not None and time.monotonic() - self._heard_at > 0.5  # and not one key that a launcher passes on
+        if again and number == signal.SIGINT:
+            end_now(number)
+        if self.signal is None:
+            self.signal, self._heard_at = number, time.monotonic()
+        if (others := ranks()) is not None:
+            others.ask_to_stop()
+
+    def told(self) -> bool:
+        """Whether this rank knows that one was asked to stop."""
+        others = ranks()
+        return self.signal is not None or (others is not None and others.stop)
+
+    def agree(self, device: Any) -> None:
+        """Stop where any rank was told to; a collective call."""
+        self.stopped = self.stopped or any_rank(self.told(), device)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self._asked = True
+        cache = getattr(pl_module, "grad_cache", None)
+        if cache is not None:
+            cache.told_to_stop = self.told
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if any_rank(self._asked, pl_module.device):
-            path = checkpoint_path(self.directory, trainer.global_step)
-            if not path.is_file():
-                trainer.save_checkpoint(path)
-            self.stopped = trainer.should_stop = True
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore()
+        self.agree(pl_module.device)
+        if self.stopped:
+            self._save(trainer)
+            trainer.should_stop = True
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore()
+        if isinstance(exception, StepGivenUp):
+            self.stopped = True
+            self._save(trainer)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+    def _save(self, trainer: L.Trainer) -> None:
+        path = checkpoint_path(self.directory, trainer.global_step)
+        if trainer.global_step and not path.is_file():
+            trainer.save_checkpoint(path)
+
+
+def _left_to_the_thread(number: int, frame: Any) -> None:
+    """A handler, so that the thread hears of the signal."""
 
 
 class ProgressLine(L.Callback):

@@ -6,6 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,14 @@ from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.distributed import close_process_group
 from lightning_e5.errors import UserError
+from lightning_e5.launch import shared_threads
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
 from lightning_e5.modules.strategy import RanksStrategy, ShardedStrategy
 from lightning_e5.ranges import ArgumentsOf, Count, Seconds, Workers
+from lightning_e5.ranks import join
 from lightning_e5.training.checkpointing import latest_checkpoint
+from lightning_e5.training.grad_cache import StepGivenUp
 
 #: How several ranks share the work, by the name that a YAML gives.
 STRATEGIES: dict[str, type[RanksStrategy]] = {"ranks": RanksStrategy, "fsdp": ShardedStrategy}
@@ -65,11 +69,15 @@ def fit(
     Raises:
         UserError: another ``strategy``.
         SystemExit: 143, after a checkpoint, where SIGTERM or SIGUSR1 asked a rank to stop.
+        KeyboardInterrupt: likewise, where SIGINT did.
     """
     if strategy not in STRATEGIES:
         raise UserError(f"strategy: {strategy!r} is not one of {', '.join(STRATEGIES)}")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    several = several_ranks(accelerator, devices, num_nodes)
+    if several:
+        join(checkpoints)
     start = latest_checkpoint(checkpoints, warn)
     stop = StopOnSignal(checkpoints)
     resumed(start.step if start else 0)
@@ -81,7 +89,7 @@ def fit(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=STRATEGIES[strategy](backend) if several_ranks(accelerator, devices, num_nodes) else "auto",
+            strategy=STRATEGIES[strategy](backend) if several else "auto",
             logger=list(loggers) or False,
             callbacks=[
                 PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),
@@ -95,10 +103,16 @@ def fit(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(module, datamodule=data, ckpt_path=str(start.path) if start else None, weights_only=True)
+        # Lightning's handlers run a collective wherever the signal finds a rank.
+        trainer._signal_connector.register_signal_handlers = lambda: None
+        with stop.listening(), shared_threads(trainer.num_devices if several else 1), suppress(StepGivenUp):
+            trainer.fit(module, datamodule=data, ckpt_path=str(start.path) if start else None, weights_only=True)
+            stop.agree(module.device)
     close_process_group()
-    if stop.stopped:
-        raise SystemExit(128 + signal.SIGTERM)
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stop.stopped or stop.signal is not None:
+        raise SystemExit(143)
 
 
 #: What a YAML's ``trainer`` may hold.

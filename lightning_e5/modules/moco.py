@@ -20,7 +20,7 @@ from lightning_e5.ranges import Count, Share
 from lightning_e5.training.chunks import Embeddings, sorted_chunks
 from lightning_e5.training.momentum import momentum_copy, momentum_update
 from lightning_e5.training.negative_queue import NegativeQueue
-from lightning_e5.training.out_of_memory import is_out_of_memory
+from lightning_e5.training.out_of_memory import is_out_of_memory, smaller_chunk
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
 
@@ -59,7 +59,13 @@ class MoCoModule(InBatchModule):
         started = time.perf_counter()
         keys_PD = gather(self.embed_keys(batch.passages))
         texts_P = gather(batch.passage_text_P)
-        positions_P = self.queue.push(keys_PD, texts_P)
+        with self.queue.pushing(keys_PD, texts_P) as positions_P:
+            self._queue_step(batch, keys_PD, texts_P, positions_P, started)
+        with self.whole_parameters():  # the momentum encoder is whole on every rank
+            momentum_update(self.momentum_encoder, self.encoder, self.momentum)
+
+    def _queue_step(self, batch: PairBatch, keys_PD: Tensor, texts_P: Tensor, positions_P: Tensor, started: float) -> None:
+        """The step of the queries against a queue that holds their keys at ``positions_P``."""
         queue_KD, queue_text_K = self.queue.entries()
         group = len(batch.passage_text_P) // len(batch.rows_B)
         first = rank() * len(batch.passage_text_P)
@@ -78,20 +84,27 @@ class MoCoModule(InBatchModule):
 
         texts = self.drop_tokens(batch.queries)
         self.cached_step(batch, texts, self.embed_chunk, loss, without_gradient=batch.passages, started=started)
-        with self.whole_parameters():  # the momentum encoder is whole on every rank
-            momentum_update(self.momentum_encoder, self.encoder, self.momentum)
 
     @torch.no_grad()
     def embed_keys(self, passages: TokenBatch) -> Tensor:
-        """Unit embeddings of this rank's passages by the momentum encoder."""
+        """Unit embeddings of this rank's passages by the momentum encoder; StepGivenUp where a rank was told to stop."""
+        keys_PD = self._own_keys(passages)
+        self.grad_cache.go_on(keys_PD is None, self.device)
+        assert keys_PD is not None
+        return keys_PD
+
+    def _own_keys(self, passages: TokenBatch) -> Tensor | None:
+        """None where this rank was told to stop."""
         chunk_tokens = self.grad_cache.chunk_tokens
         while True:  # this rank's own affair: the ranks meet after the keys are made
             keys = Embeddings(len(passages.lengths_B))
             try:
                 for chunk in sorted_chunks(passages, chunk_tokens):
+                    if self.grad_cache.told_to_stop():
+                        return None
                     keys.put(chunk, functional.normalize(self.momentum_encoder(chunk.ids_T, chunk.lengths), dim=1))
                 return keys.all()
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or chunk_tokens == 1:
+                if not is_out_of_memory(error):
                     raise
-            chunk_tokens //= 2
+            chunk_tokens = smaller_chunk(chunk_tokens)

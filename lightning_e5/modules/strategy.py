@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
 
+from lightning_e5.launch import STARTER
 from lightning_e5.modules.base import TrainingModule
+from lightning_e5.ranks import ranks
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Starts this machine's other ranks, and ends this one where one of them dies.
+
+    Lightning's own kills all of them without a word then, and changes threads for the rest of the process.
+    """
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            os.environ[STARTER] = str(os.getpid())
+            self._call_children_scripts()
+            threading.Thread(target=_watch, args=(self.procs,), daemon=True, name="children").start()
+        return function(*args, **kwargs)
+
+
+def _watch(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Notice ranks that end before they are connected with the first (`lightning_e5.ranks`)."""
+    own = ranks()
+    while own is not None and not own.stop:
+        codes = [child.poll() for child in children]
+        failed = next((number for number, code in enumerate(codes, start=1) if code), None)
+        if failed is not None:
+            own.lose(f"rank {failed} ended with exit code {codes[failed - 1]}")
+        if failed is not None or all(code == 0 for code in codes):
+            return
+        time.sleep(1.0)
 
 
 class RanksStrategy(DDPStrategy):
@@ -26,6 +61,10 @@ class RanksStrategy(DDPStrategy):
 
     def __init__(self, backend: str | None = None, timeout_minutes: float = 30.0, **ddp: Any) -> None:
         super().__init__(process_group_backend=backend, timeout=timedelta(minutes=timeout_minutes), **ddp)
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def _setup_model(self, model: nn.Module) -> Any:
         return model

@@ -80,7 +80,9 @@ def stage_fingerprint(
     inputs = {a: _reference_identity(r, outputs, digests) for a, r in (node.get("inputs") or {}).items()}
     places = {text: found for text in sorted(set(_places(node, sources))) if (found := _place_identity(text, digests)) is not None}
     seed = node.get("seed", experiment["seed"])
-    return {"config": redact(deciding(node)), "seed": seed, "inputs": inputs, "sources": sources, "places": redact(places), **facts_here(node)}
+    kernels = {"deterministic": True} if experiment.get("deterministic") else {}
+    found = {"config": redact(deciding(node)), "seed": seed, "inputs": inputs, "sources": sources, "places": redact(places)}
+    return {**found, **facts_here(node), **kernels}
 
 
 def facts_here(node: Node) -> Node:

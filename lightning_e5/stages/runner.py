@@ -18,8 +18,9 @@ from pathlib import Path
 from lightning_e5.config import Node
 from lightning_e5.digests import MEMORY, FileDigests
 from lightning_e5.errors import TrainingStopped, UserError
-from lightning_e5.launch import is_first_process, wait_for
+from lightning_e5.launch import is_first_process, use_threads, wait_for
 from lightning_e5.progress import clear_line, on_terminal, stage_title
+from lightning_e5.ranks import loss
 from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.claim import METRICS, changed_keys, check_directory, claim
 from lightning_e5.stages.fingerprint import stage_fingerprint
@@ -87,7 +88,7 @@ def _run_stages(
 ) -> dict[str, float]:
     from lightning_e5.tracking import record_environment
 
-    _use_threads(experiment["threads"])
+    _prepare_torch(experiment)
     record_environment(directory, say)
     outputs: dict[str, Path] = {}
     metrics: dict[str, float] = {}
@@ -111,12 +112,11 @@ def _say_of(title: str, say: Callable[[str], None], text: str) -> None:
     say(f"{title} {text}")
 
 
-def _use_threads(threads: int | None) -> None:
-    import torch
+def _prepare_torch(experiment: Node) -> None:
+    from lightning_e5.rng import use_deterministic_kernels
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    # AdamW's moments of rarely used word embeddings fade into denormal numbers, which are many times slower.
-    torch.set_flush_denormal(True)
+    use_threads(experiment["threads"])
+    use_deterministic_kernels(experiment["deterministic"])
 
 
 def _finished_run(experiment: Node, directory: Path, digests: FileDigests) -> dict[str, float] | None:
@@ -146,7 +146,7 @@ def _take_part(experiment: Node) -> dict[str, float]:
 
     Files are hashed by the first process; the others read from its memory of digests what it found.
     """
-    _use_threads(experiment["threads"])
+    _prepare_torch(experiment)
     digests = FileDigests(Path(experiment["runs_dir"]) / MEMORY, patience=_HASHING_SECONDS)
     outputs: dict[str, Path] = {}
     for name, node in experiment["stages"].items():
@@ -159,11 +159,11 @@ def _take_part(experiment: Node) -> dict[str, float]:
         if _trains_on_several_ranks(node) and not finished():
             prepared = PreparedStage(experiment, name, out, outputs, digests)
             if not wait_for(prepared.started):
-                raise TrainingStopped(f"stage {name}: the first process ended")
+                raise TrainingStopped(f"stage {name}: {loss() or 'the first process ended'}")
             if not finished():  # it was, if the first process took it from the shared stages
                 prepared.call()
         if not wait_for(finished):
-            raise TrainingStopped(f"stage {name}: the first process ended")
+            raise TrainingStopped(f"stage {name}: {loss() or 'the first process ended'}")
     return {}
 
 

@@ -8,8 +8,11 @@
    and then differentiated. Dropout draws the same numbers the second time, because every chunk has its own seed.
 
 The sum over chunks is the gradient of the whole batch. Where memory runs out, fewer graphs are kept, then chunks are
-smaller, and the step is done again, on all ranks; the batch, and so its negatives, stays as it is. Source: Gao et al. 2021, "Scaling Deep Contrastive Learning
-Batch Size under Memory Limited Setup" (E5 itself used many GPUs instead).
+smaller, and the step is done again, on all ranks; the batch, and so its negatives, stays as it is. Where a rank is told to
+stop, the step is given up between two chunks, on all ranks, as if it had not begun.
+
+Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (E5 itself used many
+GPUs instead).
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_e5.distributed import any_rank, world_size
+from lightning_e5.distributed import highest_of_ranks, world_size
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
-from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory
+from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory, smaller_chunk
 from lightning_e5.types import LossOutput, TokenBatch
 
 #: Encodes one chunk: ([T] ids, lengths) -> [B, D].
@@ -34,6 +37,12 @@ EmbeddingLoss = Callable[[Tensor], LossOutput]
 #: Share of the free memory that the kept graphs may take where their budget is found automatically.
 _GRAPH_SHARE = 0.5
 _logger = logging.getLogger(__name__)
+#: How a rank's part of a step went, the most important last.
+_DONE, _OUT_OF_MEMORY, _STOPPED = 0, 1, 2
+
+
+class StepGivenUp(Exception):
+    """A step was given up on all ranks because one was told to stop; parameters and optimizer are as before it."""
 
 
 class StepReport(NamedTuple):
@@ -64,6 +73,8 @@ class GradCache:
         if chunk_tokens < 1 or (graph_tokens is not None and graph_tokens < 0):
             raise ValueError(f"chunk_tokens: {chunk_tokens} and graph_tokens: {graph_tokens} must be >= 1 and >= 0")
         self.chunk_tokens, self.graph_tokens, self.replay_dropout = chunk_tokens, graph_tokens, replay_dropout
+        #: Whether this rank was told to stop; asked between two chunks.
+        self.told_to_stop: Callable[[], bool] = lambda: False
 
     def step(
         self,
@@ -88,14 +99,22 @@ class GradCache:
 
         Returns:
             The loss (detached) and what was done.
+
+        Raises:
+            StepGivenUp: a rank was told to stop.
         """
         before = [p.grad for p in parameters]
         for parameter in parameters:
             parameter.grad = None
-        while (done := self._attempt(texts, encode, loss, seed, parameters, loss_parameters)) is None:
-            for parameter in parameters:
-                parameter.grad = None
-            self._shrink()
+        try:
+            while (done := self._attempt(texts, encode, loss, seed, parameters, loss_parameters)) is None:
+                for parameter in parameters:
+                    parameter.grad = None
+                self._shrink()
+        except StepGivenUp:
+            for parameter, gradient in zip(parameters, before, strict=True):
+                parameter.grad = gradient
+            raise
         for parameter, gradient in zip(parameters, before, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
@@ -115,11 +134,15 @@ class GradCache:
         chunks = sorted_chunks(texts, self.chunk_tokens)
         kept: list[Tensor] = []
         embeddings = Embeddings(len(texts.lengths_B))
+        outcome = _DONE
         try:
             if self.graph_tokens is None:
                 self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
             graph_tokens = 0
             for index, chunk in enumerate(chunks):
+                if self.told_to_stop():
+                    outcome = _STOPPED
+                    break
                 graph_tokens += len(chunk.ids_T)
                 keep = graph_tokens <= self.graph_tokens and len(kept) == index
                 with torch.set_grad_enabled(keep):
@@ -127,12 +150,11 @@ class GradCache:
                 embeddings.put(chunk, output_BD)
                 if keep:
                     kept.append(output_BD)
-            failed = False
+                del output_BD
         except (RuntimeError, MemoryError) as error:
-            failed = self._ran_out(error, parameters)
-        if any_rank(failed, device):
+            outcome = self._ran_out(error, parameters)
+        if self._ranks_outcome(outcome, device):
             return None
-        del output_BD
         embeddings_ND = embeddings.all()
         try:
             with torch.enable_grad():
@@ -146,14 +168,17 @@ class GradCache:
             return None
         try:
             for index, chunk in enumerate(chunks):
+                if self.told_to_stop():
+                    outcome = _STOPPED
+                    break
                 with torch.enable_grad():
                     embedded = kept[index] if index < len(kept) else self._encode(chunk, encode, seed, index, replay=True)
                 torch.autograd.backward(embedded, gradient_ND[chunk.rows_B].to(embedded.dtype))
                 if index < len(kept):
                     kept[index] = embedded.detach()  # frees the graph
         except (RuntimeError, MemoryError) as error:
-            failed = self._ran_out(error, parameters)
-        if any_rank(failed, device):
+            outcome = self._ran_out(error, parameters)
+        if self._ranks_outcome(outcome, device):
             return None
         for parameter, gradient in zip(loss_parameters, of_loss, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -162,22 +187,32 @@ class GradCache:
         report = StepReport(len(texts.lengths_B), len(texts.ids_T), replayed_tokens, padded_tokens, len(chunks))
         return output._replace(loss=output.loss.detach()), report
 
+    def go_on(self, stopped: bool, device: torch.device) -> None:
+        """Raise StepGivenUp where this or another rank has ``stopped`` before the end of its part; a collective call."""
+        self._ranks_outcome(_STOPPED if stopped else _DONE, device)
+
     @staticmethod
-    def _ran_out(error: BaseException, parameters: Sequence[Tensor]) -> bool:
-        """True where memory ran out and the step can be done again; any other error is raised."""
+    def _ranks_outcome(outcome: int, device: torch.device) -> int:
+        """What all ranks make of theirs: 0 where each did its part, else that memory ran out on some."""
+        worst = highest_of_ranks(outcome, device)
+        if worst == _STOPPED:
+            raise StepGivenUp
+        return worst
+
+    @staticmethod
+    def _ran_out(error: BaseException, parameters: Sequence[Tensor]) -> int:
+        """Where memory ran out and the step can be done again, that; any other error is raised."""
         if not (is_out_of_memory(error) and parameters):
             raise error
-        return True
+        return _OUT_OF_MEMORY
 
     def _shrink(self) -> None:
         """Half the graphs, then none, then half the chunk."""
         if self.graph_tokens:
             half = self.graph_tokens // 2
             self.graph_tokens = half if half >= self.chunk_tokens else 0
-        elif self.chunk_tokens > 1:
-            self.chunk_tokens //= 2
         else:
-            raise MemoryError("a single text does not fit in memory: choose a smaller model or a smaller max_length")
+            self.chunk_tokens = smaller_chunk(self.chunk_tokens)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _logger.warning(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -45,11 +48,26 @@ class NegativeQueue(nn.Module):
         Raises:
             ValueError: more rows than the queue holds.
         """
-        count = len(embeddings_PD)
-        if count > self.size:
-            raise ValueError(f"queue_size: {self.size} is below the {count} passages of one global batch")
-        positions_P = (int(self.pushed) + torch.arange(count, device=self.text_K.device)) % self.size
+        positions_P = self._next(len(embeddings_PD))
         self.embeddings_KD[positions_P] = embeddings_PD.to(self.embeddings_KD.dtype)
         self.text_K[positions_P] = text_P
-        self.pushed += count
+        self.pushed += len(positions_P)
         return positions_P
+
+    @contextmanager
+    def pushing(self, embeddings_PD: Tensor, text_P: Tensor) -> Iterator[Tensor]:
+        """`push`, taken back where the block ends with an exception: a step that is given up has pushed nothing."""
+        positions_P = self._next(len(embeddings_PD))
+        before = self.embeddings_KD[positions_P], self.text_K[positions_P], self.pushed.clone()
+        try:
+            yield self.push(embeddings_PD, text_P)
+        except BaseException:
+            self.embeddings_KD[positions_P], self.text_K[positions_P] = before[:2]
+            self.pushed.copy_(before[2])
+            raise
+
+    def _next(self, count: int) -> Tensor:
+        """Positions of the next rows."""
+        if count > self.size:
+            raise ValueError(f"queue_size: {self.size} is below the {count} passages of one global batch")
+        return (int(self.pushed) + torch.arange(count, device=self.text_K.device)) % self.size

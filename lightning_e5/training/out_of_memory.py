@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_e5.errors import UserError
+from lightning_e5.rng import deterministic_kernels
+
 #: Of errors that torch raises as a plain RuntimeError: its CPU allocator, the CUDA driver, cuBLAS's workspace.
 _SIGNS = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -18,6 +21,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
     )
+
+
+def smaller_chunk(chunk_tokens: int) -> int:
+    """Half the tokens of a chunk, for a step that ran out of memory.
+
+    Raises:
+        UserError: ``deterministic: true`` is asked for, and other chunks give other last digits.
+        MemoryError: a chunk is a single text.
+    """
+    if chunk_tokens <= 1:
+        raise MemoryError("a single text does not fit in memory: choose a smaller model or a smaller max_length")
+    if deterministic_kernels():
+        raise UserError(
+            f"chunk_tokens: {chunk_tokens} tokens at once do not fit in memory, and deterministic: true forbids smaller chunks only "
+            f"where memory is short; set chunk_tokens to {chunk_tokens // 2}"
+        )
+    return chunk_tokens // 2
 
 
 def available_bytes(device: torch.device) -> int:

@@ -15,8 +15,8 @@ import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
@@ -27,6 +27,8 @@ from data_modules.ccpairs.docstrings import EXTRACTOR_VERSION, Limits, docstring
 from data_modules.ccpairs.python_source import docstrings_of, name_in_words
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.interrupts import starting_workers
+from lightning_e5.launch import end_with_parent
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Workers
 from lightning_e5.storage import empty_directory, read_parquet, sha256_text, to_json, verify_manifest, write_manifest
@@ -177,9 +179,9 @@ class PythonDocs:
         rows: list[tuple[str, str, str]] = []
         read = partial(_read_file, limits=self.limits)
         workers = min(self.workers, max(1, len(files) // 50))
-        pool: Any = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext()
-        with pool as executor:
-            results = executor.map(read, files, chunksize=16) if isinstance(executor, Executor) else map(read, files)
+        with _pool(workers) as executor:
+            with starting_workers():
+                results = executor.map(read, files, chunksize=16) if executor is not None else map(read, files)
             with progress(len(files), "read", "file") if self.show_progress else nullcontext(lambda _: None) as bar:
                 for result in results:
                     counts.update(result.counts)
@@ -211,6 +213,20 @@ class PythonDocs:
         table = {name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True)}
         write_parquet_file(cache / "pairs.parquet", table)
         write_manifest(cache, kind=CACHE_KIND, files=["pairs.parquet"], fingerprint=fingerprint, counts=self.counts)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes that end with this one, and without what is left to do where the block ends with an exception; None for one."""
+    if workers == 1:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _normalise_name(name: str) -> str:

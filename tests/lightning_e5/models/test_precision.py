@@ -48,3 +48,18 @@ def test_an_encoder_with_auto_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(precision, "native_bf16", lambda kind, native=native: native)
         assert torch.equal(embedded("auto"), expected)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("capability", "native"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_that_a_gpu_emulates_is_never_chosen_and_said_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], capability: tuple[int, int], native: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=0: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "the GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)  # as it says on V100 and T4
+    precision._say_if_emulated.cache_clear()
+    assert runs_in_bf16("auto", "cuda") is native
+    assert runs_in_bf16("bf16", "cuda:1") and runs_in_bf16("bf16", "cuda")
+    said = capsys.readouterr().err
+    assert said == ("" if native else "precision: bf16: the GPU only emulates bfloat16, slower than its float32; fp32, or auto, is faster\n")

@@ -31,12 +31,12 @@ def start(out: Path, ranks: int, case: str = CASE, **settings: object) -> subpro
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str]:
     _, errors = process.communicate(timeout=seconds)
     return process.returncode, errors
 
 
-def wait_until(done: Callable[[], object], seconds: float = 90) -> Any:
+def wait_until(done: Callable[[], object], seconds: float = 240) -> Any:
     until = time.monotonic() + seconds
     while not (found := done()):
         assert time.monotonic() < until, "did not happen in time"
@@ -81,7 +81,7 @@ def test_a_signal_to_one_or_all_ranks_stops_all_after_a_checkpoint(tmp_path: Pat
     sent = time.monotonic()
     code, errors = finish(process)
     assert code == 143, errors[-2000:]
-    assert time.monotonic() - sent < 15
+    assert time.monotonic() - sent < 30
     wait_until(lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 20)
     reached = latest_checkpoint(tmp_path / CASE)
     assert reached is not None and load_checkpoint(reached.path)["global_step"] == reached.step

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +15,27 @@ import torch
 
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.fit import fit
-from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
+from lightning_e5.training.checkpointing import checkpoint_path, latest_checkpoint, load_checkpoint, save_checkpoint
+from lightning_e5.training.negative_queue import NegativeQueue
 from tests.lightning_e5.modules.scheme_run import CASES, STEPS, RandomPairs, Recorder, encoder
 
 
-def train(directory: Path, case: str) -> tuple[TrainingModule, list[dict[str, float]], list[int]]:
+def train(directory: Path, case: str, told_in_chunk: int | None = None, number: int = signal.SIGTERM) -> tuple[TrainingModule, list[dict[str, float]], list[int]]:
     scheme, negatives, options = CASES[case]
     module = scheme(encoder(), temperature=0.05, learning_rate=1e-2, max_steps=STEPS, chunk_tokens=64, graph_tokens=200, **options).double()
     recorder, resumed = Recorder(module), []
+    calls, embed = [0], module.embed_chunk  # type: ignore[operator]
+
+    def embed_and_signal(ids_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == told_in_chunk:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+        assert told_in_chunk is None or calls[0] <= told_in_chunk, "no chunk is begun after the signal"
+        return embed(ids_T, lengths)
+
+    module.embed_chunk = embed_and_signal  # type: ignore[assignment,method-assign]
+    module.embedded = calls  # type: ignore[assignment]
     fit(module, RandomPairs(negatives), checkpoints=directory, title=case, accelerator="cpu", devices=1, checkpoint_steps=2, resumed=resumed.append)
     return module, recorder.rows, resumed
 
@@ -60,3 +78,33 @@ def test_a_resume_from_the_last_step_trains_nothing_more(tmp_path: Path) -> None
     again, rows, resumed = train(tmp_path, "in_batch-1")
     assert checkpoint["global_step"] == 2 and resumed == [STEPS] and rows == []
     assert unequal(whole, again) == []
+
+
+def first_chunk_of_the_last_step(whole: TrainingModule) -> int:
+    return int(whole.embedded[0]) * (STEPS - 1) // STEPS + 1  # type: ignore[operator,index]
+
+
+@pytest.mark.parametrize(("case", "number"), [("in_batch-1", signal.SIGTERM), ("pre_batch-1", signal.SIGUSR1), ("moco-1", signal.SIGINT)])
+def test_a_step_that_a_signal_finds_half_done_leaves_no_trace(tmp_path: Path, case: str, number: int) -> None:
+    whole, rows, _ = train(tmp_path / "whole", case)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+        train(tmp_path / "stopped", case, told_in_chunk=first_chunk_of_the_last_step(whole), number=number)
+    reached = latest_checkpoint(tmp_path / "stopped")
+    assert reached is not None and reached.step == STEPS - 1
+    again, rest, resumed = train(tmp_path / "stopped", case)
+    assert resumed == [reached.step] and len(rest) == STEPS - reached.step
+    assert unequal(whole, again) == [] and [r["loss"] for r in rest] == [r["loss"] for r in rows[reached.step :]]
+
+
+def test_keys_of_a_step_that_is_given_up_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: were they left in the queue, the resumed training would end elsewhere."""
+
+    @contextmanager
+    def pushing(self: NegativeQueue, embeddings_PD: torch.Tensor, text_P: torch.Tensor) -> Iterator[torch.Tensor]:
+        yield self.push(embeddings_PD, text_P)
+
+    whole, _, _ = train(tmp_path / "whole", "moco-1")
+    monkeypatch.setattr(NegativeQueue, "pushing", pushing)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "stopped", "moco-1", told_in_chunk=first_chunk_of_the_last_step(whole))
+    assert unequal(whole, train(tmp_path / "stopped", "moco-1")[0]) != []

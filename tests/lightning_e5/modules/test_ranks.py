@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_e5.modules import strategy
+from lightning_e5.ranks import Ranks
 from tests.lightning_e5.modules.scheme_run import CASES, STEPS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,3 +82,15 @@ def test_the_schemes_differ(results: dict[int, dict[str, Any]]) -> None:
     assert results[1]["pre_batch-1"]["rows"][-1]["queue"] == 40
     assert results[1]["everything-0"]["rows"][-1]["temperature"] != 0.05
     assert all(row["masked_fraction"] > 0 for row in results[1]["in_batch-3"]["rows"])
+
+
+def test_a_rank_that_ends_before_it_has_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, lost = Ranks(), []
+    monkeypatch.setattr(strategy, "ranks", lambda: own)
+    monkeypatch.setattr(own, "lose", lost.append)
+    for codes in ((0, 0), (0, 3)):
+        children = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in codes]
+        for child in children:
+            child.wait()
+        strategy._watch(children)  # type: ignore[arg-type]
+    assert lost == ["rank 2 ended with exit code 3"]
