@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_modules.ccpairs.sources.files import file_fingerprint, json_rows
+from data_modules.ccpairs.sources.files import file_fingerprint
 from lightning_e5.errors import UserError
+from lightning_e5.lines import json_rows
 from lightning_e5.progress import progress
 from lightning_e5.storage import MANIFEST, empty_directory, read_manifest, sha256_text, to_json, write_manifest
 from lightning_e5.types import ReadReport

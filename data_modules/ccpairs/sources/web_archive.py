@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from data_modules.ccpairs.sources.files import DamagedFile, blocks
 from lightning_e5.errors import UserError
+from lightning_e5.streams import DamagedFile, blocks
 from lightning_e5.types import ReadReport
 
 #: Longest header line and longest header (many lines) of a record, in bytes.

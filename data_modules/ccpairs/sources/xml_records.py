@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from data_modules.ccpairs.sources.files import DamagedFile
 from lightning_e5.errors import UserError
+from lightning_e5.streams import DamagedFile
 
 if TYPE_CHECKING:
     from lightning_e5.types import ReadReport

@@ -1,148 +1,14 @@
-"""Raw files as streams: every compression, what is bad is counted with its place, memory is bounded."""
+"""Names and patterns of files, and what changes when a file does."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import json
-import lzma
 import os
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import zstandard
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint, json_rows, lines, open_stream
+from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from lightning_e5.errors import UserError
-from lightning_e5.types import ReadReport
-
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstandard.ZstdCompressor().compress,
-}
-ROWS = [{"id": n, "text": f"row {n} {os.urandom(40).hex()}"} for n in range(4000)]
-DATA = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
-
-
-def read(path: Path, max_bytes: int = 2**20) -> tuple[list[dict], ReadReport]:
-    report = ReadReport()
-    return [row for _, row in json_rows(path, report, max_bytes)], report
-
-
-@pytest.mark.parametrize("suffix", ["", *COMPRESS])
-def test_every_compression_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"rows.jsonl{suffix}"
-    path.write_bytes(COMPRESS.get(suffix, bytes)(DATA))
-    with open_stream(path) as stream:
-        assert stream.read(9) == DATA[:9]
-    rows, report = read(path)
-    assert rows == ROWS
-    assert report.counts == {"records": len(ROWS)}
-    assert report.bad == []
-
-
-@pytest.mark.parametrize("suffix", COMPRESS)
-def test_members_one_after_the_other_are_one_stream(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"rows.jsonl{suffix}"
-    path.write_bytes(b"".join(COMPRESS[suffix](DATA[at : at + 99_999]) for at in range(0, len(DATA), 99_999)))
-    assert read(path)[0] == ROWS
-
-
-@pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_broken_off_archive_is_used_up_to_there(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"rows.jsonl{suffix}"
-    # Two members: bzip2 and xz give nothing of an unfinished block.
-    whole, cut = COMPRESS[suffix](DATA), COMPRESS[suffix](DATA)
-    path.write_bytes(whole + cut[: len(cut) * 2 // 3])
-    rows, report = read(path)
-    assert rows[: len(ROWS)] == ROWS
-    assert rows[len(ROWS) :] == ROWS[: len(rows) - len(ROWS)]
-    assert len(rows) < 2 * len(ROWS)
-    [(place, reason)] = report.bad
-    assert reason == "archive breaks off"
-    assert place.startswith(f"{path}: after byte ") and int(place.split()[3]) >= len(DATA)
-
-
-@pytest.mark.parametrize("suffix", COMPRESS)
-def test_wrong_bytes_within_an_archive_are_counted(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"rows.jsonl{suffix}"
-    damaged = bytearray(COMPRESS[suffix](DATA))
-    damaged[len(damaged) // 2 : len(damaged) // 2 + 64] = b"\xff" * 64
-    path.write_bytes(COMPRESS[suffix](DATA) + bytes(damaged))
-    rows, report = read(path)
-    assert rows[: len(ROWS)] == ROWS
-    assert (
-        report.counts["bad: archive is damaged"] + report.counts["bad: not JSON"] + report.counts["bad: not UTF-8"] >= 1
-    )
-
-
-def test_a_window_of_two_gibibytes_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "RC_2020-01.zst"
-    # A frame of one raw block, "{}\n", whose header asks for a window of 2**31 bytes as Pushshift's do.
-    path.write_bytes(bytes.fromhex("28b52ffd00a8190000") + b"{}\n")
-    with pytest.raises(zstandard.ZstdError, match="memory"):
-        zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
-    assert read(path)[0] == [{}]
-
-
-def test_a_file_that_is_not_what_its_suffix_says_is_refused(tmp_path: Path) -> None:
-    for suffix in COMPRESS:
-        path = tmp_path / f"plain{suffix}"
-        path.write_bytes(DATA)
-        with pytest.raises(UserError, match="does not begin as a"):
-            read(path)
-
-
-def test_bad_lines_are_counted_with_their_place_and_the_others_read(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(
-        b'\xef\xbb\xbf{"n": 1}\r\n'  # a byte order mark, a Windows line end
-        b'{"n": "\xff"}\n' + b"[" * 100_000 + b"\n"
-        b'{"n": NaN}\n[1]\n{"n": \n\n' + b'{"n": "' + b"x" * 300_000 + b'"}\n'
-        b'{"n": "\xe2\x80\xa8\\u2028"}\n'  # Unicode's line separators are no line ends
-        b'{"n": "a\\ud83dz", "\\udc00": ["\\ud83d\\ude00"]}\n' + b"1" * 6000 + b'\n{"n": 2}'
-    )
-    rows, report = read(path, max_bytes=200_000)
-    assert rows == [{"n": 1}, {"n": "\u2028\u2028"}, {"n": "a\ufffdz", "\ufffd": ["\U0001f600"]}, {"n": 2}]
-    assert report.bad == [
-        (f"{path}:2", "not UTF-8"),
-        (f"{path}:3", "nested too deep"),
-        (f"{path}:4", "not JSON"),
-        (f"{path}:5", "not a JSON object"),
-        (f"{path}:6", "not JSON"),
-        (f"{path}:8", "line too long"),
-        (f"{path}:11", "not JSON"),
-    ]
-    assert report.counts["cleaned: lone surrogates"] == 1
-
-
-def test_lines_across_blocks_and_at_the_limit(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    given = [b"a" * 2**18, b"", b"b" * 1000, b"c" * 700_000, b"d" * 700_001, b"e"]
-    path.write_bytes(b"\n".join(given))
-    report = ReadReport()
-    assert list(lines(path, report, 700_000)) == [(n, line) for n, line in enumerate(given, 1) if n != 5]
-    assert report.bad == [(f"{path}:5", "line too long")]
-
-
-@pytest.mark.parametrize("suffix", ["", ".zst", ".gz"])
-def test_a_line_that_never_ends_takes_no_memory(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"long{suffix}"
-    path.write_bytes(COMPRESS.get(suffix, bytes)(b'{"a": 1}\n' + b"x" * 40_000_000 + b'\n{"a": 2}\n'))
-    tracemalloc.start()
-    try:
-        rows, report = read(path, max_bytes=2**20)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert rows == [{"a": 1}, {"a": 2}]
-    assert report.bad == [(f"{path}:2", "line too long")]
-    # a kibibyte of zstd's input may stand for 32 MiB, held twice while its pieces are joined
-    assert peak < (70_000_000 if suffix == ".zst" else 8_000_000)
 
 
 def test_patterns_and_fingerprints(tmp_path: Path) -> None:
@@ -156,6 +22,9 @@ def test_patterns_and_fingerprints(tmp_path: Path) -> None:
     for bad, message in (([], "empty"), ("nothing.txt", "no such file"), (f"{tmp_path}/*.z", "matches no file")):
         with pytest.raises(UserError, match=message):
             expand(bad)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no regular file"):
+        expand([tmp_path / "pipe"])
     with pytest.raises(UserError, match="is a directory"):
         expand([tmp_path])
     before = file_fingerprint([a])
