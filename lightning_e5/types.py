@@ -60,22 +60,65 @@ class PairCandidate:
 
 @dataclass(slots=True)
 class ReadReport:
-    """What reading files gave: counts by name (``records``, ``pairs``, ``bad: <reason>``, ``skipped: <reason>``), and the
-    first bad records as (place such as ``file:line``, reason)."""
+    """What reading files gave: counts by name (``records``, ``pairs``, ``bad: <reason>``, ``skipped: <reason>``), the
+    first bad records as (place such as ``file:line``, reason), and of every such count the place of its first record."""
 
     counts: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[str, str]] = field(default_factory=list)
+    first: dict[str, str] = field(default_factory=dict)
 
     def reject(self, place: str, reason: str) -> None:
         """Count a bad record; the first 20 places are kept."""
-        self.counts[f"bad: {reason}"] += 1
+        self._count(f"bad: {reason}", place, 1)
         if len(self.bad) < 20:
             self.bad.append((place, reason))
+
+    def skip(self, place: str, reason: str, records: int = 1) -> None:
+        """Count records that give nothing though nothing is wrong with them."""
+        if records:
+            self._count(f"skipped: {reason}", place, records)
+
+    def _count(self, name: str, place: str, records: int) -> None:
+        self.counts[name] += records
+        self.first.setdefault(name, place)
 
     def add(self, other: ReadReport) -> None:
         """Add another report's counts and places."""
         self.counts.update(other.counts)
         self.bad.extend(other.bad[: 20 - len(self.bad)])
+        self.first = {**other.first, **self.first}
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as a JSON object, which `of_json` reads."""
+        return {"counts": dict(self.counts), "bad": [list(entry) for entry in self.bad], "first": dict(self.first)}
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> ReadReport:
+        """The report that `as_json` gave."""
+        return cls(Counter(found["counts"]), [(place, reason) for place, reason in found["bad"]], dict(found.get("first", {})))
+
+    def warnings(self, source: str, made: int, unit: str = "pair") -> list[str]:
+        """Sentences for a user whose files may be other ones than the reader is made for.
+
+        Args:
+            source: the source's name, which they begin with.
+            made: pairs or examples that reading gave.
+            unit: what they are.
+
+        Returns:
+            One where nothing was made, and one per reason that more than half of the records were left out for.
+        """
+        records = self.counts["records"]
+        left_out = [(n, name) for name, n in self.counts.most_common() if name.startswith(("bad: ", "skipped: ")) and n]
+        if not made:
+            why = "".join(f"; {n:,} times {name}, first at {self.first.get(name) or 'an unknown place'}" for n, name in left_out[:1])
+            return [f"{source}: gives no {unit} from {records:,} records{why}"]
+        found = []
+        for n, name in left_out:
+            total = records if n <= records else n + made  # a record may be many pairs, each left out alone
+            if 2 * n > total:
+                found.append(f"{source}: {n:,} of {total:,} records are {name}; the first is {self.first.get(name) or 'at an unknown place'}")
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ RECORD, OVERLAP = "record.json", "overlap.pkl"
 #: The evaluation texts' ids, and their runs of words.
 TEXTS, NGRAMS = "texts.npy", "ngrams.pkl"
 #: Of the parts' content; a change of the rules here must raise it, so that older parts are read again.
-VERSION = 1
+VERSION = 2
 #: Rows and characters that are held before they are written.
 BLOCK_ROWS, BLOCK_CHARACTERS = 16_384, 2**26
 
@@ -85,7 +85,7 @@ def part_key(
 def read_part(task: PartTask) -> dict[str, Any]:
     """Read a part, unless it is finished; returns its record.
 
-    The record holds ``read`` (the reader's counts), ``bad`` (places and reasons), ``sources`` (per value of
+    The record holds ``read`` (the reader's report), ``sources`` (per value of
     ``PairCandidate.source``, in the order of their first pair: name, candidates, drops by rule, and the file of the
     pairs left), seconds and peak memory.
     """
@@ -152,8 +152,7 @@ def _read(task: PartTask, folder: Path) -> dict[str, Any]:
         "key": task.key,
         "source": task.source.name,
         "part": task.part,
-        "read": dict(report.counts),
-        "bad": [list(entry) for entry in report.bad],
+        "read": report.as_json(),
         "sources": sources,
     }
 

@@ -33,6 +33,7 @@ from lightning_e5.pairs import SHARD_FOLDER, SHARDS, shard_name
 from lightning_e5.ranges import Count, Range, Share
 from lightning_e5.rng import derive_seed
 from lightning_e5.storage import read_json, remove_temporaries, sha256_file, write_json
+from lightning_e5.tracking import warn
 from lightning_e5.types import PairFiles, PairHeuristic, ReadReport
 
 WORK = "work"
@@ -115,7 +116,7 @@ def build_ccpairs(
         seeds = {name: derive_seed(seed, "cap", name) for name in pieces}
         decisions = decide(pieces, near_duplicates, max_pairs_per_source, seeds, work / "signatures.u4")
         if not decisions.keep_N.any():
-            raise UserError("sources: no pair is left of them" + _most_frequent_drop(records, decisions))
+            raise UserError("sources: no pair is left of them" + _most_frequent_drop(sources, records, decisions))
         shards = _write_shards(out, pieces, decisions, settings, key, runner)
         finished = _facts(sources, records, decisions, shards)
         if evaluation is not None and ngram_report is not None:
@@ -125,6 +126,8 @@ def build_ccpairs(
         write_json(out / TIMES, {"key": key, **times})
         write_json(out / SHARDS, finished)
     shutil.rmtree(work, ignore_errors=True)
+    for sentence in (sentence for reader in finished["read"] for sentence in reader["warnings"]):
+        warn(sentence)
     return _metrics(finished)
 
 
@@ -221,14 +224,16 @@ def _facts(
         }
         for name, of_source in shards.items()
     ]
-    read = []
-    for source in sources:
-        report = ReadReport()
-        own = [record for record in records if record["source"] == source.name]
-        for record in own:
-            report.add(ReadReport(Counter(record["read"]), [(place, reason) for place, reason in record["bad"]]))
-        read.append({"name": source.name, "parts": len(own), "counts": dict(report.counts), "bad": [list(b) for b in report.bad]})
-    return {"kind": "pairs", "sources": made, "read": read}
+    return {"kind": "pairs", "sources": made, "read": [_read_by(source.name, records) for source in sources]}
+
+
+def _read_by(source: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What one reader counted in all its parts, and what a user should know of it."""
+    report, own = ReadReport(), [record for record in records if record["source"] == source]
+    for record in own:
+        report.add(ReadReport.of_json(record["read"]))
+    given = sum(of_source["candidates"] for record in own for of_source in record["sources"])
+    return {"name": source, "parts": len(own), **report.as_json(), "candidates": given, "warnings": report.warnings(source, given)}
 
 
 def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:
@@ -241,12 +246,21 @@ def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:
         metrics[f"{source['name']}/pairs"] = float(source["pairs"])
         for rule, count in sorted(source["dropped"].items()):
             metrics[f"{source['name']}/dropped: {rule}"] = float(count)
+    for reader in facts["read"]:  # one that gave no pair is there too
+        if not reader["candidates"]:
+            metrics[f"{reader['name']}/pairs"] = 0.0
+        metrics[f"{reader['name']}/records"] = float(reader["counts"].get("records", 0))
+        for name, count in sorted(reader["counts"].items()):
+            if name.startswith(("bad: ", "skipped: ")):
+                metrics[f"{reader['name']}/{name}"] = float(count)
     return metrics
 
 
-def _most_frequent_drop(records: Sequence[Mapping[str, Any]], decisions: Decisions) -> str:
+def _most_frequent_drop(sources: Sequence[PairFiles], records: Sequence[Mapping[str, Any]], decisions: Decisions) -> str:
     drops = sum((Counter(s["dropped"]) for r in records for s in r["sources"]), sum(decisions.dropped.values(), Counter()))
-    return f"; most were dropped by {drops.most_common(1)[0][0]!r}" if drops else ", they gave no candidate"
+    if drops:
+        return f"; most were dropped by {drops.most_common(1)[0][0]!r}"
+    return ", they gave no candidate: " + "; ".join(w for source in sources for w in _read_by(source.name, records)["warnings"])
 
 
 def _write_overlap(out: Path, evaluation: Path, tasks: Sequence[PartTask]) -> None:

@@ -16,6 +16,7 @@ from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Share
 from lightning_e5.storage import atomic_path, write_json
 from lightning_e5.text import text_id
+from lightning_e5.tracking import warn
 from lightning_e5.types import RankedSource, ReadReport
 
 #: Rows of a row group, so the most that wait in memory; a row may hold hundreds of passages.
@@ -51,7 +52,7 @@ def ranked_data(
 
     Source: paper section 4.2.
     """
-    report, counts = ReadReport(), Counter[str]()
+    report, counts, examples = ReadReport(), Counter[str](), 0
     counts.update(ranked=0, with_teacher=0, to_mine=0)
     with ExitStack() as stack:
         table = _RankedFile(stack, out / "ranked.parquet")
@@ -59,6 +60,7 @@ def ranked_data(
         bar = stack.enter_context(progress(None, f"read {source.name}", "query"))
         for example in source.read(report):
             bar(1)
+            examples += 1
             if example.teacher_scores is not None and len(example.teacher_scores) != len(example.positives) + len(example.negatives):
                 raise ValueError(f"{source.name}: {len(example.teacher_scores)} teacher scores for a query's passages")
             for group in ranked_groups(example, positives, counts):
@@ -71,14 +73,17 @@ def ranked_data(
                 table.add(group)
         bad = sum(n for reason, n in report.counts.items() if reason.startswith("bad: "))
         records = max(1, report.counts["records"])
-        write_json(out / "report.json", {"counts": dict(report.counts), "bad": [list(b) for b in report.bad]})
+        warnings = report.warnings(source.name, examples, "query")
+        write_json(out / "report.json", {**report.as_json(), "warnings": warnings})
         if bad > max_bad_share * records:
             place, reason = report.bad[0]
             raise UserError(f"{source.name}: {bad} of {records} records are bad, more than max_bad_share = {max_bad_share}; the first is {place}: {reason}")
         if not counts["ranked"] and not counts["to_mine"]:
-            raise UserError(f"{source.name}: gives no query with a positive passage")
+            raise UserError("; ".join([f"{source.name}: gives no query with a positive passage", *warnings]))
         counts["collection_passages"] = collection.finish(getattr(source, "corpus", lambda: iter(()))())
         table.finish()
+    for sentence in warnings:
+        warn(sentence)
     return {k: float(v) for k, v in counts.items()} | {f"source_{_name(k)}": float(v) for k, v in report.counts.items()}
 
 

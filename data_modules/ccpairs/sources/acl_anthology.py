@@ -51,7 +51,7 @@ class AclAnthology:
                 report.reject(place, "uses an entity of its own")
                 continue
             query, passage = (_text(paper.find(tag)) for tag in ("title", "abstract"))
-            yield from candidate(report, query, passage, source=self.name, id=f"{volume}-{paper.get('id', '')}")
+            yield from candidate(report, query, passage, source=self.name, place=place, id=f"{volume}-{paper.get('id', '')}")
 
 
 def _text(element: Any) -> str:

@@ -86,11 +86,7 @@ class Buckets:
 
     def report(self, file: BucketedFile) -> ReadReport:
         """What dividing the file counted, the same whoever did it."""
-        manifest = read_manifest(self.directory(file), KIND)
-        report = ReadReport()
-        report.counts.update(manifest["counts"])
-        report.bad.extend((place, reason) for place, reason in manifest["bad"])
-        return report
+        return ReadReport.of_json(read_manifest(self.directory(file), KIND))
 
     def rows(self, file: BucketedFile, bucket: int) -> Iterator[dict[str, Any]]:
         """The rows of one bucket in the file's order.
@@ -145,7 +141,7 @@ def _divide(file: BucketedFile, directory: Path) -> None:
             flush()
             held = 0
     flush()
-    write_manifest(directory, kind=KIND, files=sorted(names), counts=dict(report.counts), bad=report.bad)
+    write_manifest(directory, kind=KIND, files=sorted(names), **report.as_json())
 
 
 @contextmanager

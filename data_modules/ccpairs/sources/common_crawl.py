@@ -61,23 +61,23 @@ class _Pages:
         return {"kind": kind, "files": file_fingerprint(self._paths), "name": self.name, "passages": rule}
 
     def _pairs(
-        self, report: ReadReport, title: str, text: str, id: str, facts: dict[str, Any]
+        self, report: ReadReport, place: str, title: str, text: str, id: str, facts: dict[str, Any]
     ) -> Iterator[PairCandidate]:
         title = one_line(title)
         if not title:
-            report.counts["skipped: no query"] += 1
+            report.skip(place, "no query")
             return
         first, _, rest = text.lstrip().partition("\n")
         # Most main texts begin with the page's heading; a passage must not hold its own query as a line.
         passages = self.rule.cut(rest if one_line(first).casefold() == title.casefold() else text)
         if not passages:
-            report.counts["skipped: no passage"] += 1
+            report.skip(place, "no passage")
             return
         if not facts.get("language"):
             facts["language"] = language_of(text)
         for number, passage in enumerate(passages):
-            place = id if len(passages) == 1 else f"{id}#{number}"
-            yield from candidate(report, title, passage, source=self.name, id=place, facts=facts)
+            name = id if len(passages) == 1 else f"{id}#{number}"
+            yield from candidate(report, title, passage, source=self.name, id=name, place=place, facts=facts)
 
 
 @configurable("pair source")
@@ -124,11 +124,11 @@ class WarcPages(_Pages):
             document = self._extract(page, report)
             if document is not None:
                 facts = {"url": page.url}
-                yield from self._pairs(report, document.title or "", document.text or "", page.url, facts)
+                yield from self._pairs(report, page.place, document.title or "", document.text or "", page.url, facts)
 
     def _extract(self, page: Page, report: ReadReport) -> Any:
         if page.content.count(b"<") > MAX_TAGS:
-            report.counts["skipped: too many tags"] += 1
+            report.skip(page.place, "too many tags")
             return None
         try:
             from trafilatura import bare_extraction
@@ -144,7 +144,7 @@ class WarcPages(_Pages):
             report.reject(page.place, f"page cannot be extracted ({type(error).__name__})")
             return None
         if document is None:
-            report.counts["skipped: no main text"] += 1
+            report.skip(page.place, "no main text")
         return document
 
 
@@ -199,7 +199,7 @@ class WetPages(_Pages):
                 report.reject(page.place, "not UTF-8")
                 continue
             title, _, rest = text.lstrip().partition("\n")
-            yield from self._pairs(report, title, rest, page.url, {"url": page.url})
+            yield from self._pairs(report, page.place, title, rest, page.url, {"url": page.url})
 
 
 @configurable("pair source")
@@ -240,7 +240,7 @@ class CcNetPages(_Pages):
         """The pairs of one file, row by row."""
         for place, row in json_rows(part, report):
             if self.buckets is not None and row.get("bucket") not in self.buckets:
-                report.counts["skipped: bucket"] += 1
+                report.skip(place, "bucket")
                 continue
             texts = [string_of(row, key, place, report) for key in ("title", "raw_content", "url", "language")]
             perplexity = row.get("perplexity")
@@ -252,4 +252,4 @@ class CcNetPages(_Pages):
             title, text, url, language = (value or "" for value in texts)
             facts = {"url": url, "language": language}
             facts |= {key: row[key] for key in ("perplexity", "bucket") if row.get(key) is not None}
-            yield from self._pairs(report, title, text, url, facts)
+            yield from self._pairs(report, place, title, text, url, facts)

@@ -72,12 +72,12 @@ class CcNews:
             facts = {key: value for key, value in (("url", url), ("language", language)) if value}
             passages = self.rule.cut(text)
             if not passages:
-                report.counts["skipped: no passage"] += 1
+                report.skip(place, "no passage")
                 continue
             for number, passage in enumerate(passages):
-                place = url if len(passages) == 1 else f"{url}#{number}"
+                id = url if len(passages) == 1 else f"{url}#{number}"
                 if "title" in self.kinds:
-                    yield from candidate(report, title, passage, source=self.name, id=place, facts=facts)
+                    yield from candidate(report, title, passage, source=self.name, id=id, place=place, facts=facts)
             if highlight.strip():
                 query = one_line(highlight)
                 yield from candidate(report, query, passages[0], source=self.name, id=f"{url}#highlight", facts=facts)

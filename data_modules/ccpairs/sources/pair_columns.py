@@ -96,7 +96,7 @@ class PairColumns:
         facts = {fact: row[column] for fact, column in self.facts if row.get(column) is not None} if self.facts else {}
         id = "" if self.id is None or row.get(self.id) is None else str(row[self.id])
         for passage in texts:
-            yield from candidate(report, query, passage, source=source, id=id, facts=facts)
+            yield from candidate(report, query, passage, source=source, id=id, place=place, facts=facts)
 
     def _text(self, row: Mapping[Any, Any], columns: tuple[Column, ...], place: str, report: ReadReport) -> str | None:
         """The columns' texts joined, without those that are null or empty; None where one is no text."""

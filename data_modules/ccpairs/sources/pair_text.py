@@ -49,14 +49,15 @@ def candidate(
     *,
     source: str,
     id: str = "",
+    place: str = "",
     passage_kind: Kind = "passage",
     facts: Mapping[str, Any] | None = None,
 ) -> Iterator[PairCandidate]:
-    """The pair, counted; nothing, and a count of why, where one of its texts is empty."""
+    """The pair, counted; nothing, and a count of why, where one of its texts is empty; ``place`` is where the row stands."""
     if not query or query.isspace():
-        report.counts["skipped: no query"] += 1
+        report.skip(place or id, "no query")
     elif not passage or passage.isspace():
-        report.counts["skipped: no passage"] += 1
+        report.skip(place or id, "no passage")
     else:
         report.counts["pairs"] += 1
         yield PairCandidate(query, passage, source, id, passage_kind, facts or {})

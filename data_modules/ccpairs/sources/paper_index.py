@@ -98,8 +98,7 @@ class PaperIndex:
             for field in ("titles", "abstracts"):
                 connection.execute(f"CREATE INDEX {field}_by_id ON {field} (id)")
         connection.execute("CREATE TABLE report (json)")
-        kept = json.dumps({"counts": dict(report.counts), "bad": report.bad})
-        connection.execute("INSERT INTO report VALUES (?)", [kept])
+        connection.execute("INSERT INTO report VALUES (?)", [json.dumps(report.as_json())])
 
 
 def _append(connection: sqlite3.Connection, field: str, rows: list[tuple[PaperId, str]]) -> None:
@@ -145,6 +144,7 @@ class OpenIndex:
     def report(self) -> ReadReport:
         """What reading the papers for the index gave; counts are named ``index: ...``."""
         [(kept,)] = self._connection.execute("SELECT json FROM report")
-        read = json.loads(kept)
-        counts = Counter({f"index: {name}": number for name, number in read["counts"].items()})
-        return ReadReport(counts, [(place, reason) for place, reason in read["bad"]])
+        read = ReadReport.of_json(json.loads(kept))
+        read.counts = Counter({f"index: {name}": number for name, number in read.counts.items()})
+        read.first = {f"index: {name}": place for name, place in read.first.items()}
+        return read

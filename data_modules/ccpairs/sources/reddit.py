@@ -86,12 +86,12 @@ class RedditComments:
             for row in self._buckets.rows(file, bucket):
                 post = posts.get(row["post"])
                 if post is None:
-                    report.counts["skipped: comment without its post"] += 1
+                    report.skip(f"comment {row['id']}", "comment without its post")
                     continue
                 passage = reddit_text(row["body"])
                 query = _cached_query(post, self.with_selftext)
                 if not passage or not query:
-                    report.counts["skipped: empty text"] += 1
+                    report.skip(f"comment {row['id']}", "empty text")
                     continue
                 facts: dict[str, Any] = {key: post[key] for key in _POST_FACTS if key in post}
                 if "score" in row:
@@ -150,13 +150,13 @@ def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: Rea
     if not isinstance(title, str) or not isinstance(key, str) or not key:
         report.reject(place, "post without id or title")
     elif not isinstance(body, str) or not body.strip():
-        report.counts["skipped: post without text"] += 1
+        report.skip(place, "post without text")
     elif max(len(body), len(title)) > MAX_BODY_CHARS:
         report.reject(place, "text longer than Reddit allows")
     elif _gone(body) or _gone(title):
-        report.counts["skipped: deleted or removed"] += 1
+        report.skip(place, "deleted or removed")
     elif not (query := _one_line(title)) or not (passage := reddit_text(body)):
-        report.counts["skipped: empty text"] += 1
+        report.skip(place, "empty text")
     else:
         report.counts["pairs"] += 1
         yield PairCandidate(query, passage, source, f"t3_{key}", facts=_facts(row, "score"))
@@ -173,7 +173,7 @@ def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[
         if max(len(body), len(title)) > MAX_BODY_CHARS:
             report.reject(place, "text longer than Reddit allows")
         elif _gone(title):
-            report.counts["skipped: deleted or removed"] += 1
+            report.skip(place, "deleted or removed")
         else:
             yield key, {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
 
@@ -193,9 +193,9 @@ def _comment_rows(
         elif len(body) > MAX_BODY_CHARS:
             report.reject(place, "text longer than Reddit allows")
         elif _gone(body):
-            report.counts["skipped: deleted or removed"] += 1
+            report.skip(place, "deleted or removed")
         elif top_level_only and row.get("parent_id") != link:
-            report.counts["skipped: comment on a comment"] += 1
+            report.skip(place, "comment on a comment")
         else:
             score = _votes(row.get("score"))
             known = {} if score is None else {"score": score}

@@ -100,12 +100,12 @@ class StackExchangePosts:
                 continue
             question = questions.get(row["parent"])
             if question is None:
-                report.counts["skipped: answer without its question"] += 1
+                report.skip(f"{site}/{row['id']}", "answer without its question")
                 continue
             passage = html_text(row["body"])
             texts = self._query_texts(question)
             if not passage or not texts:
-                report.counts["skipped: empty text"] += 1
+                report.skip(f"{site}/{row['id']}", "empty text")
                 continue
             facts = {
                 "score": row["score"],
@@ -161,7 +161,7 @@ def _post_rows(
             if kind is None or not key:
                 report.reject(place, "post without Id or PostTypeId")
             elif kind in _OTHER_POSTS:
-                report.counts[f"skipped: {_OTHER_POSTS[kind]}"] += 1
+                report.skip(place, _OTHER_POSTS[kind])
             elif kind == "1" and title is None:
                 report.reject(place, "question without Title")
             elif kind == "2" and (not parent or score is None):
@@ -169,13 +169,13 @@ def _post_rows(
             elif kind == "1":
                 accepted = {"accepted": post.get("AcceptedAnswerId")} if post.get("AcceptedAnswerId") else {}
                 if post.get("AnswerCount") == "0":
-                    report.counts["skipped: question without answers"] += 1
+                    report.skip(place, "question without answers")
                 else:
                     yield key, {"id": key, "title": title, "body": body, "score": score, **accepted}
             elif kind != "2":
-                report.counts["skipped: other post"] += 1
+                report.skip(place, "other post")
             elif score is not None and score < min_score:
-                report.counts["skipped: answer below min_score"] += 1
+                report.skip(place, "answer below min_score")
             else:
                 yield str(parent), {"id": key, "parent": parent, "body": body, "score": score}
 

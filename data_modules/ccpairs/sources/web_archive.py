@@ -66,11 +66,11 @@ def pages(path: str, report: ReadReport, kind: str, max_bytes: int) -> Iterator[
             place = f"{path}:{number}"
             reason = _why_not(record, kind)
             if reason:
-                report.counts[f"skipped: {reason}"] += 1
+                report.skip(place, reason)
                 continue
             content = _content(record, max_bytes)
             if len(content) > max_bytes:
-                report.counts["skipped: page too long"] += 1
+                report.skip(place, "page too long")
             elif getattr(record.raw_stream, "limit", 0) > 0:
                 report.reject(place, "archive breaks off")
                 return

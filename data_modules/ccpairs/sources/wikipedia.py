@@ -98,7 +98,7 @@ class WikipediaSections:
             text = without_comments(text)
             left_out = self._left_out(page, title, text)
             if left_out:
-                report.counts[f"skipped: {left_out}"] += 1
+                report.skip(place, left_out)
                 continue
             yield from self._pairs(place, page.findtext("id") or "", title, text, report)
 
@@ -126,9 +126,9 @@ class WikipediaSections:
             return
         for section, passage in found:
             if section.strip(" :.").lower() in SKIPPED_SECTIONS:
-                report.counts["skipped: section of references or links"] += 1
+                report.skip(place, "section of references or links")
             elif len(passage) < self.min_chars:
-                report.counts["skipped: short section"] += 1
+                report.skip(place, "short section")
             else:
                 facts = {"page": page, "section": section, **({"language": self.language} if self.language else {})}
                 query = f"{title} {section}".strip()

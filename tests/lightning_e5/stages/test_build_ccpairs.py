@@ -92,7 +92,8 @@ def test_what_stays_and_what_is_counted(raw: list[TextFiles], tmp_path: Path) ->
     facts = json.loads((tmp_path / "out/pairs.json").read_text())
     assert facts["read"][0] == {
         "name": "posts", "parts": 3, "counts": {"bad: no tab": 3, "records": 110},
-        "bad": [[f"part-{part}.txt:31", "no tab"] for part in range(3)],
+        "bad": [[f"part-{part}.txt:31", "no tab"] for part in range(3)], "first": {"bad: no tab": "part-0.txt:31"},
+        "candidates": 107, "warnings": [],
     }  # fmt: skip
     for source in facts["sources"]:
         assert source["candidates"] == source["pairs"] + sum(source["dropped"].values())
@@ -100,6 +101,29 @@ def test_what_stays_and_what_is_counted(raw: list[TextFiles], tmp_path: Path) ->
     times = json.loads((tmp_path / "out/timing_table.json").read_text())
     assert set(times["reader_seconds"]) == {"posts", "pages"} and times["worker_peak_memory_gb"] > 0
     assert not (tmp_path / "out/work").exists()
+
+
+def test_a_source_that_gives_nothing_or_little_is_said_and_counted(
+    raw: list[TextFiles], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in (("other", "{}\n[]\n"), ("half", "a\nb\nc\nwhat is this\tpassage of it\n"), ("void", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-0.txt").write_text(content)
+    sources = [raw[0], *(TextFiles(name, tmp_path / name) for name in ("other", "half", "void"))]
+    sentences = [
+        "other: gives no pair from 2 records; 2 times bad: no tab, first at part-0.txt:1",
+        "half: 3 of 4 records are bad: no tab; the first is part-0.txt:1",
+        "void: gives no pair from 0 records",
+    ]
+    for _ in range(2):  # the second one finds the pairs made
+        metrics = build(tmp_path / "out", sources)
+        assert [line for line in capsys.readouterr().err.splitlines() if ": " in line and "records" in line] == sentences
+    facts = json.loads((tmp_path / "out/pairs.json").read_text())
+    assert [sentence for reader in facts["read"] for sentence in reader["warnings"]] == sentences
+    assert metrics["other/pairs"] == metrics["void/pairs"] == 0 and metrics["half/pairs"] == 1
+    assert metrics["other/bad: no tab"] == 2 and metrics["void/records"] == 0
+    with pytest.raises(UserError, match="no pair is left of them, they gave no candidate: other: gives no pair from 2 records"):
+        build(tmp_path / "none", sources[1:2], decontaminate=[])
 
 
 def test_equal_bytes_from_one_and_two_workers(raw: list[TextFiles], tmp_path: Path) -> None:

@@ -82,8 +82,16 @@ def test_bad_records_are_reported_or_stop_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"made: 2 of 4 records are bad, more than max_bad_share = 0\.01; the first is file:1: torn"):
         ranked_data(tmp_path / "b", source=Source(many[:2], bad=2))
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["report.json"], "nothing half written stays"
-    with pytest.raises(UserError, match="made: gives no query"):
+    with pytest.raises(UserError, match=r"made: gives no query with a positive passage; made: gives no query from 0 records$"):
         ranked_data(tmp_path / "c", source=Source([]))
+
+
+def test_a_reader_that_leaves_most_out_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Source([LONE], bad=3)
+    ranked_data(tmp_path, source=source, max_bad_share=1.0)
+    sentence = "made: 3 of 4 records are bad: torn; the first is file:1"
+    assert read_json(tmp_path / "report.json")["warnings"] == [sentence]
+    assert sentence in capsys.readouterr().err.splitlines()
 
 
 def test_two_sets_are_read_and_trained_on_together(tmp_path: Path, texts: list[str], small_tokenizer: TextTokenizer, small_bert: Any) -> None:

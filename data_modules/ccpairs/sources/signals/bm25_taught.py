@@ -102,7 +102,7 @@ class Bm25Taught(Signal):
                 draw = generator(self.seed, type(self).__name__, row)
                 drawn.append((row, able[int(draw.integers(0, len(able)))]))
             else:
-                report.counts[TOO_SHORT] += 1
+                report.skip(f"document {row}", TOO_SHORT)
         if self.max_queries is not None and len(drawn) > self.max_queries:
             chosen = generator(self.seed, type(self).__name__, "queries").permutation(len(drawn))[: self.max_queries]
             drawn = [drawn[place] for place in sorted(chosen.tolist())]

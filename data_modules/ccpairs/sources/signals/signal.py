@@ -17,7 +17,7 @@ from lightning_e5.types import PairCandidate, ReadReport
 #: Raise this when what signals give changes.
 VERSION = 1
 #: What is counted where a document gives no pair.
-TOO_SHORT = "skipped: document too short"
+TOO_SHORT = "document too short"
 #: A full stop and its like, closing quotes and brackets, then white space before a new beginning; a full stop that stands
 #: alone, as in texts cut into tokens, whatever follows; or a line's end.
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<=\s[.!?])\s+|\s*\n\s*")
@@ -89,7 +89,7 @@ class Signal:
                 given = True
                 yield from candidate(report, query, passage, source=self.name, id=id, facts=self.facts)
             if not given:
-                report.counts[TOO_SHORT] += 1
+                report.skip(f"{part}: document {id or number}", TOO_SHORT)
 
     def pairs(self, text: str, draw: np.random.Generator) -> Iterator[tuple[str, str]]:
         """(query, passage) pairs of one document; none where it is too short."""

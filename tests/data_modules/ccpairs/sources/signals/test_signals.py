@@ -66,7 +66,7 @@ def test_the_same_pairs_for_the_same_seed_whatever_came_before(signal: Any, tmp_
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_short_documents_are_counted(signal: Any, tmp_path: Path) -> None:
     pairs, report = read(signal(corpus(tmp_path / "a.parquet", ["No.", "Too short", document(1, 20), "A b."])))
-    assert report.counts[TOO_SHORT] == 3 and report.counts["pairs"] == len(pairs) >= 1
+    assert report.counts[f"skipped: {TOO_SHORT}"] == 3 and report.counts["pairs"] == len(pairs) >= 1
     assert all("S1x" in pair.passage or "w1x" in pair.passage for pair in pairs)
 
 
@@ -180,7 +180,7 @@ def test_bm25_teaches_its_own_ranking(tmp_path: Path) -> None:
         "Cats sleep on warm mats all day. They purr.", "Warm mats are for cats that sleep. Mats are flat.", "Rain falls.",
     ]  # fmt: skip
     pairs, report = read(Bm25Taught(corpus(tmp_path / "a.parquet", texts), top=3))
-    assert report.counts[TOO_SHORT] == 1
+    assert report.counts[f"skipped: {TOO_SHORT}"] == 1
     for query in dict.fromkeys(pair.query for pair in pairs):
         run = BM25().retrieve({str(i): text for i, text in enumerate(texts)}, {"q": query}, 3)["q"]
         assert [pair.passage for pair in pairs if pair.query == query] == [texts[int(i)] for i in run]
