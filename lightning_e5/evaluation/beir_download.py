@@ -214,6 +214,9 @@ def _checked_members(archive: Path, infos: list[zipfile.ZipInfo], top: str) -> l
         if info.file_size > _BLOCK and info.file_size > MAX_RATIO * max(1, info.compress_size):
             raise UserError(f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, which is no text")
         members[below] = info
+    for name, info in members.items():
+        if not members.keys().isdisjoint(name.parents):
+            raise UserError(f"{archive}: the member {info.filename!r} lies in a member that is a file")
     total = sum(info.file_size for info in members.values())
     if total > MAX_BYTES or len(members) > MAX_FILES:
         raise UserError(f"{archive}: {len(members):,} files of {total:,} bytes; at most {MAX_FILES:,} of {MAX_BYTES:,} are unpacked")

@@ -182,6 +182,13 @@ def test_a_name_twice_is_refused(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_a_folder_too_is_refused(server, tmp_path):
+    server.body = archive([*collection("scifact"), ("scifact/corpus.jsonl/more", b"x")])
+    with pytest.raises(UserError, match="lies in a member that is a file"):
+        get(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_limits_of_bytes_and_files(server, tmp_path, monkeypatch):
     monkeypatch.setattr(beir_download, "MAX_FILES", 2)
     with pytest.raises(UserError, match="3 files of"):
