@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from lightning_e5.configurable import configurable
 from data_modules.ccpairs.removed import is_mark, is_removed
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.ranges import Count, CountOrZero, Range
 from lightning_e5.types import PairCandidate

@@ -13,11 +13,11 @@ from data_modules.ccpairs.sources.acl_anthology import AclAnthology
 from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.paper_index import Field, OpenIndex, PaperId, PaperIndex, paper_id
-from lightning_e5.configurable import configurable
 from data_modules.ccpairs.sources.paper_rows import cited_papers, row_id, title_and_abstract
+from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.ranges import Count
 from lightning_e5.lines import json_rows
+from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 
 __all__ = ["AclAnthology", "S2ag", "S2orc"]

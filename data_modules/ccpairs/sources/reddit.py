@@ -16,8 +16,8 @@ from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.markup import reddit_text
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.ranges import Count, Range
 from lightning_e5.lines import MAX_LINE_BYTES, json_rows
+from lightning_e5.ranges import Count, Range
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Raise this when what is extracted changes.

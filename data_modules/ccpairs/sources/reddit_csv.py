@@ -12,8 +12,8 @@ from data_modules.ccpairs.sources.pair_text import one_line
 from data_modules.ccpairs.sources.reddit import VERSION, self_text_pairs
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.ranges import Count
 from lightning_e5.lines import MAX_LINE_BYTES, lines
+from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Longest cell in characters; a post has at most 40,000.
