@@ -23,13 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
+from data_modules.ccpairs.removed import is_mark, is_removed
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.ranges import Count, CountOrZero, Range
 from lightning_e5.types import PairCandidate
-
-#: What sites write in the place of a text that is gone.
-DELETED = frozenset({"[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]", "[removed by reddit]"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,18 +173,18 @@ class AdultContent(SourceRule):
 @configurable("heuristic", constructs=True)
 @dataclass(frozen=True)
 class NotDeleted(SourceRule):
-    """Drop a pair of which a text is empty or is, or ends in a line that is, a site's mark of a deleted text.
+    """Drop a pair of which a text is empty, is a notice of a removal, or is or ends in a site's mark of a deleted text.
 
     A query may be a post's title and body, hence the last line.
 
-    Source: ours (``[deleted]`` and ``[removed]`` are how Reddit's dumps mark deleted posts and comments).
+    Source: ours (``[deleted]``, ``[removed]``, ``[ Removed by Reddit ... ]`` are how Reddit's dumps mark them; see `removed`).
     """
 
     def keeps(self, pair: PairCandidate) -> bool:
         """Whether both texts are there."""
         for text in (pair.query, pair.passage):
             last_line = text.rstrip().rpartition("\n")[2].strip()
-            if not last_line or last_line.lower() in DELETED:
+            if not last_line or is_mark(last_line) or is_removed(text):
                 return False
         return True
 

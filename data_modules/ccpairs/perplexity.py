@@ -6,7 +6,6 @@ Source: cc_net (arXiv 1911.00359), section 3.3. The package ``kenlm`` is optiona
 from __future__ import annotations
 
 import functools
-import gzip
 import importlib.util
 import json
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.errors import UserError
+from lightning_e5.lines import text_lines
 
 _DIGIT = re.compile(r"\d")
 #: Typographic marks and the plain ones that stand for them in the models' training text.
@@ -81,33 +81,24 @@ def head_threshold(sample: str, share: float) -> float:
     """The perplexity below which ``share`` of a sample's pages are.
 
     Args:
-        sample: a JSONL file (or .gz) with a number ``perplexity`` per line.
+        sample: a JSONL file, also compressed, with a number ``perplexity`` per line.
         share: 0 to 1.
 
     Raises:
         UserError: with file and line, for a line without a perplexity; for a file without pages.
     """
-    path = Path(sample)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    values: list[float] = []
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
-            for number, line in enumerate(handle, 1):
-                values.append(_perplexity_of(line, f"{path}:{number}"))
-    except (EOFError, OSError) as error:
-        raise UserError(f"{path}: damaged after line {len(values)} ({error})") from None
+    values = [_perplexity_of(line, f"{sample}:{number}") for number, line in text_lines(sample)]
     if not values:
-        raise UserError(f"{path}: holds no page")
+        raise UserError(f"{sample}: holds no page")
     return float(np.quantile(values, share))
 
 
-def _perplexity_of(line: bytes, where: str) -> float:
+def _perplexity_of(line: str, where: str) -> float:
     try:
         value = json.loads(line)["perplexity"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{where}: not a JSON object with the key 'perplexity'") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise UserError(f"{where}: the perplexity {value!r} is not a finite number")
     return float(value)
 

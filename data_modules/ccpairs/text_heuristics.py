@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -143,14 +144,18 @@ class CharacterShares(SourceRule):
 
     def keeps(self, pair: PairCandidate) -> bool:
         """Whether all shares are small enough."""
-        text = "".join(pair.passage.split())
-        if len(text) < self.min_chars:
+        characters = Counter(pair.passage)  # each is looked up once: a passage may have millions
+        kinds: Counter[str] = Counter()
+        for character, count in characters.items():
+            if not character.isspace():
+                kinds[unicodedata.category(character)] += count
+        in_all = kinds.total()
+        if in_all < self.min_chars:
             return True
-        kinds = [unicodedata.category(c) for c in text]
-        upper, lower = kinds.count("Lu"), kinds.count("Ll")
+        upper, lower = kinds["Lu"], kinds["Ll"]
         return (
-            sum(kind[0] in "PS" for kind in kinds) <= self.max_punctuation * len(text)
-            and kinds.count("Nd") <= self.max_digits * len(text)
+            sum(count for kind, count in kinds.items() if kind[0] in "PS") <= self.max_punctuation * in_all
+            and kinds["Nd"] <= self.max_digits * in_all
             and upper <= self.max_upper * (upper + lower)
         )
 

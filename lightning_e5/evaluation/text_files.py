@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_e5.charset import decode_page
 from lightning_e5.errors import UserError
+from lightning_e5.lines import as_utf8
+from lightning_e5.streams import DamagedFile
 
 #: Endings that are read.
 ENDINGS = (".md", ".markdown", ".rst", ".txt", ".text", ".html", ".htm")
@@ -25,7 +28,7 @@ def load_text_files(folder: Path | str, without_text: list[Path] | None = None) 
         without_text: gets the documents that give no passage (empty ones, pages of scripts and pictures alone).
 
     Raises:
-        UserError: no such folder, no document in it, or one that is not UTF-8 text or is above 16 MiB.
+        UserError: no such folder, no document in it, or one that is no text (HTML in any encoding, else UTF-8, or UTF-16 with its mark) or is above 16 MiB.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -52,12 +55,7 @@ def _passages(path: Path) -> Iterator[tuple[int, str]]:
     """(first line, text) of the passages of a file: its paragraphs, neighbouring ones together."""
     if path.stat().st_size > _MOST_BYTES:
         raise UserError(f"{path}: has {path.stat().st_size:,} bytes; a document has at most {_MOST_BYTES:,}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid UTF-8 (byte {error.start}: {error.reason})") from None
-    if path.suffix.lower() in (".html", ".htm"):
-        text = _text_of_html(text)
+    text = _text_of_html(decode_page(path.read_bytes())) if path.suffix.lower() in (".html", ".htm") else _plain_text(path)
     first, parts, letters, line = 1, list[str](), 0, 1
     for paragraph in _BLANK.split(text):
         if parts and letters + len(paragraph) > PASSAGE_LETTERS:
@@ -72,6 +70,15 @@ def _passages(path: Path) -> Iterator[tuple[int, str]]:
         yield first, "\n\n".join(parts)
 
 
+def _plain_text(path: Path) -> str:
+    try:
+        return b"".join(as_utf8([path.read_bytes()], path)).decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid UTF-8 (byte {error.start}: {error.reason})") from None
+    except DamagedFile as damage:
+        raise UserError(str(damage)) from None
+
+
 def _leading_lines(paragraph: str) -> int:
     return paragraph[: len(paragraph) - len(paragraph.lstrip())].count("\n")
 
@@ -84,7 +91,8 @@ def _text_of_html(page: str) -> str:
     if not page.strip():
         return ""
     try:
-        tree = html.document_fromstring(page.encode())
+        # What the page says of its encoding was true of its bytes.
+        tree = html.document_fromstring(page.encode("utf-8", "replace"), parser=html.HTMLParser(encoding="utf-8"))
     except (LxmlError, ValueError):
         return ""
     strip_elements(tree, "script", "style", "head", with_tail=False)

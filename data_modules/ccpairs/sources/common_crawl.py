@@ -9,6 +9,7 @@ from typing import Any
 from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.web_archive import Page, pages
+from lightning_e5.charset import decode_page
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.lines import json_rows
@@ -137,7 +138,7 @@ class WarcPages(_Pages):
         try:
             # Dates are not asked for, and searching for them takes most of the time of the metadata.
             document = bare_extraction(
-                page.content, url=page.url or None, fast=self.fast, with_metadata=True, include_comments=False,
+                decode_page(page.content, page.content_type), url=page.url or None, fast=self.fast, with_metadata=True, include_comments=False,
                 include_tables=False, date_extraction_params={"extensive_search": False, "original_date": False, "max_date": "2000-01-01"},
             )  # fmt: skip
         except (Exception, RecursionError) as error:  # hostile HTML meets many of lxml's and the extractor's errors
@@ -194,7 +195,7 @@ class WetPages(_Pages):
         """The pairs of one archive, page by page."""
         for page in pages(part, report, "conversion", self.max_page_bytes):
             try:
-                text = page.content.decode("utf-8")
+                text = page.content.decode("utf-8-sig")
             except UnicodeDecodeError:
                 report.reject(page.place, "not UTF-8")
                 continue

@@ -13,6 +13,7 @@ from data_modules.ccpairs.sources.acl_anthology import AclAnthology
 from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.paper_index import Field, OpenIndex, PaperId, PaperIndex, paper_id
+from data_modules.ccpairs.sources.paper_rows import cited_papers, row_id, title_and_abstract
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.lines import json_rows
@@ -108,7 +109,7 @@ class S2ag:
                 report.reject(place, "corpusid is no id")
             elif abstract is not None:
                 query, passage = titles.get(paper, ""), one_line(abstract)
-                yield from candidate(report, query, passage, source=self.name, id=str(paper))
+                yield from candidate(report, query, passage, source=self.name, id=str(paper), place=place)
 
     def _citations(
         self, rows: list[tuple[str, dict[str, Any]]], index: OpenIndex, report: ReadReport
@@ -117,11 +118,11 @@ class S2ag:
         for place, row in rows:
             citing, cited = paper_id(row.get("citingcorpusid")), paper_id(row.get("citedcorpusid"))
             if row.get("citedcorpusid") is None and "citedcorpusid" in row:
-                report.counts["skipped: cited paper has no id"] += 1
+                report.skip(place, "cited paper has no id")
             elif citing is None or cited is None:
                 report.reject(place, "citingcorpusid or citedcorpusid is no id")
             elif citing == cited:
-                report.counts["skipped: paper cites itself"] += 1
+                report.skip(place, "paper cites itself")
             else:
                 pairs.append((citing, cited))
         for kind in self._cited:
@@ -133,11 +134,12 @@ class S2ag:
 
 @configurable("pair source")
 class S2orc:
-    """Pairs from S2ORC's older JSON lines, in which a paper holds its abstract and its citations.
+    """Pairs from S2ORC's JSON lines, in which a paper holds its abstract and its citations.
 
-    Read are ``paper_id``, ``title``, ``abstract`` (a string, or paragraphs with ``text``), ``outbound_citations`` (ids)
-    and ``bib_entries`` (with ``title`` and ``link`` or ``links``). Texts of cited papers are found by their ids in the
-    same files, through an index in ``work_dir``; without one, titles come from ``bib_entries`` alone.
+    Read are the layouts of 2019 and 2020 (``title``, ``abstract``, ``outbound_citations``, ``bib_entries``), those from 2022
+    on (one text and the offsets of title, abstract and cited titles), the Open Research Corpus's and the API's; see
+    `paper_rows`. Texts of cited papers are found by their ids in the same files, through an index in ``work_dir``; without
+    one, titles come from the papers' own entries alone.
 
     Args:
         paths: .jsonl or .jsonl.gz files or patterns.
@@ -206,59 +208,34 @@ class S2orc:
     def _papers(self, part: str, report: ReadReport) -> Iterator[_Paper]:
         """What is needed of the rows, which hold whole papers."""
         for place, row in json_rows(part, report):
-            texts = _title_and_abstract(row, place, report)
+            texts = title_and_abstract(row, place, report)
             if texts is not None:
-                cited = _cited_papers(row, place, report)[: self.citations_per_paper] if self._cited else []
-                yield _Paper(str(row.get("paper_id", "")), *texts, cited)
+                cited = cited_papers(row, place, report)[: self.citations_per_paper] if self._cited else []
+                id = row_id(row)
+                yield _Paper(place, "" if id is None else str(id), *texts, cited)
 
     def _pairs(self, papers: list[_Paper], index: OpenIndex | None, report: ReadReport) -> Iterator[PairCandidate]:
         wanted = {key for paper in papers for key, _ in paper.cited if key is not None}
         found = {_CITED[kind]: index.texts(_CITED[kind], wanted) if index else {} for kind in self._cited}
         for paper in papers:
             if "title_abstract" in self.kinds:
-                yield from candidate(report, paper.titles, paper.abstracts, source=self.name, id=paper.id)
+                yield from candidate(report, paper.titles, paper.abstracts, source=self.name, id=paper.id, place=paper.place)
             for kind in self._cited:
                 field = _CITED[kind]
                 for key, title in paper.cited:
                     text = found[field].get(key, "") if key is not None else ""
                     text = text or (title if field == "titles" else "")
                     query, id = getattr(paper, field), f"{paper.id}>{'' if key is None else key}"
-                    yield from candidate(report, query, text, source=self.name, id=id)
+                    yield from candidate(report, query, text, source=self.name, id=id, place=paper.place)
 
 
 class _Paper(NamedTuple):
+    place: str
     id: str
     #: Named as the fields of the index.
     titles: str
     abstracts: str
     cited: list[tuple[PaperId | None, str]]
-
-
-def _title_and_abstract(row: dict[str, Any], place: str, report: ReadReport) -> tuple[str, str] | None:
-    title, abstract = string_of(row, "title", place, report), row.get("abstract")
-    if isinstance(abstract, list):
-        texts = [part.get("text") if isinstance(part, dict) else None for part in abstract]
-        abstract = " ".join(text for text in texts if isinstance(text, str))
-    if abstract is not None and not isinstance(abstract, str):
-        report.reject(place, "abstract is no text")
-        return None
-    return None if title is None else (one_line(title), one_line(abstract or ""))
-
-
-def _cited_papers(row: dict[str, Any], place: str, report: ReadReport) -> list[tuple[PaperId | None, str]]:
-    """(id, title) of the cited papers, either of which may be unknown, each id once."""
-    outbound, entries = row.get("outbound_citations") or [], row.get("bib_entries") or {}
-    if not isinstance(outbound, list) or not isinstance(entries, dict):
-        report.reject(place, "outbound_citations is no list, or bib_entries no object")
-        return []
-    found: list[tuple[PaperId | None, str]] = []
-    for entry in entries.values():
-        if isinstance(entry, dict):
-            link, title = entry.get("link") or entry.get("links"), entry.get("title")
-            found.append((paper_id(link), one_line(title) if isinstance(title, str) else ""))
-    known = {paper for paper, _ in found}
-    ids = dict.fromkeys(paper_id(value) for value in outbound)
-    return found + [(paper, "") for paper in ids if paper is not None and paper not in known]
 
 
 def _graph_rows(papers: frozenset[Path], path: Path, report: ReadReport) -> Iterator[tuple[Field, PaperId, str]]:
@@ -275,10 +252,10 @@ def _graph_rows(papers: frozenset[Path], path: Path, report: ReadReport) -> Iter
 def _orc_rows(fields: tuple[Field, ...], path: Path, report: ReadReport) -> Iterator[tuple[Field, PaperId, str]]:
     """What the index takes of a file of papers."""
     for place, row in json_rows(path, report):
-        paper = paper_id(row.get("paper_id"))
-        texts = _title_and_abstract(row, place, report)
+        paper = paper_id(row_id(row))
+        texts = title_and_abstract(row, place, report)
         if paper is None:
-            report.reject(place, "paper_id is no id")
+            report.reject(place, "the paper has no id")
         elif texts is not None:
             for field, text in zip(FIELDS, texts, strict=True):
                 if text and field in fields:

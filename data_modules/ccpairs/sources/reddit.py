@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+
+from data_modules.ccpairs.removed import is_by_bot, is_removed
 from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
 from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.markup import reddit_text
@@ -18,8 +21,9 @@ from lightning_e5.ranges import Count, Range
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Raise this when what is extracted changes.
-VERSION = 1
-_GONE = frozenset(("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]", "[removed by reddit]"))
+VERSION = 2
+_KIND = re.compile(r"t[1-6]_")
+_POST_IN_PATH = re.compile(r"/comments/([a-z0-9]{1,13})(?:/|$)")
 _POST_FACTS: tuple[str, ...] = ("post_score", "over_18", "subreddit")
 #: Reddit allows 40,000 characters; written as entities, each may take five.
 MAX_BODY_CHARS = 200_000
@@ -146,15 +150,17 @@ class RedditSelfTexts:
 
 def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: ReadReport) -> Iterator[PairCandidate]:
     """The pair (title, own text) of a post's row, if it has one; else the report says why not."""
-    title, body, key = row.get("title"), row.get("selftext"), row.get("id")
-    if not isinstance(title, str) or not isinstance(key, str) or not key:
+    title, body, key = row.get("title"), row.get("selftext"), _own_id(row, "t3_")
+    if not isinstance(title, str) or not key:
         report.reject(place, "post without id or title")
     elif not isinstance(body, str) or not body.strip():
         report.skip(place, "post without text")
     elif max(len(body), len(title)) > MAX_BODY_CHARS:
         report.reject(place, "text longer than Reddit allows")
-    elif _gone(body) or _gone(title):
+    elif is_removed(body) or is_removed(title):
         report.skip(place, "deleted or removed")
+    elif is_by_bot(row.get("author"), body):
+        report.skip(place, "by a bot")
     elif not (query := _one_line(title)) or not (passage := reddit_text(body)):
         report.skip(place, "empty text")
     else:
@@ -164,15 +170,15 @@ def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: Rea
 
 def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, row in json_rows(path, report, max_line_bytes):
-        title, key = row.get("title"), row.get("id")
-        if not isinstance(title, str) or not isinstance(key, str) or not key:
+        title, key = row.get("title"), _own_id(row, "t3_")
+        if not isinstance(title, str) or not key:
             report.reject(place, "post without id or title")
             continue
         body = row.get("selftext")
-        body = body if isinstance(body, str) and not _gone(body) else ""
+        body = body if isinstance(body, str) and not is_removed(body) else ""
         if max(len(body), len(title)) > MAX_BODY_CHARS:
             report.reject(place, "text longer than Reddit allows")
-        elif _gone(title):
+        elif is_removed(title):
             report.skip(place, "deleted or removed")
         else:
             yield key, {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
@@ -182,24 +188,54 @@ def _comment_rows(
     path: Path, report: ReadReport, max_line_bytes: int, top_level_only: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, row in json_rows(path, report, max_line_bytes):
-        link, body, key = row.get("link_id"), row.get("body"), row.get("id")
-        if (
-            not isinstance(link, str)
-            or not link.startswith("t3_")
-            or not isinstance(body, str)
-            or not isinstance(key, str)
-        ):
+        post, body, key = _post_id(row), row.get("body"), _own_id(row, "t1_")
+        if not post or not isinstance(body, str) or not key:
             report.reject(place, "comment without id, link_id or body")
         elif len(body) > MAX_BODY_CHARS:
             report.reject(place, "text longer than Reddit allows")
-        elif _gone(body):
+        elif is_removed(body):
             report.skip(place, "deleted or removed")
-        elif top_level_only and row.get("parent_id") != link:
+        elif is_by_bot(row.get("author"), body):
+            report.skip(place, "by a bot")
+        elif top_level_only and not _is_on_the_post(row.get("parent_id"), post):
             report.skip(place, "comment on a comment")
         else:
             score = _votes(row.get("score"))
             known = {} if score is None else {"score": score}
-            yield link[3:], {"post": link[3:], "id": key, "body": body, **known}
+            yield post, {"post": post, "id": key, "body": body, **known}
+
+
+def _id(value: Any, kind: str) -> str:
+    """An id without its kind (``t1_`` of comments, ``t3_`` of posts), a number as the base 36 that it stands for; else ``""``."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63:
+        return np.base_repr(value, 36).lower()
+    if isinstance(value, float) and value.is_integer():  # a table with a missing id makes numbers of all others
+        return _id(int(value), kind)
+    if not isinstance(value, str):
+        return ""
+    id = value.strip().removeprefix(kind)
+    return "" if _KIND.match(id) else id
+
+
+def _own_id(row: Mapping[str, Any], kind: str) -> str:
+    return _id(row.get("id"), kind) or _id(row.get("name"), kind)
+
+
+def _post_id(row: Mapping[str, Any]) -> str:
+    """The id of a comment's post: its ``link_id``, or the one in its address."""
+    found = _id(row.get("link_id"), "t3_")
+    if not found and isinstance(row.get("permalink"), str) and (match := _POST_IN_PATH.search(row["permalink"])):
+        found = match[1]
+    return found
+
+
+def _is_on_the_post(parent: Any, post: str) -> bool:
+    """Whether a comment answers the post: its parent is one, or is not given, as in dumps from 2022 on for such comments."""
+    if parent is None or parent == "":
+        return True
+    if isinstance(parent, str) and parent.startswith("t3_"):
+        return True
+    return _id(parent, "t3_") == post
 
 
 def _facts(row: Mapping[str, Any], score_name: str) -> dict[str, Any]:
@@ -217,11 +253,9 @@ def _facts(row: Mapping[str, Any], score_name: str) -> dict[str, Any]:
 def _votes(value: Any) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,12}\s*", value):
         return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _gone(text: str) -> bool:
-    return text.strip().lower() in _GONE
 
 
 def _one_line(text: str) -> str:

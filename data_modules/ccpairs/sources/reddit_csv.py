@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_modules.ccpairs.sources.files import expand, file_fingerprint
+from data_modules.ccpairs.sources.pair_text import one_line
 from data_modules.ccpairs.sources.reddit import VERSION, self_text_pairs
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
@@ -71,10 +72,13 @@ def _csv_rows(path: str, report: ReadReport, max_line_bytes: int) -> Iterator[tu
             yield data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape") + "\n"
 
     reader = csv.reader(text_lines())
-    header = next(reader, [])
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise UserError(f"{path}: its first row is not CSV ({error})") from None
     missing = [column for column in _CSV_COLUMNS if column not in header]
     if missing:
-        raise UserError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(header)[:200] or 'nothing'})")
+        raise UserError(f"{path}: lacks the column {missing[0]!r} (has: {one_line(', '.join(header))[:200] or 'nothing'})")
     while True:
         place = f"{path}:{line + 1}"
         try:

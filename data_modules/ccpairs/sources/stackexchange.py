@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -27,6 +25,9 @@ VERSION = 1
 POSTS = "Posts.xml"
 #: Posts.xml shrinks to about this part of its size.
 _COMPRESSION = 6
+#: Text shrinks to a tenth, rows that are all alike to a hundredth; up to so many bytes are unpacked whatever they are.
+MAX_RATIO = 200
+_FREE_BYTES = 2**20
 _OTHER_POSTS = {
     "3": "orphaned tag wiki",
     "4": "tag wiki",
@@ -205,19 +206,32 @@ class _Unpacked:
         target = empty_directory(self.directory) / POSTS
         try:
             with py7zr.SevenZipFile(self.path) as archive:
-                if POSTS not in archive.getnames():
-                    raise UserError(f"{self.path}: holds no {POSTS}")
+                self._check(archive.list())
                 archive.extract(path=self.directory, targets=[POSTS])
         except py7zr.exceptions.PasswordRequired:
             raise UserError(f"{self.path}: is encrypted") from None
-        except (py7zr.exceptions.ArchiveError, lzma.LZMAError, zlib.error, EOFError, ValueError, TypeError) as error:
-            if isinstance(error, UserError):
+        except Exception as error:  # of damaged archives the library raises whatever its decoders do
+            if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
                 raise
             size = target.stat().st_size if target.is_file() else 0
             self.report.reject(f"{self.path}: after byte {size} of its plain text", "archive is damaged")
         if not target.is_file() or not target.stat().st_size:  # nothing could be read, and the damage is counted
             target.write_text("<posts></posts>")
         return target
+
+    def _check(self, members: list[Any]) -> None:
+        """UserError unless one member is Posts.xml, a file, and of a size that text may have; no other one is written."""
+        found = [member for member in members if member.filename == POSTS]
+        if not found:
+            raise UserError(f"{self.path}: holds no {POSTS}")
+        if len(found) > 1 or not found[0].is_file or found[0].is_symlink:
+            raise UserError(f"{self.path}: its {POSTS} is there twice, or is a link or folder")
+        size, packed = found[0].uncompressed, self.path.stat().st_size
+        if size > _FREE_BYTES and size > MAX_RATIO * packed:
+            raise UserError(f"{self.path}: its {POSTS} unpacks to {size:,} bytes from {packed:,}, which is no text")
+        free = shutil.disk_usage(self.directory).free
+        if size > free:
+            raise UserError(f"{self.path}: its {POSTS} has {size:,} bytes, and {self.directory} has room for {free:,}")
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)

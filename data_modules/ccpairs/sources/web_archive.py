@@ -1,43 +1,83 @@
-"""The pages of WARC and WET archives, one at a time and at bounded memory, whatever stands in the archive."""
+"""The pages of WARC and WET archives, one at a time and at bounded memory, whatever stands in the archive.
+
+A record's header says how long the record is, so that damage within its content costs that record alone; after damage in
+a header, the next line that begins a record is looked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from lightning_e5.errors import UserError
+from data_modules.ccpairs.sources.web_content import BadContentError, unpacked
 from lightning_e5.streams import DamagedFile, blocks
 from lightning_e5.types import ReadReport
 
 #: Longest header line and longest header (many lines) of a record, in bytes.
 MAX_HEADER_LINE = 2**16
 MAX_HEADER = 2**20
+#: A body may be longer than its content by the marks of its chunks.
+_BODY_MARGIN = 2**17
+_BEGINNING = re.compile(rb"WARC/[01]\.\d+\s*$")
+_HTTP = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})\b")
 
 
 class Page(NamedTuple):
-    """One page: its address, its bytes as they were sent, and where it stands (``file:record``)."""
+    """One page: where it stands (``file:record``), its address, its bytes unpacked, and the header Content-Type."""
 
     place: str
     url: str
     content: bytes
+    content_type: str
 
 
-class _Bytes:
-    """Blocks as a stream. warcio takes an EOFError for the regular end, so a damaged archive raises `DamagedFile`."""
+class _BadHeaderError(Exception):
+    """A header that is too long."""
+
+
+class _Stream:
+    """Blocks as lines and pieces."""
 
     def __init__(self, path: str) -> None:
-        self._blocks, self._held, self._offset = blocks(path), b"", 0
+        self._blocks, self._held, self._at = blocks(path), b"", 0
 
-    def tell(self) -> int:
-        return self._offset
+    def _fill(self) -> bool:
+        if self._at < len(self._held):
+            return True
+        self._held, self._at = next(self._blocks, b""), 0
+        return bool(self._held)
 
-    def read(self, size: int = -1) -> bytes:
-        if not self._held:
-            self._held = next(self._blocks, b"")
-        size = len(self._held) if size < 0 else size
-        data, self._held = self._held[:size], self._held[size:]
-        self._offset += len(data)
-        return data
+    def line(self) -> bytes:
+        """The next line with its end, or a piece of a line that is too long; nothing at the end."""
+        parts, size = [], 0
+        while size < MAX_HEADER_LINE and self._fill():
+            end = self._held.find(b"\n", self._at, self._at + MAX_HEADER_LINE - size)
+            stop = min(len(self._held), self._at + MAX_HEADER_LINE - size) if end < 0 else end + 1
+            parts.append(self._held[self._at : stop])
+            size += stop - self._at
+            self._at = stop
+            if end >= 0:
+                break
+        return b"".join(parts)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, less at the end."""
+        parts = []
+        while size > 0 and self._fill():
+            part = self._held[self._at : self._at + size]
+            parts.append(part)
+            self._at += len(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def skip(self, size: int) -> int:
+        """Pass over bytes; returns how many are missing at the end."""
+        while size > 0 and self._fill():
+            step = min(size, len(self._held) - self._at)
+            self._at += step
+            size -= step
+        return size
 
 
 def pages(path: str, report: ReadReport, kind: str, max_bytes: int) -> Iterator[Page]:
@@ -45,86 +85,120 @@ def pages(path: str, report: ReadReport, kind: str, max_bytes: int) -> Iterator[
 
     Args:
         path: a WARC file, also compressed.
-        report: gets the pages that are skipped and where a damaged archive breaks off.
+        report: gets the pages that are skipped, those that are damaged, and where a damaged archive breaks off.
         kind: ``response`` or ``conversion``.
         max_bytes: longest content of a page; longer ones are skipped and never held.
     """
-    from warcio.exceptions import ArchiveLoadFailed
-    from warcio.statusandheaders import StatusAndHeadersParserException
-
-    number = 0
-    archive = _archive(path)
-    reader = archive.reader
+    stream, number, lost = _Stream(path), 0, False
     try:
-        for number, record in enumerate(archive, 1):
-            reader.header_bytes = 0
-            if not (record.rec_headers.get_header("Content-Length") or "").isdecimal():
-                raise ValueError("no length, so that its end is not known")
-            if record.rec_type != kind:
+        while line := stream.line():
+            if not line.strip():
                 continue
-            report.counts["records"] += 1
+            if not _BEGINNING.match(line):
+                if not lost:  # once for all that is passed over
+                    report.reject(f"{path}:{number + 1}", "not a WARC record")
+                lost = True
+                continue
+            number, lost = number + 1, False
             place = f"{path}:{number}"
-            reason = _why_not(record, kind)
-            if reason:
-                report.skip(place, reason)
+            try:
+                headers = _headers(stream)
+            except _BadHeaderError:
+                report.reject(place, "header too long")
+                lost = True
                 continue
-            content = _content(record, max_bytes)
-            if len(content) > max_bytes:
-                report.skip(place, "page too long")
-            elif getattr(record.raw_stream, "limit", 0) > 0:
+            length = headers.get("content-length", "")
+            if not (length.isascii() and length.isdecimal() and len(length) < 16):
+                report.reject(place, "no length")
+                lost = True
+                continue
+            wanted = headers.get("warc-type", "").lower() == kind
+            # A page too long for us is not held.
+            body = stream.read(min(int(length), max_bytes + _BODY_MARGIN)) if wanted else b""
+            missing = stream.skip(int(length) - len(body))
+            if wanted:
+                report.counts["records"] += 1
+            if missing:
                 report.reject(place, "archive breaks off")
                 return
-            else:
-                yield Page(place, record.rec_headers.get_header("WARC-Target-URI") or "", content)
-            reader.header_bytes = 0
-    except UserError:  # a ValueError, but not of a record
-        raise
+            if wanted:
+                yield from _page(place, headers, body, kind, max_bytes, report)
     except DamagedFile as damage:
         report.reject(damage.place, damage.reason)
-    except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, AttributeError, TypeError) as error:
-        # warcio meets records without the headers that it takes for granted with the last two.
-        report.reject(f"{path}:{number + 1}", f"not a WARC record ({type(error).__name__}), the rest is not read")
 
 
-def _archive(path: str) -> Any:
-    from warcio.archiveiterator import WARCIterator
-    from warcio.bufferedreaders import BufferedReader
-
-    class Reader(BufferedReader):  # type: ignore[misc]
-        """warcio's reader, with an end to header lines and headers; decompression is `blocks`' affair."""
-
-        header_bytes = 0
-
-        def readline(self, length: int | None = None) -> bytes:
-            line: bytes = super().readline(min(length or MAX_HEADER_LINE, MAX_HEADER_LINE))
-            self.header_bytes += len(line)
-            if self.header_bytes > MAX_HEADER or len(line) == MAX_HEADER_LINE:
-                raise ValueError("header too long")
-            return line
-
-    archive = WARCIterator(_Bytes(path))
-    archive.reader = Reader(archive.fh, block_size=2**16)
-    return archive
+def _headers(stream: _Stream) -> dict[str, str]:
+    """Names in small letters -> values, up to the empty line."""
+    found: dict[str, str] = {}
+    size, last = 0, ""
+    while (line := stream.line()).strip():
+        size += len(line)
+        if size > MAX_HEADER or len(line) >= MAX_HEADER_LINE:
+            raise _BadHeaderError
+        last = _add_header(found, line, last)
+    return found
 
 
-def _why_not(record: Any, kind: str) -> str:
+def _add_header(found: dict[str, str], line: bytes, last: str) -> str:
+    """Add a header line; a line that begins with white space goes on with the one before."""
+    text = line.decode("utf-8", "replace").strip()
+    if line[:1] in b" \t" and last:
+        found[last] = f"{found[last]} {text}"
+        return last
+    name, colon, value = text.partition(":")
+    name = name.strip().lower()
+    if not colon:
+        return last
+    found[name] = f"{found[name]}, {value.strip()}" if name in found and name.endswith("-encoding") else value.strip()
+    return name
+
+
+def _page(
+    place: str, headers: Mapping[str, str], body: bytes, kind: str, max_bytes: int, report: ReadReport
+) -> Iterator[Page]:
+    http: dict[str, str] = {}
     if kind == "conversion":
-        return "" if (record.rec_headers.get_header("Content-Type") or "").startswith("text/plain") else "no plain text"
-    if record.http_headers is None:
-        return "no HTTP answer"
-    if record.http_headers.get_statuscode() != "200":
-        return "status not 200"
-    mime = (record.http_headers.get_header("Content-Type") or "").split(";")[0].strip().lower()
-    return "" if mime in ("text/html", "application/xhtml+xml") else "no HTML"
+        reason = "" if headers.get("content-type", "").startswith("text/plain") else "no plain text"
+    else:
+        status, http, body = _answer(body)
+        reason = _why_not(status, http)
+    if reason:
+        report.skip(place, reason)
+        return
+    encodings = http.get("content-encoding", ""), http.get("transfer-encoding", "")
+    try:
+        content = unpacked(body, *encodings, max_bytes, cut="warc-truncated" in headers)
+    except BadContentError as error:
+        report.reject(place, str(error))
+        return
+    if len(content) > max_bytes:
+        report.skip(place, "page too long")
+        return
+    yield Page(place, headers.get("warc-target-uri", "").strip("<>"), content, http.get("content-type", ""))
 
 
-def _content(record: Any, max_bytes: int) -> bytes:
-    """The content up to one byte past the limit."""
-    stream, parts, size = record.content_stream(), [], 0
-    while size <= max_bytes:
-        part = stream.read(min(2**16, max_bytes + 1 - size))
-        if not part:
+def _answer(body: bytes) -> tuple[str, dict[str, str], bytes]:
+    """(status, headers, body) of an HTTP answer; the status is empty where it is none."""
+    first, _, rest = body.partition(b"\n")
+    match = _HTTP.match(first)
+    if match is None:
+        return "", {}, body
+    headers: dict[str, str] = {}
+    last = ""
+    at = len(body) - len(rest)
+    while at < len(body):
+        end = body.find(b"\n", at)
+        line, at = (body[at:], len(body)) if end < 0 else (body[at : end + 1], end + 1)
+        if not line.strip():
             break
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+        last = _add_header(headers, line, last)
+    return match[1].decode("ascii"), headers, body[at:]
+
+
+def _why_not(status: str, http: Mapping[str, str]) -> str:
+    if not status:
+        return "no HTTP answer"
+    if status != "200":
+        return "status not 200"
+    mime = http.get("content-type", "").split(";")[0].strip().lower()
+    return "" if mime in ("text/html", "application/xhtml+xml") else "no HTML"

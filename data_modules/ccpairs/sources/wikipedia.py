@@ -16,7 +16,7 @@ from lightning_e5.streams import blocks
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Raise this when what is extracted changes.
-VERSION = 1
+VERSION = 2
 #: Sections that hold lists of works, links or notes.
 SKIPPED_SECTIONS = (
     "references",

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from data_modules.ccpairs.sources.wiki_links import is_hidden
+from data_modules.ccpairs.sources.wiki_templates import HOLE, expanded, filled, one_text
+
 #: Tags whose content is no prose.
 _SKIPPED_TAGS = frozenset(
     re.findall(
@@ -15,8 +18,8 @@ _SKIPPED_TAGS = frozenset(
     )
 )
 _LINE_TAGS = frozenset(("br", "li", "dt", "dd", "p", "div", "blockquote", "hr", "poem", "center"))
-#: ``File:``, ``Category:``, ``de:`` ... a link into another name space or language is no part of the sentence.
-_OTHER_SPACE = re.compile(r"^\s*(?:file|image|media|category|[a-z]{2,3}(?:-[a-z-]{2,12})?|simple)\s*:", re.I)
+#: Those among them that stand in sentences.
+_FORMULAS = frozenset(("math", "chem", "ce", "hiero", "score"))
 #: Holes that templates leave; spaces are single when these are used.
 _EMPTY_BRACKETS = re.compile(r"\( ?[,;:]* ?\)|\[ ?\]")
 _SPACE_BEFORE = re.compile(r" +(?=[,.;:!?)](?:\s|$))")
@@ -24,9 +27,6 @@ _AFTER_BRACKET = re.compile(r"\( ?[,;:]+ ?")
 #: A comment that is not closed goes on to the end, as MediaWiki reads it.
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.S)
 _REFERENCE = re.compile(r"<ref\b[^<>]*/>|<ref\b[^<>/]*>(?:[^<]|<(?!/?ref\b))*</ref\s*>", re.I)
-#: A template without templates in it; one in three brackets is a template's parameter.
-_INNERMOST_TEMPLATE = re.compile(r"(?<!\{)\{\{[^{}]*\}\}(?!\})")
-_TEMPLATE_LEVELS = 8
 _INDENT = re.compile(r"^([:*#;]{8})[:*#;]+", re.M)
 #: Marks that open and close; an address in one bracket closes with one.
 _MARK = re.compile(
@@ -81,23 +81,16 @@ def without_comments(wikitext: str) -> str:
 
 
 def _shortened(wikitext: str) -> str:
-    """The wikitext without what is left out anyway and can be found without a parser, which is most of many pages.
-
-    Each pattern ends at the next mark of its kind, so that the time is in proportion to the length.
-    """
-    text = _REFERENCE.sub("", wikitext)
-    for _ in range(_TEMPLATE_LEVELS):
-        text, found = _INNERMOST_TEMPLATE.subn("", text)
-        if not found:
-            break
-    return _INDENT.sub(r"\1", text)
+    """The wikitext without references, and with its templates' texts: what needs no parser, which is most of many pages."""
+    return _INDENT.sub(r"\1", expanded(_REFERENCE.sub("", wikitext.replace(HOLE, ""))))
 
 
 def sections(wikitext: str) -> Iterator[tuple[str, str]]:
     """(section title, text) of a page, the lead first with the title ``""``; sections may be empty.
 
-    Templates, tables, references, files, galleries, formulas, comments and links to categories are left out; links and
-    bold text become their text; a list item or paragraph is one line.
+    Templates become their text (see `wiki_templates`); a sentence with a formula, or with a template whose text is not
+    known, is left out. Tables, references, files, galleries, comments and links to categories are left out; links and bold
+    text become their text; a list item or paragraph is one line.
     """
     import mwparserfromhell
     from mwparserfromhell.nodes import Heading
@@ -106,7 +99,7 @@ def sections(wikitext: str) -> Iterator[tuple[str, str]]:
     for node in mwparserfromhell.parse(_shortened(wikitext), skip_style_tags=True).nodes:
         if isinstance(node, Heading):
             yield title, _clean("".join(pieces))
-            title, pieces = _clean("".join(_texts(node.title.nodes))).replace("\n", " "), []
+            title, pieces = _clean("".join(_texts(node.title.nodes)).replace(HOLE, "")).replace("\n", " "), []
         else:
             pieces.extend(_texts([node]))
     yield title, _clean("".join(pieces))
@@ -114,13 +107,13 @@ def sections(wikitext: str) -> Iterator[tuple[str, str]]:
 
 def _texts(nodes: Iterable[Any]) -> Iterator[str]:
     """The visible text of nodes; their nesting is limited by the parser (40 levels)."""
-    from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Tag, Text, Wikilink
+    from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Tag, Template, Text, Wikilink
 
     for node in nodes:
         if isinstance(node, Text):
             yield _BARE_MARK.sub("", str(node.value))
         elif isinstance(node, Wikilink):
-            if not _OTHER_SPACE.match(str(node.title)):
+            if not is_hidden(str(node.title)):
                 yield from _texts((node.title if node.text is None else node.text).nodes)
         elif isinstance(node, ExternalLink):
             if node.title is not None:
@@ -129,8 +122,12 @@ def _texts(nodes: Iterable[Any]) -> Iterator[str]:
                 yield from _texts(node.url.nodes)
         elif isinstance(node, HTMLEntity):
             yield _character(node)
+        elif isinstance(node, Template):  # nested deeper than any in use, or with a parameter in it
+            yield _BARE_MARK.sub("", one_text(str(node)))
         elif isinstance(node, Tag):
             name = str(node.tag).strip().lower()
+            if name in _FORMULAS:
+                yield HOLE
             if name not in _SKIPPED_TAGS:
                 if name in _LINE_TAGS and not node.wiki_markup:
                     yield "\n"
@@ -150,6 +147,8 @@ def _character(node: Any) -> str:
 
 def _clean(text: str) -> str:
     text = _SPACES.sub(" ", _MAGIC_WORD.sub("", text))
+    if HOLE in text:
+        text = "\n".join(filled(line) for line in text.split("\n"))
     text = _SPACE_BEFORE.sub("", _AFTER_BRACKET.sub("(", _EMPTY_BRACKETS.sub("", text)))
     lines = (_SPACES.sub(" ", line).strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if any(c.isalnum() for c in line))

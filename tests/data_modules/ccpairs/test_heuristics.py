@@ -190,7 +190,7 @@ def test_a_damaged_sample_names_the_line(tmp_path: Path) -> None:
         head_threshold(str(path), 0.5)
     whole = gzip.compress(b'{"perplexity": 3}\n' * 1000)
     (tmp_path / "cut.json.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cut\.json\.gz: damaged"):
+    with pytest.raises(UserError, match=r"cut\.json\.gz: .*archive breaks off"):
         head_threshold(str(tmp_path / "cut.json.gz"), 0.5)
 
 

@@ -186,6 +186,7 @@ def test_a_name_twice_is_refused(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+
 def test_limits_of_bytes_and_files(server, tmp_path, monkeypatch):
     monkeypatch.setattr(beir_download, "MAX_FILES", 2)
     with pytest.raises(UserError, match="3 files of"):

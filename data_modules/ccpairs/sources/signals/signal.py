@@ -19,8 +19,8 @@ VERSION = 1
 #: What is counted where a document gives no pair.
 TOO_SHORT = "document too short"
 #: A full stop and its like, closing quotes and brackets, then white space before a new beginning; a full stop that stands
-#: alone, as in texts cut into tokens, whatever follows; or a line's end.
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<=\s[.!?])\s+|\s*\n\s*")
+#: alone, as in texts cut into tokens, whatever follows.
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]* (?=[\"'(\[]*[A-Z0-9])|(?<= [.!?]) ")
 
 
 def sentences(text: str) -> list[str]:
@@ -29,13 +29,16 @@ def sentences(text: str) -> list[str]:
 
     Abbreviations before a name are cut too; for training pairs that is near enough.
     """
-    pieces, start = [], 0
-    for match in _SENTENCE_END.finditer(text):
-        end = match.start() + len(match.group().rstrip())  # closing quotes belong to the sentence before
-        pieces.append(text[start:end])
-        start = match.end()
-    pieces.append(text[start:])
-    return [joined for piece in pieces if (joined := " ".join(piece.split()))]
+    found: list[str] = []
+    for number, written in enumerate(text.split("\n")):
+        # In a run of spaces a pattern of many would try each. A line's end is a space before the next line.
+        line, start = " " * (number > 0 or written[:1].isspace()) + " ".join(written.split()), 0
+        for match in _SENTENCE_END.finditer(line):
+            end = match.start() + len(match.group().rstrip())  # closing quotes belong to the sentence before
+            found.append(line[start:end].strip())
+            start = match.end()
+        found.append(line[start:].strip())
+    return [sentence for sentence in found if sentence]
 
 
 def blocks(pieces: Sequence[str], words: int) -> list[list[str]]:

@@ -162,7 +162,6 @@ def test_damaged_archives_end_with_their_place(tmp_path: Path) -> None:
     [
         b"no archive at all\n" * 3,
         b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: many\r\n\r\nHTTP/1.1 200 OK\r\n\r\nx",
-        b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 20\r\n\r\nHTTP/1.1 200 OK\r\n\r\nx\r\n\r\n",
         b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://x\r\nContent-Length: 99999999999\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n",
         b"WARC/1.0\r\nContent-Length: -5\r\n\r\n",
         b"WARC/1.0\r\n" + b"X-Endless: header\r\n" * 100_000,

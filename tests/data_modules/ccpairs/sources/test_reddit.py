@@ -63,7 +63,7 @@ def test_comments_are_joined_to_their_posts(tmp_path: Path) -> None:
             post("p2", "A link", is_self=False),
             post("p3", "[deleted by user]", "[removed]"),
             post("p4", "Gone text", "[deleted]", score=None),
-            {**POST, "id": 7, "title": "wrong id"},
+            {**POST, "id": [7], "title": "wrong id"},
             b'{"id": "cut',
         ],
     )

@@ -1,0 +1,44 @@
+"""Texts of one word, of one run of spaces, of marks alone: the time grows with the length, in rules and in signals."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+
+import pytest
+
+from data_modules.ccpairs.heuristics import Length, NotDeleted
+from data_modules.ccpairs.sources.markup import html_text, reddit_text
+from data_modules.ccpairs.sources.pair_text import PassageRule
+from data_modules.ccpairs.sources.signals.signal import sentences
+from data_modules.ccpairs.text_heuristics import Boilerplate, CharacterShares, QueryIsPassage
+from lightning_e5.types import PairCandidate
+
+_SIZE = 200_000
+TEXTS = {
+    "one word": "x" * _SIZE, "spaces": " " * _SIZE + "a", "lines": "\n" * _SIZE + "a", "stops": ". " * (_SIZE // 2), "brackets": "[" * _SIZE, "removed": "[removed " * (_SIZE // 9),
+    "quotes": ">" * _SIZE, "bold": "**a" * (_SIZE // 3), "backslashes": "\\" * _SIZE, "references": "&a" * (_SIZE // 2), "tags": "<p>" * 3000 + "x" * _SIZE, "closing": ".)" * (_SIZE // 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_time_grows_with_the_length(name: str) -> None:
+    text = TEXTS[name]
+    pair, began = PairCandidate("what is it", text, "s"), time.perf_counter()
+    for rule in (Length(min_passage_words=3, max_passage_words=9), NotDeleted(), QueryIsPassage(), Boilerplate(), CharacterShares()):
+        rule(pair)
+    for function in (reddit_text, html_text, sentences, PassageRule(200).cut, PassageRule(None, 1000, 10).cut):
+        function(text)
+    assert time.perf_counter() - began < 15  # 0.3 s alone; with the square of the length it is minutes
+
+
+def test_shares_of_kinds_of_characters_are_those_of_each_character() -> None:
+    for text in ("Abc, DEF! 123 " * 9, "((((" * 30, "12 34 5a" * 9, "ÄÖÜ é ß ١٢" * 12, " " * 99):
+        kinds = [unicodedata.category(c) for c in "".join(text.split())]
+        upper, lower = kinds.count("Lu"), kinds.count("Ll")
+        for limit in (0.0, 0.1, 0.3, 0.6, 1.0):
+            rule = CharacterShares(max_punctuation=limit, max_digits=limit, max_upper=limit)
+            expected = len(kinds) < 40 or (
+                sum(k[0] in "PS" for k in kinds) <= limit * len(kinds) and kinds.count("Nd") <= limit * len(kinds) and upper <= limit * (upper + lower)
+            )
+            assert rule(PairCandidate("q", text, "s")) == expected
