@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -62,7 +63,7 @@ class Processes:
     """
 
     def __init__(self, function: Callable[..., Any], environments: Sequence[dict[str, str]], title: str) -> None:
-        self.function = pickle.dumps(function)
+        self.function = (function.__module__, function.__qualname__)
         self.title = title
         self.workers: dict[connection.Connection, tuple[Any, dict[str, str]]] = {}
         self.task_of: dict[connection.Connection, int] = {}
@@ -125,12 +126,13 @@ class Processes:
         self.workers.clear()
 
 
-def _work(pipe: connection.Connection, function: bytes, environment: dict[str, str]) -> None:
+def _work(pipe: connection.Connection, function: tuple[str, str], environment: dict[str, str]) -> None:
     """A worker's life: answer tasks until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)  # before the function's libraries are imported
-    call = pickle.loads(function)
+    module, name = function
+    call = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     while True:
         try:
             task = pipe.recv()

@@ -5,7 +5,6 @@ In a folder ``work/`` lie what tasks have finished, so that a killed build goes 
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import subprocess
 import time
@@ -18,7 +17,7 @@ from lightning_e5.configurable import configurable
 from lightning_e5.curation.duplicates import NearDuplicates
 from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.evaluation_files import EvaluationFiles
-from lightning_e5.curation.overlap import OverlapReport
+from lightning_e5.curation.overlap import EvaluationNgrams, OverlapReport
 from lightning_e5.curation.pair_merge import (
     Decisions,
     decide,
@@ -252,8 +251,8 @@ def _most_frequent_drop(records: Sequence[Mapping[str, Any]], decisions: Decisio
 def _write_overlap(out: Path, evaluation: Path, tasks: Sequence[PartTask]) -> None:
     report = OverlapReport()
     for task in tasks:
-        report.add(pickle.loads((task.folder / OVERLAP).read_bytes()))
-    write_json(out / OVERLAP_REPORT, report.as_json(pickle.loads((evaluation / NGRAMS).read_bytes())))
+        report.add(OverlapReport.of_state(read_json(task.folder / OVERLAP)))
+    write_json(out / OVERLAP_REPORT, report.as_json(EvaluationNgrams.load(evaluation / NGRAMS)))
 
 
 def _times(parts: Sequence[Mapping[str, Any]], shards: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> dict[str, Any]:
