@@ -6,12 +6,26 @@ import argparse
 import errno
 import os
 import sys
+import traceback
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.launch import is_first_process, leave_after_first
 from lightning_e5.memory import keep_freed_memory
+from lightning_e5.progress import printable
+from lightning_e5.redaction import hidden_message
+
+
+def _tell(text: str) -> None:
+    """Print what a verb has to say, whatever names and texts are in it."""
+    print(printable(text))
+
+
+def _complain(text: str) -> None:
+    """Print a message about what went wrong, which may quote what the user gave, secrets included."""
+    print(printable(hidden_message(text)), file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -23,13 +37,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     directory = run_directory(experiment)
-    _, computed = run_experiment(experiment, update=arguments.update, report=write_report)
+    _, computed = run_experiment(experiment, update=arguments.update, report=write_report, say=_tell)
     if not is_first_process():
         return 0
     if not computed:
-        print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
+        _tell(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
     mirror(directory, experiment.get("logger") or {})
-    print(closing_table(directory, experiment.get("headline") or []))
+    _tell(closing_table(directory, experiment.get("headline") or []))
     return 0
 
 
@@ -46,13 +60,13 @@ def _ablate(arguments: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "file", "only", "overrides")}
     overrides = [*arguments.overrides, *(word for word in arguments.only if "=" in word)]
     only = [word for word in arguments.only if "=" not in word]
-    return ablate(AblateRequest(Path(arguments.file), overrides, only, **given))
+    return ablate(AblateRequest(Path(arguments.file), overrides, only, **given), say=_tell)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.compare_command import CompareRequest, run_compare
 
-    print(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
+    _tell(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
     return 0
 
 
@@ -62,9 +76,9 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.interactive or arguments.text is None:
         if arguments.text is not None:
             raise UserError(f"--interactive: asks for the texts itself; leave out {arguments.text!r}")
-        search_interactively(arguments.model, corpus=arguments.corpus, k=arguments.k)
+        search_interactively(arguments.model, corpus=arguments.corpus, k=arguments.k, say=_tell)
     else:
-        print(search(arguments.model, arguments.text, corpus=arguments.corpus, k=arguments.k))
+        _tell(search(arguments.model, arguments.text, corpus=arguments.corpus, k=arguments.k))
     return 0
 
 
@@ -72,12 +86,12 @@ def _export(arguments: argparse.Namespace) -> int:
     from lightning_e5.stages.export import export
 
     run, directory = Path(arguments.run), Path(arguments.directory)
-    print(export(run, directory, onnx=arguments.onnx))
+    _tell(export(run, directory, onnx=arguments.onnx))
     if not arguments.no_card:
         from lightning_e5.ablation.model_card import write_model_card
 
         write_model_card(run, directory, language=arguments.language, license=arguments.license)
-        print(f"{directory / 'README.md'}: the model card")
+        _tell(f"{directory / 'README.md'}: the model card")
     return 0
 
 
@@ -87,7 +101,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
     found = run_evaluation(EvaluationRequest(arguments.model, **request))
-    print(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
+    _tell(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
     return 0
 
 
@@ -95,7 +109,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.dashboard import dashboard
 
     chosen = {key: getattr(arguments, key) for key in ("scale", "project", "entity", "online")}
-    print(dashboard(Path(arguments.ablation), out=Path(arguments.out) if arguments.out else None, **chosen))
+    _tell(dashboard(Path(arguments.ablation), out=Path(arguments.out) if arguments.out else None, **chosen))
     return 0
 
 
@@ -222,21 +236,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave_after_first()
         if not isinstance(error, TrainingStopped):
             raise
-        print(f"stopped: {error}", file=sys.stderr)
+        _complain(f"stopped: {error}")
         return 1
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR):
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
+        _complain(f"error: {error.filename or 'a file'}: {error.strerror}; nothing half-written is used")
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
     return 2
 
 
+def _show_defect(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """`sys.excepthook`: a traceback without the secrets that the messages in it may quote."""
+    _complain("".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+
 if __name__ == "__main__":
+    sys.excepthook = _show_defect
     sys.exit(main())

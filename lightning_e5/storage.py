@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.redaction import hidden
 
 MANIFEST = "manifest.json"
 TEMPORARY_SUFFIX = ".tmp"
@@ -78,9 +79,9 @@ def remove_temporaries(directory: Path) -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically, without the secrets of the configurations that this process has read."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(hidden(text), encoding="utf-8")
 
 
 def to_json(value: Any) -> str:

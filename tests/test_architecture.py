@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
-    **dict.fromkeys(["types", "text", "errors", "storage", "pairs", "config", "configurable", "ranges", "annotations", "instantiate", "rng", "progress", "memory", "launch", "distributed", "__init__"], 0),
+    **dict.fromkeys(["types", "text", "errors", "storage", "pairs", "config", "configurable", "ranges", "annotations", "instantiate", "rng", "progress", "memory", "launch", "distributed", "redaction", "__init__"], 0),
     **dict.fromkeys(["models", "losses", "training"], 1),
     **dict.fromkeys(["modules", "retrieval"], 2),
     **dict.fromkeys(["curation", "evaluation"], 3),

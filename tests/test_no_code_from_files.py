@@ -49,7 +49,7 @@ def faults(path: str, text: str) -> list[str]:
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             given = {k.arg: k.value for k in node.keywords}
-            if isinstance(node.func, ast.Name) and name in BUILTINS or name == "yaml.load":
+            if (isinstance(node.func, ast.Name) and name in BUILTINS) or name == "yaml.load":
                 found.append(name)
             if name == "torch.load" and ast.unparse(given.get("weights_only", ast.Constant(None))) != "True":
                 found.append("torch.load without weights_only=True")

@@ -10,11 +10,13 @@ from typing import Any
 
 from lightning_e5.ablation.evaluation_tables import validity_table
 from lightning_e5.ablation.filter_report import filter_judgement
+from lightning_e5.ablation.recorded_config import recorded_text
 from lightning_e5.ablation.report import duration
 from lightning_e5.ablation.run_data import METRICS, RunData
-from lightning_e5.config import Node, redact
+from lightning_e5.config import Node
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import SHARDS
+from lightning_e5.redaction import redact
 from lightning_e5.storage import read_json
 
 Rows = Sequence[Sequence[str]]
@@ -85,7 +87,7 @@ def card_facts(run: RunData) -> CardFacts:
         base_model=pretrained if isinstance(pretrained, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", pretrained) else None,
         results=_results(run, models), validity=validity_table(rows), remarks=_remarks(rows),
         sources=_sources(run), data_notes=_data_notes(run), recipe=[row for stage in trained_by for row in _recipe(run, stage)],
-        environment=_environment(run), configuration=(run.path / "config.yaml").read_text(encoding="utf-8"),
+        environment=_environment(run), configuration=recorded_text(run.path / "config.yaml"),
     )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, load_experiment
+from lightning_e5.config import Node, load_experiment, read_yaml
+from lightning_e5.redaction import redact, remember
 
 _FLOAT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*[eE][-+]?[0-9]+$")
 
@@ -15,7 +16,8 @@ _FLOAT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*[eE][-+]?[0-9]+$")
 def load_recorded(path: Path) -> Node:
     """A run's own ``config.yaml``: as `load_experiment` reads it, some ten times faster.
 
-    A resolved configuration needs no OmegaConf, only its reading of scalars (``1e-5`` is a number, a date a text).
+    A resolved configuration needs no OmegaConf, only its reading of scalars (``1e-5`` is a number, a date a text). Secrets
+    that a run of an earlier version left in it are hidden, here and in all that is written from now on.
 
     Raises:
         UserError: as `load_experiment`.
@@ -28,8 +30,23 @@ def load_recorded(path: Path) -> Node:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         tree = None
     if isinstance(tree, dict) and {"name", "seed", "runs_dir", "threads", "stages"} <= tree.keys() and "extends" not in tree:
-        return tree
-    return load_experiment(path)  # which fills in what is absent and says what is wrong
+        return _without_secrets(tree)
+    return _without_secrets(load_experiment(path))  # which fills in what is absent and says what is wrong
+
+
+def recorded_text(path: Path) -> str:
+    """A run's own ``config.yaml`` as it is written there, but for secrets in one of an earlier version."""
+    config, text = load_recorded(path), Path(path).read_text(encoding="utf-8")
+    if redact(read_yaml(path)) == read_yaml(path):
+        return text
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def _without_secrets(config: Node) -> Node:
+    remember(config)
+    return {**redact(config), "name": config["name"], "runs_dir": config["runs_dir"]}
 
 
 @functools.cache

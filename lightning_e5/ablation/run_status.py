@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.redaction import hidden_message
 from lightning_e5.stages.runner import METRICS
 from lightning_e5.storage import read_json, write_json
 
@@ -130,4 +131,4 @@ def last_error_line(log: Path, start: int) -> str:
         text = handle.read().decode("utf-8", errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
-    return (errors or lines or [""])[-1].removeprefix("error: ")[:500]
+    return hidden_message((errors or lines or [""])[-1].removeprefix("error: ")[:500])

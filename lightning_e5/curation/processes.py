@@ -15,6 +15,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
 from lightning_e5.errors import UserError
+from lightning_e5.redaction import remember_these, remembered
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -73,7 +74,7 @@ class Processes:
     def _start(self, environment: dict[str, str]) -> connection.Connection:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.function, environment), daemon=True)
+        process = context.Process(target=_work, args=(theirs, self.function, environment, remembered()), daemon=True)
         process.start()
         theirs.close()
         self.workers[ours] = (process, environment)
@@ -126,13 +127,14 @@ class Processes:
         self.workers.clear()
 
 
-def _work(pipe: connection.Connection, function: tuple[str, str], environment: dict[str, str]) -> None:
+def _work(pipe: connection.Connection, function: tuple[str, str], environment: dict[str, str], secrets: list[str]) -> None:
     """A worker's life: answer tasks until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    remember_these(secrets)
     os.environ.update(environment)  # before the function's libraries are imported
     module, name = function
-    call = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    call: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     while True:
         try:
             task = pipe.recv()

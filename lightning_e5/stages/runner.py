@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lightning_e5.config import Node, differing_keys, read_yaml, redact
+from lightning_e5.config import Node, differing_keys, read_yaml
 from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.launch import is_first_process, wait_for
 from lightning_e5.progress import clear_line, on_terminal, stage_title
+from lightning_e5.redaction import redact
 from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.stage import (
     FREE_ARGUMENTS,
@@ -118,7 +119,7 @@ def _claim(experiment: Node, directory: Path, update: bool) -> None:
 
 def changed_keys(experiment: Node, directory: Path) -> list[str]:
     """Dotted keys in which the configuration of a run directory differs from ``experiment``, but for those without effect."""
-    return [k for k in differing_keys(read_yaml(directory / "config.yaml"), _recorded(experiment)) if not _is_free(k)]
+    return [k for k in differing_keys(_recorded(read_yaml(directory / "config.yaml")), _recorded(experiment)) if not _is_free(k)]
 
 
 def _is_free(key: str) -> bool:
@@ -129,7 +130,7 @@ def _is_free(key: str) -> bool:
 
 def _recorded(experiment: Node) -> Node:
     """The experiment as the run directory keeps it: without secrets."""
-    return {key: value if key in ("name", "runs_dir") else redact(value, key) for key, value in experiment.items()}
+    return {key: value if key in ("name", "runs_dir") else redact(value, key, experiment) for key, value in experiment.items()}
 
 
 def _use_threads(threads: int | None) -> None:

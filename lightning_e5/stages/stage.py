@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, config_hash, outside_path, redact
+from lightning_e5.config import Node, config_hash, outside_path
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError
 from lightning_e5.instantiate import instantiate
+from lightning_e5.redaction import redact
 from lightning_e5.storage import MANIFEST, empty_directory, read_json, sha256_file, write_json
 
 TIMING = "timing.json"
@@ -95,7 +96,8 @@ def stage_fingerprint(
     sources = {k: found for k, v in arguments.items() if (found := _own_fingerprint(v)) is not None}
     inputs = {a: _reference_identity(r, outputs) for a, r in (node.get("inputs") or {}).items()}
     node = {key: value for key, value in node.items() if key not in FREE_ARGUMENTS}
-    return {"config": redact(node), "seed": node.get("seed", experiment["seed"]), "inputs": inputs, "sources": sources}
+    decides = {"config": node, "seed": node.get("seed", experiment["seed"]), "inputs": inputs, "sources": sources}
+    return dict(redact(decides, within=experiment))
 
 
 def _own_fingerprint(value: Any) -> Any:
