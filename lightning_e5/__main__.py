@@ -86,10 +86,13 @@ def _export(arguments: argparse.Namespace) -> int:
     from lightning_e5.stages.export import export
 
     run, directory = Path(arguments.run), Path(arguments.directory)
-    _tell(export(run, directory, onnx=arguments.onnx))
-    if not arguments.no_card:
-        from lightning_e5.ablation.model_card import write_model_card
+    if arguments.no_card:
+        _tell(export(run, directory, onnx=arguments.onnx))
+    else:
+        from lightning_e5.ablation.model_card import check_metadata, write_model_card
 
+        check_metadata(arguments.language, arguments.license)  # before a folder is there
+        _tell(export(run, directory, onnx=arguments.onnx))
         write_model_card(run, directory, language=arguments.language, license=arguments.license)
         _tell(f"{directory / 'README.md'}: the model card")
     return 0
@@ -243,9 +246,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR):
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             raise
         _complain(f"error: {error.filename or 'a file'}: {error.strerror}; nothing half-written is used")
+    except ValueError as error:  # of the operating system's functions, which name no file
+        if not isinstance(error, UnicodeEncodeError) and "null byte" not in str(error) and "null character" not in str(error):
+            raise
+        _complain(f"error: a name or text that was given cannot be one of a file ({error})")
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130

@@ -20,7 +20,7 @@ import yaml
 
 from lightning_e5.ablation.ablation_data import ABLATION, STATUS, AblationData
 from lightning_e5.ablation.run_data import LOG, METRICS, TIMING
-from lightning_e5.config import Node
+from lightning_e5.config import Node, check_name
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.redaction import redact
 from lightning_e5.stages.wandb_run import RESULTS, wandb_mode
@@ -92,6 +92,10 @@ def write_group(
     for run in runs:
         if match := _NAME.fullmatch(run.name):
             by_run.setdefault((match["variant"], int(match["seed"])), {})[match["stage"]] = run
+    check_name(group, "a W&B group")
+    for variant, stage in ((variant, stage) for (variant, _), stages in by_run.items() for stage in stages):
+        check_name(variant, f"W&B group {group!r}: a run's variant")
+        check_name(stage, f"W&B group {group!r}: a run's stage")
     if not by_run:
         raise UserError(f"W&B group {group!r}: none of its runs is named VARIANT-seedN/STAGE, so it is no ablation's")
     variants = list(dict.fromkeys(variant for variant, _ in by_run))

@@ -31,7 +31,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.pairs import SHARD_FOLDER, SHARDS, shard_name
 from lightning_e5.ranges import Count, Range, Share
 from lightning_e5.rng import derive_seed
-from lightning_e5.storage import read_json, remove_temporaries, sha256_file, write_json
+from lightning_e5.storage import read_json, remove_temporaries, safe_component, sha256_file, write_json
 from lightning_e5.types import PairFiles, PairHeuristic, ReadReport
 
 WORK = "work"
@@ -95,7 +95,7 @@ def build_ccpairs(
     tasks = [
         PartTask(
             f"{source.name}: {part}", source, part, tuple(heuristics), near_duplicates, evaluation,
-            work / "parts" / f"{number:02d}-{source.name.replace('/', '_')}-{index:05d}",
+            work / "parts" / f"{number:02d}-{safe_component(source.name)}-{index:05d}",
             part_key(source, part, heuristics, near_duplicates, identity),
         )
         for number, source in enumerate(sources)
