@@ -102,7 +102,9 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except IsADirectoryError:
+        raise UserError(f"{path}: a directory, not a JSON file") from None
+    except (ValueError, RecursionError) as error:  # of bytes, of the grammar, of an integer of 10,000 digits, of deep nesting
         raise UserError(f"{path}: not a JSON file ({error})") from None
 
 
@@ -112,7 +114,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return rows
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_e5.ablation.model_card_facts import CardFacts, Rows, card_facts, escaped, fenced
+from lightning_e5.ablation.html import escaped
+from lightning_e5.ablation.model_card_facts import CardFacts, Rows, card_facts, fenced
 from lightning_e5.ablation.model_card_usage import usage
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.errors import UserError

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.ablation.result_files import CONFIG, check_shape
 from lightning_e5.config import Node, load_experiment, read_yaml
 from lightning_e5.redaction import redact, remember
 
@@ -27,11 +28,11 @@ def load_recorded(path: Path) -> Node:
     try:
         text = Path(path).read_text(encoding="utf-8")
         tree = None if "${" in text else yaml.load(text, Loader=_loader())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         tree = None
     if isinstance(tree, dict) and {"name", "seed", "runs_dir", "threads", "stages"} <= tree.keys() and "extends" not in tree:
-        return _without_secrets(tree)
-    return _without_secrets(load_experiment(path))  # which fills in what is absent and says what is wrong
+        return _without_secrets(tree, path)
+    return _without_secrets(load_experiment(path), path)  # which fills in what is absent and says what is wrong
 
 
 def recorded_text(path: Path) -> str:
@@ -44,7 +45,8 @@ def recorded_text(path: Path) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config))
 
 
-def _without_secrets(config: Node) -> Node:
+def _without_secrets(config: Node, path: Path) -> Node:
+    check_shape(config, CONFIG, path)
     remember(config)
     return {**redact(config), "name": config["name"], "runs_dir": config["runs_dir"]}
 

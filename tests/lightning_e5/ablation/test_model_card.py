@@ -16,8 +16,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from lightning_e5.__main__ import main
+from lightning_e5.ablation.html import escaped
 from lightning_e5.ablation.model_card import check_metadata, write_model_card
-from lightning_e5.ablation.model_card_facts import card_facts, escaped, exported_models, fenced
+from lightning_e5.ablation.model_card_facts import card_facts, exported_models, fenced
 from lightning_e5.ablation.model_card_usage import usage
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.errors import UserError
