@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_e5.ablation.result_files import CONFIG, check_shape
 from lightning_e5.config import Node, load_experiment, read_yaml
+from lightning_e5.errors import UserError
 from lightning_e5.redaction import redact, remember
 
 _FLOAT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*[eE][-+]?[0-9]+$")
@@ -32,7 +33,12 @@ def load_recorded(path: Path) -> Node:
         tree = None
     if isinstance(tree, dict) and {"name", "seed", "runs_dir", "threads", "stages"} <= tree.keys() and "extends" not in tree:
         return _without_secrets(tree, path)
-    return _without_secrets(load_experiment(path), path)  # which fills in what is absent and says what is wrong
+    try:
+        return _without_secrets(load_experiment(path), path)  # which fills in what is absent and says what is wrong
+    except UserError:
+        raise
+    except (RecursionError, ValueError) as error:  # of deep nesting, of an integer of thousands of digits
+        raise UserError(f"{path}: is damaged ({type(error).__name__})") from None
 
 
 def recorded_text(path: Path) -> str:

@@ -21,12 +21,13 @@ TIMING: Shape = {"seconds": NUMBER, "peak_memory_gb": NUMBER}
 ENVIRONMENT: Shape = {"packages?": {"*": ANYTHING}}
 MANIFEST: Shape = {"files": {"*": TEXT}}
 #: A comparison of two models.
-COMPARED: Shape = {"model": TEXT, "difference": NUMBER, "difference_low": NUMBER, "difference_high": NUMBER, "verdict": TEXT}
+DIFFERENCE: Shape = {"difference": NUMBER, "difference_low": NUMBER, "difference_high": NUMBER, "verdict": TEXT}
+COMPARED: Shape = {"model": TEXT, **DIFFERENCE}
 _COUNTS = ("queries", "documents", "missing", "dangling", "pairs_seen", "tokens_seen", "max_length", "clean_items")
 #: What rows of retrieval's and of the tasks' table have in common.
 _ROW: Shape = {
     "model": TEXT, **{f"{key}?": COUNT for key in _COUNTS}, **{f"{key}?": NUMBER for key in ("low", "high", "truncated", "tied")},
-    "split?": TEXT, "precision?": TEXT, "contamination?": TEXT, "contaminated?": {"count": COUNT, "share?": NUMBER}, "prefix?": {"*": TEXT}, "prefix_ablation?": FLAG,
+    "split?": TEXT, "precision?": TEXT, "contamination?": TEXT, "contaminated?": {"count": COUNT, "share": NUMBER}, "prefix?": {"*": TEXT}, "prefix_ablation?": FLAG,
 }  # fmt: skip
 TABLE: Shape = [
     {**_ROW, "collection": TEXT, "published?": {"*": NUMBER}, "previous?": [COMPARED], "rules?": {"beir": TEXT}, "difference?": NUMBER,
@@ -64,6 +65,14 @@ CONFIG: Shape = {
 def read_result(path: Path, shape: Shape) -> Any:
     """A JSON file with what must be in it; UserError names the file and the first place that is not so."""
     return check_shape(read_json(path), shape, path)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of retrieval's table."""
+    rows: list[dict[str, Any]] = read_result(path, TABLE)
+    for number, row in enumerate(rows):
+        check_shape(row, DIFFERENCE if "difference" in row else {}, path, f"[{number}]")
+    return rows
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:
