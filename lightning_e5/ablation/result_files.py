@@ -116,7 +116,7 @@ def _kind(value: Any) -> str:
         if abs(value) > sys.float_info.max or not math.isfinite(value):
             return "a number that is not finite"
         return COUNT if float(value).is_integer() else NUMBER
-    return {str: TEXT, list: "a list", dict: "an object"}.get(type(value), "null")
+    return next((word for kind, word in ((str, TEXT), (list, "a list"), (dict, "an object")) if isinstance(value, kind)), "null")
 
 
 def _kind_of(shape: Shape) -> str:
