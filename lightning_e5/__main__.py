@@ -7,6 +7,8 @@ import errno
 import os
 import signal
 import sys
+import traceback
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,18 @@ from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.interrupts import ending_on_signals, exit_code, said_of
 from lightning_e5.launch import is_first_process
 from lightning_e5.memory import keep_freed_memory
+from lightning_e5.progress import printable
+from lightning_e5.redaction import hidden_message
+
+
+def _tell(text: str) -> None:
+    """Print what a verb has to say, whatever names and texts are in it."""
+    print(printable(text))
+
+
+def _complain(text: str) -> None:
+    """Print a message about what went wrong, which may quote what the user gave, secrets included."""
+    print(printable(hidden_message(text)), file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -30,14 +44,14 @@ def _run(arguments: argparse.Namespace) -> int:
     directory = run_directory(experiment)
     asked = {"update": arguments.update, "wait": arguments.wait, "verify": arguments.verify}
     with together(directory):
-        _, computed = run_experiment(experiment, **asked, report=write_report)
+        _, computed = run_experiment(experiment, **asked, report=write_report, say=_tell)
     if not is_first_process():
         return 0
     if not computed:
-        print(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
+        _tell(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
     with run_lock(directory, wait=True):  # another run of it may have begun meanwhile
         mirror(directory, experiment.get("logger") or {})
-    print(closing_table(directory, experiment.get("headline") or []))
+    _tell(closing_table(directory, experiment.get("headline") or []))
     return 0
 
 
@@ -58,13 +72,13 @@ def _ablate(arguments: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "file", "only", "overrides", "allow_package")}
     overrides = [*arguments.overrides, *(word for word in arguments.only if "=" in word)]
     only = [word for word in arguments.only if "=" not in word]
-    return ablate(AblateRequest(Path(arguments.file), overrides, only, **given))
+    return ablate(AblateRequest(Path(arguments.file), overrides, only, **given), say=_tell)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.compare_command import CompareRequest, run_compare
 
-    print(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
+    _tell(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
     return 0
 
 
@@ -74,9 +88,9 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.interactive or arguments.text is None:
         if arguments.text is not None:
             raise UserError(f"--interactive: asks for the texts itself; leave out {arguments.text!r}")
-        search_interactively(arguments.model, corpus=arguments.corpus, k=arguments.k)
+        search_interactively(arguments.model, corpus=arguments.corpus, k=arguments.k, say=_tell)
     else:
-        print(search(arguments.model, arguments.text, corpus=arguments.corpus, k=arguments.k))
+        _tell(search(arguments.model, arguments.text, corpus=arguments.corpus, k=arguments.k))
     return 0
 
 
@@ -84,12 +98,15 @@ def _export(arguments: argparse.Namespace) -> int:
     from lightning_e5.stages.export import export
 
     run, directory = Path(arguments.run), Path(arguments.directory)
-    print(export(run, directory, onnx=arguments.onnx))
-    if not arguments.no_card:
-        from lightning_e5.ablation.model_card import write_model_card
+    if arguments.no_card:
+        _tell(export(run, directory, onnx=arguments.onnx))
+    else:
+        from lightning_e5.ablation.model_card import check_metadata, write_model_card
 
+        check_metadata(arguments.language, arguments.license)  # before a folder is there
+        _tell(export(run, directory, onnx=arguments.onnx))
         write_model_card(run, directory, language=arguments.language, license=arguments.license)
-        print(f"{directory / 'README.md'}: the model card")
+        _tell(f"{directory / 'README.md'}: the model card")
     return 0
 
 
@@ -99,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
     found = run_evaluation(EvaluationRequest(arguments.model, **request))
-    print(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
+    _tell(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
     return 0
 
 
@@ -107,7 +124,7 @@ def _dashboard(arguments: argparse.Namespace) -> int:
     from lightning_e5.ablation.dashboard import dashboard
 
     chosen = {key: getattr(arguments, key) for key in ("scale", "project", "entity", "online")}
-    print(dashboard(Path(arguments.ablation), out=Path(arguments.out) if arguments.out else None, **chosen))
+    _tell(dashboard(Path(arguments.ablation), out=Path(arguments.out) if arguments.out else None, **chosen))
     return 0
 
 
@@ -271,7 +288,7 @@ def _ended(arguments: argparse.Namespace, words: Sequence[str]) -> int:
             allow_packages(packages)
         return int(arguments.function(arguments))
     except TrainingStopped as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        _complain(f"stopped: {error}")
         return 1
     except RuntimeError as error:
         if "torch" not in sys.modules:
@@ -280,26 +297,36 @@ def _ended(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
         if (sentence := refusal(error)) is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        _complain(f"error: {sentence}")
     except SystemExit as error:
         if error.code != exit_code(signal.SIGTERM):
             raise
         print(said_of(signal.SIGTERM), file=sys.stderr)
         return error.code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             raise
         place = str(error.filename or "a file")
-        print(f"error: {place if len(place) <= 200 else f'{place[:200]}...'}: {error.strerror}; nothing half-written is used", file=sys.stderr)
+        _complain(f"error: {place if len(place) <= 200 else f'{place[:200]}...'}: {error.strerror}; nothing half-written is used")
+    except ValueError as error:  # of the operating system's functions, which name no file
+        if not isinstance(error, UnicodeEncodeError) and "null byte" not in str(error) and "null character" not in str(error):
+            raise
+        _complain(f"error: a name or text that was given cannot be one of a file ({error})")
     except KeyboardInterrupt:
         print(said_of(signal.SIGINT), file=sys.stderr)
         return exit_code(signal.SIGINT)
     return 2
 
 
+def _show_defect(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """`sys.excepthook`: a traceback without the secrets that the messages in it may quote."""
+    _complain("".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+
 if __name__ == "__main__":
+    sys.excepthook = _show_defect
     sys.exit(main())

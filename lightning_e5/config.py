@@ -18,6 +18,7 @@ from lightning_e5.annotations import check_value
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.overrides import apply_override
 from lightning_e5.ranges import Positive, PositiveShare, Seed, Workers
+from lightning_e5.redaction import remember
 from lightning_e5.storage import sha256_text, to_json
 from lightning_e5.yaml_files import Node, read_yaml, resolve_references
 
@@ -49,9 +50,6 @@ _THROUGHPUT: dict[str, Any] = {
     "device": str, "peak_tflops": Positive, "assumed_share": PositiveShare, "tokens_per_second": Positive | None, "note": str | None
 }  # fmt: skip
 MAX_EXTENDS = 2
-_SECRET_KEY = re.compile(r"(api|access|secret|private|auth)[_-]?(key|token)|password|passwd|secret|credential|token$", re.I)
-_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|[0-9a-f]{40})\b")
-_REDACTED = re.compile(r"<redacted [0-9a-f]{6}>")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -95,6 +93,7 @@ def resolve_experiment(tree: Node, overrides: Sequence[str], title: str, last: N
     for override in overrides:
         apply_override(tree, override)
     experiment = resolve_references(merge(tree, last or {}), title)
+    remember(experiment)
     check_top_level(title, experiment)
     return experiment
 
@@ -119,24 +118,6 @@ def outside_path(reference: str) -> Path | None:
 def config_hash(value: Any) -> str:
     """Sha256 of a configuration's canonical JSON."""
     return sha256_text(to_json(value))
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """The value without secrets: under keys that name one, and strings that look like one.
-
-    A few digits of its sha256 stand for each, so that two configurations that differ in one still differ.
-    """
-    if isinstance(value, Mapping):
-        return {k: redact(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(v, key) for v in value]
-    if not isinstance(value, str) or _REDACTED.fullmatch(value):
-        return value
-    return _redacted(value) if _SECRET_KEY.search(key) else _SECRET_VALUE.sub(lambda match: _redacted(match.group()), value)
-
-
-def _redacted(secret: str) -> str:
-    return f"<redacted {sha256_text(secret)[:6]}>"
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -7,7 +7,6 @@ whose presence says that all of them are written.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.storage import read_checked, read_parquet
+from lightning_e5.storage import read_checked, read_parquet, safe_component
 
 #: The one table, the list of shards, and the folder of shards.
 TABLE, SHARDS, SHARD_FOLDER = "pairs.parquet", "pairs.json", "shards"
@@ -35,9 +34,7 @@ class PairShard:
 
 def shard_name(source: str, number: int) -> str:
     """A shard's path in the folder; a source's name becomes one path component that no other name becomes."""
-    safe = re.sub(r"[^A-Za-z0-9._-]", lambda match: f"%{ord(match.group()):x}", source)
-    safe = f"%2e{safe[1:]}" if safe.startswith(".") else safe
-    return f"{SHARD_FOLDER}/{safe}/part-{number:05d}.parquet"
+    return f"{SHARD_FOLDER}/{safe_component(source)}/part-{number:05d}.parquet"
 
 
 class PairStore:

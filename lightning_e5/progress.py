@@ -7,6 +7,7 @@ of its own now and then.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -14,12 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lightning_e5.redaction import hidden
+
 #: Seconds between two lines where stderr is no terminal.
 LINE_SECONDS = 30.0
 #: What is being done as a whole, innermost last: the stage of a run, which stands before every title.
 _stages: list[str] = []
 #: What `say` has said.
 _said: set[str] = set()
+#: What moves a terminal's cursor, changes its state or turns its text round; and what no stream can encode.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Bar:
@@ -34,7 +39,7 @@ class Bar:
 
     def __init__(self, total: int | None, title: str, unit: str = "it", done: int = 0) -> None:
         self.total, self.unit, self.done = total, unit, done
-        self.title = " ".join([*_stages[-1:], *([title] if title else [])]).rstrip(":")
+        self.title = printable(" ".join([*_stages[-1:], *([title] if title else [])]).rstrip(":"))
         self._began, self._before, self._noted = time.monotonic(), done, ""
         self._shown_at = self._began
         self._bar: Any = None
@@ -57,7 +62,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Further figures, shown behind the bar from the next update on."""
-        self._noted = text
+        self._noted = text = printable(text)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
 
@@ -91,13 +96,18 @@ def stage_title(title: str, description: str = "") -> Iterator[None]:
     """Put ``title`` before the titles of all bars in the block; until there is one, a terminal shows what is being done."""
     _stages.append(title)
     if on_terminal():
-        line = f"{title} {description} ..."[: shutil.get_terminal_size().columns - 1]
+        line = printable(f"{title} {description} ...").replace("\n", " ")[: shutil.get_terminal_size().columns - 1]
         print(line, end="\r", file=sys.stderr, flush=True)
     try:
         yield
     finally:
         _stages.pop()
         clear_line()
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: control characters, such as those of a name's escape sequence, as ``\\x1b``; lines stay lines."""
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode(), hidden(text))
 
 
 def on_terminal() -> bool:

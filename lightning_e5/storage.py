@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.redaction import hidden
 from lightning_e5.streams import regular_file
 
 MANIFEST = "manifest.json"
 #: The key of a record's own checksum: the sha256 of the other keys as `to_json` writes them.
 CHECKSUM = "checksum"
 TEMPORARY_SUFFIX = ".tmp"
+#: Bytes of a file's name, of 255 that file systems take: temporary files have longer ones.
+_LONGEST_NAME = 200
 
 
 def fsync_directory(directory: Path) -> None:
@@ -99,9 +102,9 @@ def remove_temporaries(directory: Path) -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically, without the secrets of the configurations that this process has read."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(hidden(text), encoding="utf-8")
 
 
 def to_json(value: Any) -> str:
@@ -156,7 +159,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return rows
 
@@ -207,6 +210,28 @@ def verify_manifest(directory: Path, kind: str | None = None, digest: Callable[[
         if digest(path) != written:
             raise UserError(f"{path}: its sha256 is not the one in {MANIFEST}; make {directory} again")
     return manifest
+
+
+def safe_component(name: str) -> str:
+    """A name from data as one component of a path, which no other name becomes: letters, digits and ``._-``, the rest as ``%2f``."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", lambda match: f"%{ord(match.group()):x}", name)
+    safe = f"%2e{safe[1:]}" if safe.startswith(".") else safe or "%"
+    return safe if len(safe) <= _LONGEST_NAME else f"{safe[:100]}%{sha256_text(name)[:32]}"
+
+
+def check_component(name: object, what: str) -> str:
+    """A name that a user gives and that also becomes a file's or folder's; UserError, naming ``what``, where it cannot."""
+    rule = ""
+    if not isinstance(name, str) or not name.strip() or name in (".", ".."):
+        rule = "no name of a file"
+    elif re.search(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
+        rule = "it holds a slash, a control character or half a character"
+    elif len(name.encode()) > _LONGEST_NAME:
+        rule = f"it has over {_LONGEST_NAME} bytes"
+    if rule:
+        shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:60]}..."
+        raise UserError(f"{what}: {shown} cannot be a name of results, which are kept in a folder of that name ({rule})")
+    return str(name)
 
 
 def empty_directory(directory: Path) -> Path:

@@ -17,6 +17,8 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 
 from lightning_e5.config import Node
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.progress import printable
+from lightning_e5.redaction import hidden_message
 from lightning_e5.storage import naming_the_file, read_json, read_log, write_json, write_text
 
 METRICS_LOG, ENVIRONMENT = "metrics.jsonl", "environment.json"
@@ -185,4 +187,4 @@ def check_logger(settings: Node) -> None:
 
 def warn(message: str) -> None:
     """A message to the user beside the progress bars."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(hidden_message(message)), file=sys.stderr, flush=True)

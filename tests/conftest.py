@@ -31,6 +31,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process hides the secrets of all configurations that it has read, in all that it writes."""
+    from lightning_e5 import redaction
+
+    monkeypatch.setattr(redaction, "_remembered", set())
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The directory of a finished smoke run: every stage of the quickstart, on real text, at test size.

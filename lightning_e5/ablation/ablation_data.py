@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.ablation import ablation_file
+from lightning_e5.ablation import result_files as shapes
+from lightning_e5.ablation.result_files import read_result
 from lightning_e5.ablation.run_data import METRICS, RunData
 from lightning_e5.config import Node, read_yaml
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.storage import read_json
 
 ABLATION, STATUS = "ablation.json", "status.json"
 RUNS_DIR = "runs"
-_KEYS = ("ablation", "scale", "question", "held_constant", "baseline", "report", "seeds", "variants")
 
 
 def is_ablation(path: Path) -> bool:
@@ -58,11 +58,7 @@ class AblationData:
         file = self.path / ABLATION
         if not file.is_file():
             raise UserError(f"{self.path}: is no ablation directory (has no {ABLATION})")
-        plan = read_json(file)
-        missing = [key for key in _KEYS if not isinstance(plan, dict) or key not in plan]
-        if missing:
-            raise UserError(f"{file}: lacks the key {missing[0]!r}")
-        self.plan = plan
+        self.plan = read_result(file, shapes.ABLATION)
         if self.baseline not in self.variants:
             raise UserError(f"{file}: the baseline {self.baseline!r} is no variant{suggestion(self.baseline, self.variants)}")
 
@@ -157,7 +153,7 @@ class AblationData:
     def status(self) -> dict[str, Node]:
         """Run -> ``state``, ``exit_code``, ``message``, ``seconds``, as last written; empty before the first run starts."""
         path = self.path / STATUS
-        return dict(read_json(path)) if path.is_file() else {}
+        return dict(read_result(path, shapes.STATUS)) if path.is_file() else {}
 
     def state(self, variant: str, seed: int) -> str:
         """How a run stands, for a reader: ``finished``, ``missing``, ``running`` or ``failed: its last error line``."""

@@ -14,6 +14,7 @@ from lightning_e5.ablation.evaluation_tables import (
     aligned,
     difference_cell,
     further_comparisons,
+    interval,
     labelled,
     pairs_seen,
     published_cells,
@@ -85,7 +86,7 @@ def _row(result: Result, names: Sequence[str], with_collection: bool, with_publi
     spent = "none" if not result.trained_by else "unknown" if result.seconds is None else duration(result.seconds)
     beside = published_cells(result.metrics.get(names[0]), row.get("published", {}).get(names[0])) if with_published else []
     where = [result.collection] if with_collection else []
-    cells = [values[0], f"[{row['low']:.3f}, {row['high']:.3f}]", *beside, *values[1:]]
+    cells = [values[0], interval(row), *beside, *values[1:]]
     return [labelled(row), *where, *cells, pairs_seen(result), spent]
 
 

@@ -134,11 +134,11 @@ def as_latex(comparison: Comparison) -> str:
 
 def latex(text: str) -> str:
     """Plain text with LaTeX's special characters escaped, on one line."""
-    return "".join(_ESCAPES.get(character, character) for character in re.sub(r"\s+", " ", text))
+    return "".join(_ESCAPES.get(character, character) for character in _comment(text))
 
 
 def _comment(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text)
 
 
 def _latex_cell(cell: Cell | None) -> str:

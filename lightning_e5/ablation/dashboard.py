@@ -11,12 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.ablation import result_files as shapes
 from lightning_e5.ablation.ablation_file import is_ablation, load_ablation
+from lightning_e5.ablation.html import escaped
 from lightning_e5.ablation.plan import plan_ablation
-from lightning_e5.config import Node, load_experiment
+from lightning_e5.ablation.recorded_config import load_recorded
+from lightning_e5.ablation.result_files import read_result
+from lightning_e5.config import Node
 from lightning_e5.errors import UserError
 from lightning_e5.stages.wandb_run import PROJECT, history_name, key_present
-from lightning_e5.storage import read_json, write_json
+from lightning_e5.storage import write_json
 
 #: Curves of every training stage: column of ``metrics.jsonl`` -> title.
 CURVES = {
@@ -113,8 +117,8 @@ def read_compared(path: Path, scale: str | None = None) -> Compared:
     file = path / "ablation.json"
     if not file.is_file():
         raise UserError(f"{path}: is no ablation directory (has no ablation.json)")
-    plan = read_json(file)
-    experiments = [load_experiment(p) for p in sorted(path.glob("*/config.yaml"))]
+    plan = read_result(file, shapes.ABLATION)
+    experiments = [load_recorded(p) for p in sorted(path.glob("*/config.yaml"))]
     if not experiments and Path(plan["file"]).is_file():
         experiments = _experiments(Path(plan["file"]), plan["scale"])
     variants = {name: str(node.get("description") or "") for name, node in plan["variants"].items()}
@@ -182,16 +186,20 @@ def _colours(compared: Compared) -> dict[object, object]:
 
 
 def _text(compared: Compared) -> str:
-    """The question, what is compared, and the paper's own figures, as Markdown."""
-    lines = [f"**{compared.question}**", "", f"Scale: {compared.scale}. Baseline: {compared.baseline}."]
-    lines += [f"Held constant: {', '.join(compared.held_constant)}."] if compared.held_constant else []
-    lines += ["", *(f"- `{name}`: {description}" for name, description in compared.variants.items())]
+    """The question, what is compared, and the paper's own figures, as Markdown; every text in it stays a text."""
+    lines = [f"**{escaped(compared.question)}**", "", f"Scale: {escaped(compared.scale)}. Baseline: {escaped(compared.baseline)}."]
+    lines += [f"Held constant: {escaped(', '.join(compared.held_constant))}."] if compared.held_constant else []
+    lines += ["", *(f"- **{escaped(name)}**: {escaped(description)}" for name, description in compared.variants.items())]
     figures = (compared.paper or {}).get("figures") or {}
     if compared.paper and figures:
-        lines += ["", f"The paper, {compared.paper.get('source', 'its tables')}. {compared.paper.get('note', '')}", ""]
-        lines += ["| variant | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
-        lines += [f"| {name} | " + " | ".join(str(column.get(name, "–")) for column in figures.values()) + " |" for name in compared.variants]
+        lines += ["", escaped(f"The paper, {compared.paper.get('source', 'its tables')}. {compared.paper.get('note', '')}"), ""]
+        lines += [_table_row("variant", *figures), "|---|" + "---|" * len(figures)]
+        lines += [_table_row(name, *(column.get(name, "–") for column in figures.values())) for name in compared.variants]
     return "\n".join(lines)
+
+
+def _table_row(*cells: object) -> str:
+    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
 
 
 def _own_entity() -> str:

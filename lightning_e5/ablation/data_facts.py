@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.ablation import result_files as shapes
 from lightning_e5.ablation.filter_data import FilterRanks, FilterSample
+from lightning_e5.ablation.result_files import read_result
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.curation.pair_rows import source_codes, take_rows
 from lightning_e5.curation.shingles import words
 from lightning_e5.pairs import SHARDS, TABLE, PairStore
-from lightning_e5.storage import read_json
 from lightning_e5.text import text_id
 
 PACKAGES, OVERLAP = "packages.json", "overlap.json"
@@ -71,12 +72,12 @@ def data_facts(run: RunData) -> list[DataFacts]:
     found = []
     for stage in run.config["stages"]:
         folder = run.stage(stage)
-        overlap = read_json(folder / OVERLAP) if (folder / OVERLAP).is_file() else None
+        overlap = read_result(folder / OVERLAP, shapes.OVERLAP) if (folder / OVERLAP).is_file() else None
         if (folder / SHARDS).is_file():
-            found.append(_of_shards(stage, read_json(folder / SHARDS), overlap))
+            found.append(_of_shards(stage, read_result(folder / SHARDS, shapes.SHARDS), overlap))
         elif (folder / PACKAGES).is_file() and (folder / TABLE).is_file():
-            metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
-            found.append(_of_packages(stage, PairStore(folder), read_json(folder / PACKAGES), metrics))
+            metrics = read_result(folder / "metrics.json", shapes.METRICS) if (folder / "metrics.json").is_file() else {}
+            found.append(_of_packages(stage, PairStore(folder), read_result(folder / PACKAGES, shapes.PACKAGES), metrics))
     return found
 
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_e5.ablation import result_files as shapes
 from lightning_e5.ablation.html import heading, paragraph, table
+from lightning_e5.ablation.result_files import read_result
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.pairs import SHARDS
-from lightning_e5.storage import read_json
 
 #: Sources with a row of their own; the others, the smallest, share one.
 SHOWN_SOURCES = 40
@@ -18,7 +19,7 @@ _SHOWN_BAD = 20
 
 def data_sections(run: RunData) -> list[str]:
     """HTML fragments, one section per stage that built a pool of shards."""
-    return [part for stage in run.stages_with(SHARDS) for part in _section(stage, read_json(run.stage(stage) / SHARDS))]
+    return [part for stage in run.stages_with(SHARDS) for part in _section(stage, read_result(run.stage(stage) / SHARDS, shapes.SHARDS))]
 
 
 def _section(stage: str, facts: Mapping[str, Any]) -> list[str]:
@@ -54,7 +55,7 @@ def _reading(readers: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the readers counted, and the places of the first bad records."""
     rows = [[r["name"], f"{r['parts']:,}", what, f"{count:,}"] for r in readers for what, count in sorted(r["counts"].items())]
     body = [paragraph("What reading the raw files gave:"), table(["reader", "parts", "what", "count"], rows, numbers=[1, 3])] if rows else []
-    bad = [[reader["name"], place, reason] for reader in readers for place, reason in reader["bad"]][:_SHOWN_BAD]
+    bad = [[reader["name"], *[*entry, "", ""][:2]] for reader in readers for entry in reader["bad"]][:_SHOWN_BAD]
     if bad:
         body += [paragraph("The first records that could not be read:"), table(["reader", "place", "reason"], bad, texts=[1, 2])]
     return body

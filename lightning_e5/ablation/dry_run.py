@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_e5.ablation.plan import Plan, PlannedRun, differences
-from lightning_e5.config import Node, config_hash, redact
+from lightning_e5.config import Node, config_hash
+from lightning_e5.redaction import redact
 from lightning_e5.stages.fingerprint import deciding
 from lightning_e5.stages.plan import training_lines
 from lightning_e5.stages.runner import METRICS
@@ -54,7 +55,7 @@ def variant_lines(plan: Plan, run: PlannedRun) -> list[str]:
     """What a variant is: its description, what differs from the baseline, and its trainings' sizes."""
     lines = [plan.ablation.descriptions[run.variant]]
     if run.variant != plan.ablation.baseline:
-        found = [f"{key}={_short(value)}" for key, value in differences(plan, run.variant)]
+        found = [f"{key}={_short(redact(value, key.rpartition('.')[2], run.experiment))}" for key, value in differences(plan, run.variant)]
         lines += [f"differs: {text}" for text in found] or ["differs in nothing from the baseline"]
     max_length = int((run.experiment.get("encoder") or {}).get("max_length", 128))
     for name, node in run.experiment["stages"].items():
@@ -90,5 +91,5 @@ def _with_keys(reference: Any, keys: Mapping[str, str]) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = str(redact(value)) if value is not None else "null"
+    text = str(value) if value is not None else "null"
     return text if len(text) <= _SHOWN_VALUE else f"{text[:_SHOWN_VALUE]}..."

@@ -168,11 +168,11 @@ def _validity_row(row: Node) -> list[str]:
 def _contamination_row(row: Node, metrics: Mapping[str, float]) -> list[str]:
     name, metric = row.get("collection") or row["set"], row.get("metric", "ndcg@10")
     value, clean = row.get("value", metrics.get(f"{row['model']}/{name}/{metric}")), row.get(f"{metric}_clean")
-    seen = row["contaminated"]
+    seen = row.get("contaminated")
     share = "unknown" if seen is None else f"{seen['share']:.1%} ({seen['count']:,})"
     counts = ["unknown" if row.get(key) is None else f"{row[key]:,}" for key in ("pairs_seen", "tokens_seen")]
     scores = ["–" if v is None else f"{v:.3f}" for v in (value, clean)]
-    return [labelled(row), name, *counts, share, _count(row["clean_items"]), metric, *scores]
+    return [labelled(row), name, *counts, share, _count(row.get("clean_items")), metric, *scores]
 
 
 def _share(value: Any) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.ablation.result_files import FILTER, read_result
 from lightning_e5.curation.pair_rows import NOT_RANKED, take_rows
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
-from lightning_e5.storage import read_json, read_parquet
+from lightning_e5.storage import read_parquet
 
 RANKS, SOURCES = "ranks.parquet", "sources.json"
 
@@ -73,7 +74,7 @@ def read_filter(folder: Path, pairs: PairStore | None, settings: Mapping[str, An
     if pairs is not None and "planted" in pairs.columns:
         planted_N = pairs.read(["planted"])["planted"].to_numpy(zero_copy_only=False)
         planted_N = planted_N if planted_N.any() else None  # no mismatch planted: nothing to judge by
-    record = read_json(folder / SOURCES) if (folder / SOURCES).is_file() else {}
+    record = read_result(folder / SOURCES, FILTER) if (folder / SOURCES).is_file() else {}
     k = settings.get("k") or record.get("k") or int(rank_N[keep_N].max(initial=1))
     limit = record.get("exact_up_to")
     return FilterRanks(

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: escaping, tables, and the one style sheet of the report and of ``compare``."""
+"""Self-contained HTML pages: escaping (of Markdown, too), tables, and the one style sheet of the report and of ``compare``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Sequence
 #: No script, no font, no image from elsewhere: a browser refuses them even if an escape were forgotten.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+#: What would end a line of Markdown or is no character of it, and what marks something up in it.
+_BREAKING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; color: #1b1f24;
@@ -37,6 +40,11 @@ pre { background: #f6f8fa; padding: 14px; overflow-x: auto; font-size: 12.5px; l
 def escape(value: object) -> str:
     """Text for HTML content or a quoted attribute; control characters, which HTML forbids, become U+FFFD."""
     return html.escape(_CONTROL.sub("\ufffd", str(value)))
+
+
+def escaped(text: object) -> str:
+    """A text on one line that Markdown, and the HTML in it, show as it is."""
+    return _MARKUP.sub(r"\\\1", html.escape(_BREAKING.sub(" ", str(text)), quote=False))
 
 
 def page(title: str, body: Sequence[str]) -> str:

@@ -5,10 +5,12 @@ The head is the Hub's metadata, checked by its own classes. Every text that come
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_e5.ablation.model_card_facts import CardFacts, Rows, card_facts, escaped, fenced
+from lightning_e5.ablation.html import escaped
+from lightning_e5.ablation.model_card_facts import CardFacts, Rows, card_facts, fenced
 from lightning_e5.ablation.model_card_usage import usage
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.errors import UserError
@@ -22,6 +24,19 @@ TASKS = {
     "retrieval": "Retrieval", "sts": "STS", "classification": "Classification", "zero-shot": "Classification",
     "clustering": "Clustering", "pair classification": "PairClassification", "re-ranking": "Reranking",
 }  # fmt: skip
+
+
+#: As the Hub writes licenses (SPDX's identifiers in small letters, ``other``) and languages (ISO 639, with a script or region).
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_LANGUAGE = re.compile(r"(?:[a-z]{2,3}|multilingual|code)(?:-[A-Za-z0-9]{2,8}){0,3}")
+
+
+def check_metadata(language: str, license: str | None) -> None:
+    """UserError for a language or license that the Hub has no such form of."""
+    if not _LANGUAGE.fullmatch(language):
+        raise UserError(f"--language: {language[:80]!r} is no code of a language, such as en, de or zh-Hans")
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise UserError(f"--license: {license[:80]!r} is no license as the Hub writes them, such as mit, apache-2.0 or other")
 
 
 def write_model_card(run: Path, directory: Path, *, language: str = "en", license: str | None = None) -> Path:
@@ -44,6 +59,7 @@ def write_model_card(run: Path, directory: Path, *, language: str = "en", licens
 
 def card_text(directory: Path, facts: CardFacts | None, *, language: str = "en", license: str | None = None) -> str:
     """The card as text; arguments as `write_model_card`."""
+    check_metadata(language, license)
     name = facts.name if facts is not None else directory.resolve().name
     head = _head(name, facts, language, license)
     stored = stored_settings(directory)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_e5.ablation import result_files as shapes
 from lightning_e5.ablation.evaluation_tables import validity_table
 from lightning_e5.ablation.filter_report import filter_judgement
+from lightning_e5.ablation.recorded_config import recorded_text
 from lightning_e5.ablation.report import duration
+from lightning_e5.ablation.result_files import read_result
 from lightning_e5.ablation.run_data import METRICS, RunData
-from lightning_e5.config import Node, redact
+from lightning_e5.config import Node
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import SHARDS
-from lightning_e5.storage import read_json
+from lightning_e5.redaction import redact
 
 Rows = Sequence[Sequence[str]]
 #: What `build_pairs` writes of its packages.
@@ -23,8 +25,6 @@ PACKAGES = "packages.json"
 #: Retrieval's metrics in the card.
 SHOWN = ("ndcg@10", "recall@100", "map@100", "mrr@10")
 LEXICAL = "bm25"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
 _NOT_SETTINGS = ("_target_", "_partial_")
 
 
@@ -85,7 +85,7 @@ def card_facts(run: RunData) -> CardFacts:
         base_model=pretrained if isinstance(pretrained, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", pretrained) else None,
         results=_results(run, models), validity=validity_table(rows), remarks=_remarks(rows),
         sources=_sources(run), data_notes=_data_notes(run), recipe=[row for stage in trained_by for row in _recipe(run, stage)],
-        environment=_environment(run), configuration=(run.path / "config.yaml").read_text(encoding="utf-8"),
+        environment=_environment(run), configuration=recorded_text(run.path / "config.yaml"),
     )  # fmt: skip
 
 
@@ -99,11 +99,6 @@ def exported_models(run: RunData) -> set[str]:
             if final is not None and isinstance(reference, str) and reference.split("/")[0] == final:
                 found.add(str(model))
     return found
-
-
-def escaped(text: object) -> str:
-    """A text on one line that Markdown and HTML show as it is."""
-    return _MARKUP.sub(r"\\\1", html.escape(_CONTROL.sub(" ", str(text)), quote=False))
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -153,10 +148,10 @@ def _listed(values: Node) -> str:
 def _sources(run: RunData) -> Rows:
     rows: list[list[str]] = []
     for stage in run.stages_with(SHARDS):
-        for source in read_json(run.stage(stage) / SHARDS)["sources"]:
+        for source in read_result(run.stage(stage) / SHARDS, shapes.SHARDS)["sources"]:
             rows.append([str(source["name"]), stage, f"{source['pairs']:,}", f"{source['candidates']:,}"])
     for stage in run.stages_with(PACKAGES):
-        for name, facts in read_json(run.stage(stage) / PACKAGES)["packages"].items():
+        for name, facts in read_result(run.stage(stage) / PACKAGES, shapes.PACKAGES)["packages"].items():
             version = f" {facts['version']}" if facts.get("version") else ""
             used = "held out for the test" if facts["held_out"] else stage
             rows.append([f"{name}{version}", used, f"{facts['pairs']:,}", "–"])
@@ -223,4 +218,4 @@ def _environment(run: RunData) -> Rows:
 
 def _metrics(run: RunData, stage: str) -> dict[str, float]:
     path = run.stage(stage) / METRICS
-    return dict(read_json(path)) if path.is_file() else {}
+    return dict(read_result(path, shapes.METRICS)) if path.is_file() else {}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lightning_e5.ablation.ablation_data import RUNS_DIR, AblationData
 from lightning_e5.ablation.figures import svg
-from lightning_e5.ablation.html import escape
+from lightning_e5.ablation.html import escape, escaped
 from lightning_e5.ablation.wandb_source import read_group, write_group
 from lightning_e5.errors import UserError
 
@@ -46,7 +46,7 @@ def attempt(make: Callable[[], T]) -> T | None:
     try:
         return make()
     except UserError as error:
-        say(f"**Not shown:** {escape(error)}")
+        say(f"**Not shown:** {escaped(error)}")
         return None
 
 

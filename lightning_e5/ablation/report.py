@@ -22,6 +22,7 @@ from lightning_e5.ablation.evaluation_tables import (
 )
 from lightning_e5.ablation.filter_report import filter_section
 from lightning_e5.ablation.html import details, heading, page, paragraph, picture, table
+from lightning_e5.ablation.recorded_config import recorded_text
 from lightning_e5.ablation.run_data import MAIN_METRIC, Result, RunData
 from lightning_e5.evaluation.model_differences import all_differences
 from lightning_e5.evaluation.significance import NO_DIFFERENCE
@@ -151,7 +152,7 @@ def _environment(run: RunData) -> list[str]:
 
 
 def _configuration(run: RunData) -> str:
-    text = (run.path / "config.yaml").read_text(encoding="utf-8")
+    text = recorded_text(run.path / "config.yaml")
     return heading("Configuration") + details("config.yaml, resolved: this run and nothing else", text)
 
 

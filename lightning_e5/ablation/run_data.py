@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.ablation import result_files as shapes
 from lightning_e5.ablation.filter_data import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.ablation.recorded_config import load_recorded
 from lightning_e5.config import Node, outside_path
@@ -24,7 +25,7 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.pairs import SHARDS as PAIR_SHARDS
 from lightning_e5.pairs import TABLE as PAIR_TABLE
 from lightning_e5.pairs import PairStore
-from lightning_e5.storage import MANIFEST, parquet_columns, read_json, read_log, read_parquet, sha256_file
+from lightning_e5.storage import MANIFEST, parquet_columns, read_parquet, sha256_file
 
 METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
 TABLE, TASKS_TABLE, PER_QUERY = "table.json", "tasks.json", "per_query.parquet"
@@ -103,13 +104,13 @@ class RunData:
             missing = [s for s in self.config["stages"] if not (self.stage(s) / MANIFEST).is_file()]
             where = f"stage {missing[0]!r} is not done" if missing else "its report is not written"
             raise UserError(f"{self.path}: the run is unfinished ({where}); run its experiment again, it continues")
-        return dict(read_json(self.path / METRICS))
+        return dict(shapes.read_result(self.path / METRICS, shapes.METRICS))
 
     @property
     def environment(self) -> Node:
         """Commit, package versions and hardware; empty where they were not recorded."""
         path = self.path / "environment.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        return dict(shapes.read_result(path, shapes.ENVIRONMENT)) if path.is_file() else {}
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
@@ -121,11 +122,11 @@ class RunData:
 
     def times(self) -> dict[str, dict[str, float]]:
         """Stage -> ``seconds`` and ``peak_memory_gb``."""
-        return {name: read_json(self.stage(name) / TIMING) for name in self.stages_with(TIMING)}
+        return {name: shapes.read_result(self.stage(name) / TIMING, shapes.TIMING) for name in self.stages_with(TIMING)}
 
     def learning_curves(self) -> dict[str, list[dict[str, float]]]:
         """Training stage -> its rows of ``metrics.jsonl``, one per step."""
-        curves = {name: read_log(self.stage(name) / LOG) for name in self.stages_with(LOG)}
+        curves = {name: shapes.read_steps(self.stage(name) / LOG) for name in self.stages_with(LOG)}
         return {name: rows for name, rows in curves.items() if rows}
 
     def filters(self) -> list[str]:
@@ -150,13 +151,13 @@ class RunData:
         rows: dict[tuple[str, str], Result] = {}
         for stage in self.stages_with(TABLE):
             metrics = _metrics(self.stage(stage))
-            for row in read_json(self.stage(stage) / TABLE):
+            for row in shapes.read_table(self.stage(stage) / TABLE):
                 rows[row["model"], row["collection"]] = self._result(stage, row, metrics)
         return list(rows.values())
 
     def tasks(self) -> list[Node]:
         """Every model on every task beside retrieval: ``model``, ``set``, ``task``, ``metric``, ``value``, ``low``, ``high``."""
-        return [row for stage in self.stages_with(TASKS_TABLE) for row in read_json(self.stage(stage) / TASKS_TABLE)]
+        return [row for stage in self.stages_with(TASKS_TABLE) for row in shapes.read_result(self.stage(stage) / TASKS_TABLE, shapes.TASKS)]
 
     def reference(self, collection: str) -> str | None:
         """The model that the others of a collection were compared with, if any was."""
@@ -215,21 +216,22 @@ class RunData:
         stage = folder.relative_to(self.path / "stages").parts[0] if folder.is_relative_to(self.path / "stages") else None
         manifest = self.stage(stage) / MANIFEST if stage is not None else None
         if manifest is not None and manifest.is_file():
-            files = {manifest.parent / name: digest for name, digest in read_json(manifest)["files"].items()}
+            files = {manifest.parent / name: digest for name, digest in shapes.read_result(manifest, shapes.MANIFEST)["files"].items()}
             inside = {p.relative_to(folder).as_posix(): d for p, d in sorted(files.items()) if p.is_relative_to(folder)}
             if inside:
                 return inside
         return {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
     def _result(self, stage: str, row: Node, metrics: Mapping[str, float]) -> Result:
-        model, collection = row["model"], row["collection"]
-        prefix = f"{model}/{collection}/"
+        model, collection, prefix = row["model"], row["collection"], f"{row['model']}/{row['collection']}/"
         own = {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}
+        if MAIN_METRIC not in own:
+            raise UserError(f"{self.stage(stage) / METRICS}: lacks the key {prefix + MAIN_METRIC!r} of a row of {TABLE}; one of them is damaged")
         trained_by = self._trained_by(stage, model)
         seen = [_metrics(self.stage(s)) for s in trained_by]
         pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen") or 0)
         tokens, steps = (_total(seen, key) for key in ("tokens_seen", "steps"))
-        seconds = _total([read_json(p) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
+        seconds = _total([shapes.read_result(p, shapes.TIMING) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
         is_encoder = (self.stage(stage) / model / collection / "cosines.parquet").is_file()
         whole = [None if v is None else int(v) for v in (tokens, steps)]
         return Result(model, collection, own, row, trained_by, pairs, whole[0], whole[1], seconds, is_encoder)
@@ -281,7 +283,7 @@ def _sha256(path: Path) -> str:
 
 
 def _metrics(stage: Path) -> dict[str, float]:
-    return dict(read_json(stage / METRICS)) if (stage / METRICS).is_file() else {}
+    return dict(shapes.read_result(stage / METRICS, shapes.METRICS)) if (stage / METRICS).is_file() else {}
 
 
 def _total(rows: list[dict[str, float]], key: str) -> float | None:

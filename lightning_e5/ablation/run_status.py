@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.ablation import result_files as shapes
+from lightning_e5.ablation.result_files import read_result
+from lightning_e5.redaction import hidden_message
 from lightning_e5.stages.runner import METRICS
-from lightning_e5.storage import read_json, write_json
+from lightning_e5.storage import write_json
 
 STATUS = "status.json"
 #: Seconds between progress lines: of a terminal, where a line replaces the one before, and of a log.
@@ -31,7 +34,7 @@ class RunStatus:
 
     def __init__(self, directory: Path, names: Sequence[str]) -> None:
         self.directory = directory
-        before = read_json(directory / STATUS) if (directory / STATUS).is_file() else {}
+        before = read_result(directory / STATUS, shapes.STATUS) if (directory / STATUS).is_file() else {}
         self.rows: dict[str, dict[str, Any]] = {}
         for name in names:
             old = before.get(name) or {}
@@ -130,4 +133,4 @@ def last_error_line(log: Path, start: int) -> str:
         text = handle.read().decode("utf-8", errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
-    return (errors or lines or [""])[-1].removeprefix("error: ")[:500]
+    return hidden_message((errors or lines or [""])[-1].removeprefix("error: ")[:500])

@@ -6,6 +6,7 @@ command. ``ablation.json``, ``status.json`` and the runs' directories and logs a
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -25,12 +26,15 @@ from lightning_e5.configurable import allow_options
 from lightning_e5.errors import UserError
 from lightning_e5.interrupts import listening
 from lightning_e5.launch import threads_per_process
+from lightning_e5.redaction import digits, replace_secrets
 from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.lock import LOCK, locked
 from lightning_e5.stages.runner import METRICS, changed_keys
 from lightning_e5.storage import write_json, write_text
 
 ABLATION = "ablation.json"
+#: Before the digits of the environment variable of a secret of the YAML.
+_SECRET = "LIGHTNING_E5_SECRET_"
 _POLL_SECONDS = 0.2
 
 
@@ -131,10 +135,21 @@ def _check_finished(plan: Plan, update: bool) -> None:
 
 
 def _write_experiments(plan: Plan, runs: Sequence[PlannedRun]) -> None:
+    """The runs' YAMLs; a secret is in none of them but in this process's environment, which the runs inherit."""
     from omegaconf import OmegaConf
 
     for run in runs:
-        write_text(_experiment_file(plan, run), OmegaConf.to_yaml(OmegaConf.create(run.experiment)))
+        experiment = replace_secrets(run.experiment, _in_environment)
+        note = "" if experiment == run.experiment else "# Secrets are in the environment; `ablate` puts those there that the user's own lacks.\n"
+        write_text(_experiment_file(plan, run), note + OmegaConf.to_yaml(OmegaConf.create(experiment)))
+
+
+def _in_environment(secret: str) -> str:
+    """What refers to a secret from a YAML: the user's own variable where one holds it, else one that is set here."""
+    own = [name for name, value in os.environ.items() if value == secret and len(secret) >= 8 and name.isidentifier()]
+    name = own[0] if own else f"{_SECRET}{digits(secret).upper()}"
+    os.environ[name] = secret
+    return f"${{oc.env:{name}}}"
 
 
 def _experiment_file(plan: Plan, run: PlannedRun) -> Path:

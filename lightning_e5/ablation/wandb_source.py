@@ -20,8 +20,9 @@ import yaml
 
 from lightning_e5.ablation.ablation_data import ABLATION, STATUS, AblationData
 from lightning_e5.ablation.run_data import LOG, METRICS, TIMING
-from lightning_e5.config import Node
+from lightning_e5.config import Node, check_name
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.redaction import redact
 from lightning_e5.stages.wandb_run import RESULTS, wandb_mode
 from lightning_e5.storage import empty_directory, write_json, write_text
 
@@ -91,6 +92,10 @@ def write_group(
     for run in runs:
         if match := _NAME.fullmatch(run.name):
             by_run.setdefault((match["variant"], int(match["seed"])), {})[match["stage"]] = run
+    check_name(group, "a W&B group")
+    for variant, stage in ((variant, stage) for (variant, _), stages in by_run.items() for stage in stages):
+        check_name(variant, f"W&B group {group!r}: a run's variant")
+        check_name(stage, f"W&B group {group!r}: a run's stage")
     if not by_run:
         raise UserError(f"W&B group {group!r}: none of its runs is named VARIANT-seedN/STAGE, so it is no ablation's")
     variants = list(dict.fromkeys(variant for variant, _ in by_run))
@@ -122,7 +127,7 @@ def _write_run(directory: Path, seed: int, stages: Mapping[str, GroupRun]) -> No
     given: Node = next((run.config for run in stages.values() if "stages" in run.config), {})
     nodes = {**{stage: {} for stage in curves}, **(given.get("stages") or {})}
     config = {**given, "name": directory.name, "seed": seed, "runs_dir": str(directory.parent), "threads": given.get("threads"), "stages": nodes}
-    write_text(directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(directory / "config.yaml", yaml.safe_dump(redact(config), sort_keys=False))
     for stage, run in curves.items():
         rows = [json.dumps({"step": number, **row}) for number, row in enumerate(run.curve, 1)]
         write_text(directory / "stages" / stage / LOG, "\n".join([*rows, ""]))

@@ -6,7 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,23 @@ def write_block(path: Path, block: Arrays) -> None:
         np.savez(handle, **block)  # type: ignore[arg-type]
 
 
+def read_array(path: Path, mode: Literal["r", "c"]) -> NDArray[Any]:
+    """A ``.npy`` file as a memory map, read-only or copied where it is written to; UserError for a damaged one.
+
+    Like all that a run reads it holds numbers alone: no pickled object, which could run code.
+    """
+    try:
+        found = np.load(path, mmap_mode=mode, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("several arrays")
+        return found
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove {path.parent} and start again") from None
+
+
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it and start again") from None

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_e5.curation.blocks import read_array
 from lightning_e5.curation.pair_rows import source_codes, take_rows
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
@@ -87,12 +88,12 @@ def part_path(folder: Path, first: int) -> Path:
 def write_part(folder: Path, first: int, embeddings_PD: Tensor) -> None:
     """Keep the embeddings of a run, atomically."""
     with atomic_path(part_path(folder, first)) as temporary, temporary.open("wb") as handle:
-        np.save(handle, embeddings_PD.numpy())
+        np.save(handle, embeddings_PD.numpy(), allow_pickle=False)
 
 
 def join_parts(folder: Path, starts: list[int]) -> None:
     """Make ``pool.npy`` of the parts, write the manifest, remove the parts."""
-    parts = [np.load(part_path(folder, first), mmap_mode="r") for first in starts]
+    parts = [read_array(part_path(folder, first), "r") for first in starts]
     shape = (sum(len(part) for part in parts), parts[0].shape[1])
     with atomic_path(folder / EMBEDDINGS) as temporary:
         whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
@@ -116,6 +117,6 @@ def open_pool(folder: Path) -> StoredPool:
     """Open a whole pool; UserError where it is not."""
     read_manifest(folder, KIND)
     table = read_parquet(folder / TEXTS, {"text": "int64", "source": "int32"})
-    mapped = np.load(folder / EMBEDDINGS, mmap_mode="c")  # never written to; torch asks for a writable array
+    mapped = read_array(folder / EMBEDDINGS, "c")  # never written to; torch asks for a writable array
     text_P = torch.from_numpy(table["text"].to_numpy().copy())
     return StoredPool(torch.from_numpy(mapped), text_P, table["source"].to_numpy())

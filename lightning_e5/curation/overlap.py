@@ -8,10 +8,13 @@ gives shares by source and by collection and lists matches, and the decision sta
 from __future__ import annotations
 
 import hashlib
+import json
+import zipfile
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +22,7 @@ import numpy as np
 from lightning_e5.curation.evaluation_texts import EvaluationText
 from lightning_e5.curation.shingles import BitFilter, WordHashes, words
 from lightning_e5.errors import UserError
+from lightning_e5.storage import atomic_path, to_json
 from lightning_e5.types import PairCandidate, TextPair
 
 if TYPE_CHECKING:
@@ -75,6 +79,26 @@ class OverlapReport:
             own = self.matches[collection]
             own.extend(matches[: SHOWN_MATCHES - len(own)])
 
+    def state(self) -> dict[str, Any]:
+        """All that it holds as plain values, in the order in which it was counted; `of_state` makes it again."""
+        return {
+            "pairs": list(self.pairs.items()),
+            "matched_pairs": list(self.matched_pairs.items()),
+            "matched": [[*key, count] for key, count in self.matched.items()],
+            "by_either": [[*key, count] for key, count in self.by_either.items()],
+            "matches": [[name, [asdict(match) for match in found]] for name, found in self.matches.items()],
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> OverlapReport:
+        """The report whose `state` this is."""
+        report = cls(Counter(dict(state["pairs"])), Counter(dict(state["matched_pairs"])))
+        report.matched.update({(source, name, rule): count for source, name, rule, count in state["matched"]})
+        report.by_either.update({(source, name): count for source, name, count in state["by_either"]})
+        for name, found in state["matches"]:
+            report.matches[name] = [Match(**match) for match in found]
+        return report
+
     def as_json(self, evaluation: EvaluationNgrams) -> dict[str, Any]:
         """The report as plain values: shares by source and collection, the listed matches, and what a match is not."""
         total = sum(self.pairs.values())
@@ -108,7 +132,7 @@ class OverlapReport:
 
 
 class EvaluationNgrams:
-    """The runs of words of the evaluation texts, hashed and sorted: 12 to 14 bytes per run, picklable.
+    """The runs of words of the evaluation texts, hashed and sorted: 12 to 14 bytes per run; workers `load` what one `save`s.
 
     Args:
         texts: the evaluation texts.
@@ -152,6 +176,32 @@ class EvaluationNgrams:
         for values in (self._hashes, self._owners):
             digest.update(values.data)
         return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` file of plain arrays, with the sha256 of what is in it, atomically."""
+        counts = [[name, self.texts[name], self.too_short[name]] for name in self.collections]
+        facts = to_json({"n": self.n, "min_words": self.min_words, "lengths": self._lengths, "collections": counts, "sha256": self.fingerprint()})
+        with atomic_path(path) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, hashes=self._hashes, owners=self._owners, facts=np.frombuffer(facts.encode(), dtype=np.uint8))
+
+    @classmethod
+    def load(cls, path: Path) -> EvaluationNgrams:
+        """What `save` wrote; UserError for another file, or one whose content is not as it was written."""
+        loaded = cls.__new__(cls)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                loaded._hashes, loaded._owners, facts = stored["hashes"], stored["owners"], json.loads(stored["facts"].tobytes())
+            loaded.n, loaded.min_words, loaded._lengths = facts["n"], facts["min_words"], facts["lengths"]
+            loaded.collections = tuple(name for name, _, _ in facts["collections"])
+            loaded.texts = Counter({name: count for name, count, _ in facts["collections"]})
+            loaded.too_short = Counter({name: count for name, _, count in facts["collections"] if count})
+            whole = loaded.fingerprint() == facts["sha256"]
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a file of evaluation n-grams ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+        if not whole:
+            raise UserError(f"{path}: its sha256 is not the one that it was written with")
+        loaded._filter = BitFilter(loaded._hashes)
+        return loaded
 
     def look(self, pair: TextPair | PairCandidate, report: OverlapReport) -> bool:
         """Count the pair in ``report``, with its matches; returns whether it has one."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import pickle
 import shutil
 import socket
 import time
@@ -23,9 +22,9 @@ from lightning_e5.curation.decontaminate import Contamination
 from lightning_e5.curation.duplicates import NearDuplicates, pair_id
 from lightning_e5.curation.evaluation_texts import evaluation_texts
 from lightning_e5.curation.overlap import EvaluationNgrams, OverlapReport
+from lightning_e5.errors import UserError
 from lightning_e5.memory import peak_gb
 from lightning_e5.storage import (
-    atomic_path,
     fsync_directory,
     naming_the_file,
     read_json,
@@ -36,9 +35,9 @@ from lightning_e5.storage import (
 from lightning_e5.text import text_id
 from lightning_e5.types import PairCandidate, PairFiles, PairHeuristic, ReadReport
 
-RECORD, OVERLAP = "record.json", "overlap.pkl"
+RECORD, OVERLAP = "record.json", "overlap.json"
 #: The evaluation texts' ids, and their runs of words.
-TEXTS, NGRAMS = "texts.npy", "ngrams.pkl"
+TEXTS, NGRAMS = "texts.npy", "ngrams.npz"
 #: Of the parts' content; a change of the rules here must raise it, so that older parts are read again.
 VERSION = 2
 #: Rows and characters that are held before they are written.
@@ -87,7 +86,7 @@ def read_part(task: PartTask) -> dict[str, Any]:
 
     The record holds ``read`` (the reader's report), ``sources`` (per value of
     ``PairCandidate.source``, in the order of their first pair: name, candidates, drops by rule, and the file of the
-    pairs left), seconds and peak memory.
+    pairs left), the sha256 of the overlap's counts, seconds and peak memory.
     """
     record = finished_record(task)
     if record is not None:
@@ -114,12 +113,14 @@ def read_part(task: PartTask) -> dict[str, Any]:
 
 def finished_record(task: PartTask) -> dict[str, Any] | None:
     """The record of a part that is finished with the task's key and whose files are as they were written, or None."""
-    if not (task.folder / RECORD).is_file():
+    try:
+        record: dict[str, Any] = read_json(task.folder / RECORD)
+        if record.get("key") != task.key:
+            return None
+        files = [(task.folder / source["file"], source["sha256"]) for source in record["sources"] if source["rows"]]
+        files += [(task.folder / OVERLAP, record["overlap"])] if record["overlap"] else []
+    except (UserError, AttributeError, KeyError, TypeError):  # absent, or damaged
         return None
-    record: dict[str, Any] = read_json(task.folder / RECORD)
-    if record.get("key") != task.key:
-        return None
-    files = [(task.folder / source["file"], source["sha256"]) for source in record["sources"] if source["rows"]]
     return record if all(path.is_file() and sha256_file(path) == digest for path, digest in files) else None
 
 
@@ -143,7 +144,7 @@ def _read(task: PartTask, folder: Path) -> dict[str, Any]:
         writer.add(pair)
     files = writer.close()
     if ngrams is not None:
-        (folder / OVERLAP).write_bytes(pickle.dumps(overlap))
+        write_json(folder / OVERLAP, overlap.state())
     sources = [
         {"name": name, "candidates": count, "dropped": dict(dropped[name]), **files.get(name, {"rows": 0})}
         for name, count in candidates.items()
@@ -154,6 +155,7 @@ def _read(task: PartTask, folder: Path) -> dict[str, Any]:
         "part": task.part,
         "read": report.as_json(),
         "sources": sources,
+        "overlap": sha256_file(folder / OVERLAP) if ngrams is not None else None,
     }
 
 
@@ -235,12 +237,11 @@ class _Writer:
 
 
 def write_evaluation(folder: Path, paths: Sequence[Path], ngram: int | None) -> str:
-    """Write what workers need of the evaluation texts: ``texts.npy`` and, with ``ngram``, ``ngrams.pkl``; returns an identity."""
+    """Write what workers need of the evaluation texts: ``texts.npy`` and, with ``ngram``, ``ngrams.npz``; returns an identity."""
     contamination = Contamination.of(text.text for text in evaluation_texts(paths))
     contamination.save(folder / TEXTS)
     if ngram is not None:
-        with atomic_path(folder / NGRAMS) as temporary:
-            temporary.write_bytes(pickle.dumps(EvaluationNgrams(evaluation_texts(paths), n=ngram, min_words=min(4, ngram))))
+        EvaluationNgrams(evaluation_texts(paths), n=ngram, min_words=min(4, ngram)).save(folder / NGRAMS)
     return f"{contamination.fingerprint()} {ngram}"
 
 
@@ -249,5 +250,5 @@ def _evaluation(folder: Path | None) -> tuple[Contamination | None, EvaluationNg
     """The evaluation texts, read once per process."""
     if folder is None:
         return None, None
-    ngrams = pickle.loads((folder / NGRAMS).read_bytes()) if (folder / NGRAMS).is_file() else None
+    ngrams = EvaluationNgrams.load(folder / NGRAMS) if (folder / NGRAMS).is_file() else None
     return Contamination.load(folder / TEXTS), ngrams

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from lightning_e5.curation.pair_merge import Piece
 from lightning_e5.curation.planted import plant_mismatches
+from lightning_e5.errors import UserError
 from lightning_e5.memory import peak_gb
 from lightning_e5.storage import atomic_path, read_json, sha256_file, write_json
 from lightning_e5.types import TextPair
@@ -62,7 +64,7 @@ def shard_bounds(keep_N: NDArray[np.bool_], span: slice, shard_rows: int) -> lis
 def write_shard(task: ShardTask) -> dict[str, Any]:
     """Write a final shard, unless it is finished; returns its record (file, rows, sha256, planted, peak memory)."""
     path = task.out / task.name
-    if task.record.is_file():
+    with suppress(UserError, KeyError, TypeError):  # absent, or damaged
         record: dict[str, Any] = read_json(task.record)
         if record["key"] == task.key and path.is_file() and sha256_file(path) == record["sha256"]:
             return record
@@ -98,7 +100,7 @@ def _blocks(task: ShardTask) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    keep_N = np.load(task.keep, mmap_mode="r")
+    keep_N = np.load(task.keep, mmap_mode="r", allow_pickle=False)
     names = ["query", "passage", "passage_kind", "id"]
     held: list[Any] = []
     count = 0

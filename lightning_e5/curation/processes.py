@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import os
-import pickle
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from lightning_e5.errors import UserError
 from lightning_e5.interrupts import starting_workers
 from lightning_e5.launch import end_with_parent
+from lightning_e5.redaction import remember_these, remembered
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -62,7 +64,7 @@ class Processes:
     """
 
     def __init__(self, function: Callable[..., Any], environments: Sequence[dict[str, str]], title: str) -> None:
-        self.function = pickle.dumps(function)
+        self.function = (function.__module__, function.__qualname__)
         self.title = title
         self.workers: dict[connection.Connection, tuple[Any, dict[str, str]]] = {}
         self.task_of: dict[connection.Connection, int] = {}
@@ -72,7 +74,7 @@ class Processes:
     def _start(self, environment: dict[str, str]) -> connection.Connection:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.function, environment), daemon=True)
+        process = context.Process(target=_work, args=(theirs, self.function, environment, remembered()), daemon=True)
         with starting_workers():
             process.start()
         theirs.close()
@@ -126,11 +128,13 @@ class Processes:
         self.workers.clear()
 
 
-def _work(pipe: connection.Connection, function: bytes, environment: dict[str, str]) -> None:
+def _work(pipe: connection.Connection, function: tuple[str, str], environment: dict[str, str], secrets: list[str]) -> None:
     """A worker's life: answer tasks until the other end closes."""
     end_with_parent()
+    remember_these(secrets)
     os.environ.update(environment)  # before the function's libraries are imported
-    call = pickle.loads(function)
+    module, name = function
+    call: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     while True:
         try:
             task = pipe.recv()

@@ -5,7 +5,6 @@ In a folder ``work/`` lie what tasks have finished, so that a killed build goes 
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import subprocess
 import time
@@ -18,7 +17,7 @@ from lightning_e5.configurable import configurable
 from lightning_e5.curation.duplicates import NearDuplicates
 from lightning_e5.curation.engine import Engine, make_engine
 from lightning_e5.curation.evaluation_files import EvaluationFiles
-from lightning_e5.curation.overlap import OverlapReport
+from lightning_e5.curation.overlap import EvaluationNgrams, OverlapReport
 from lightning_e5.curation.pair_merge import (
     Decisions,
     decide,
@@ -32,7 +31,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.pairs import SHARD_FOLDER, SHARDS, shard_name
 from lightning_e5.ranges import Count, Range, Share
 from lightning_e5.rng import derive_seed
-from lightning_e5.storage import read_json, remove_temporaries, sha256_file, write_json
+from lightning_e5.storage import read_json, remove_temporaries, safe_component, sha256_file, write_json
 from lightning_e5.tracking import warn
 from lightning_e5.types import PairFiles, PairHeuristic, ReadReport
 
@@ -97,7 +96,7 @@ def build_ccpairs(
     tasks = [
         PartTask(
             f"{source.name}: {part}", source, part, tuple(heuristics), near_duplicates, evaluation,
-            work / "parts" / f"{number:02d}-{source.name.replace('/', '_')}-{index:05d}",
+            work / "parts" / f"{number:02d}-{safe_component(source.name)}-{index:05d}",
             part_key(source, part, heuristics, near_duplicates, identity),
         )
         for number, source in enumerate(sources)
@@ -266,8 +265,8 @@ def _most_frequent_drop(sources: Sequence[PairFiles], records: Sequence[Mapping[
 def _write_overlap(out: Path, evaluation: Path, tasks: Sequence[PartTask]) -> None:
     report = OverlapReport()
     for task in tasks:
-        report.add(pickle.loads((task.folder / OVERLAP).read_bytes()))
-    write_json(out / OVERLAP_REPORT, report.as_json(pickle.loads((evaluation / NGRAMS).read_bytes())))
+        report.add(OverlapReport.of_state(read_json(task.folder / OVERLAP)))
+    write_json(out / OVERLAP_REPORT, report.as_json(EvaluationNgrams.load(evaluation / NGRAMS)))
 
 
 def _times(parts: Sequence[Mapping[str, Any]], shards: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> dict[str, Any]:

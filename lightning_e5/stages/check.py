@@ -12,6 +12,7 @@ from lightning_e5.instantiate import check_node
 from lightning_e5.ranges import Seed
 from lightning_e5.stages.agreement import check_agreement
 from lightning_e5.stages.stage import special_keys
+from lightning_e5.storage import check_component
 
 #: Parameters of a stage function that the runner gives; a stage takes those it names.
 GIVEN = ("out", "seed", "context")
@@ -52,7 +53,7 @@ def check_experiment(experiment: Node, *, paths: bool = True) -> None:
 def _check_reference(reference: Any, key: str, seen: list[str], paths: bool) -> None:
     if isinstance(reference, dict):
         for name, inner in reference.items():
-            _check_reference(inner, f"{key}.{name}", seen, paths)
+            _check_reference(inner, f"{key}.{check_component(name, key)}", seen, paths)
         return
     if not isinstance(reference, str):
         raise UserError(f"{key}: {reference!r} is not a stage or path")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, differing_keys, read_yaml, redact
+from lightning_e5.config import Node, differing_keys, read_yaml
 from lightning_e5.errors import UserError
+from lightning_e5.redaction import redact
 from lightning_e5.stages.fingerprint import FACTS, FREE_ARGUMENTS, deciding, facts_here
 from lightning_e5.stages.lock import LOCK
 from lightning_e5.stages.stage import begun_fingerprint, holds_work
@@ -51,7 +52,8 @@ def claim(experiment: Node, directory: Path, update: bool) -> None:
 
 def changed_keys(experiment: Node, directory: Path) -> list[str]:
     """Dotted keys in which the configuration of a run directory differs from ``experiment``, but for those without effect."""
-    return differing_keys(_compared(read_yaml(directory / CONFIG)), _compared(_recorded(experiment)))
+    before = _recorded(read_yaml(directory / CONFIG))  # of an earlier version, its secrets may be in it
+    return differing_keys(_compared(before), _compared(_recorded(experiment)))
 
 
 def _check_configuration(experiment: Node, directory: Path) -> None:
@@ -125,6 +127,6 @@ def _compared(experiment: Node) -> Node:
 
 def _recorded(experiment: Node) -> Node:
     """The experiment as the run directory keeps it: without secrets."""
-    return {key: value if key in ("name", "runs_dir") else redact(value, key) for key, value in experiment.items()}
+    return {key: value if key in ("name", "runs_dir") else redact(value, key, experiment) for key, value in experiment.items()}
 
 

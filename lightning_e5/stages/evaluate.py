@@ -32,7 +32,7 @@ from lightning_e5.retrieval.exact import VectorIndex
 from lightning_e5.stages.contamination import Contamination, JudgedQueries, check_training_texts
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
-from lightning_e5.storage import write_json, write_parquet
+from lightning_e5.storage import check_component, write_json, write_parquet
 from lightning_e5.tracking import warn
 from lightning_e5.types import Embedder
 
@@ -135,6 +135,9 @@ def evaluate(
     )  # fmt: skip
     if not collections and not any(judged.embeds for judged in models.values()):
         raise UserError(f"evaluate: {', '.join(models)} can only search, and there is no collection to search (give collections)")
+    for name in models:
+        if check_component(name, "evaluate: a model").endswith(".json"):
+            raise UserError(f"evaluate: a model: {name!r} could be the name of a table; give it another")
     check_training_texts(training_texts or {}, trained_on or {}, models)
     compared_with = checked_previous(previous, list(models))
     if reference is not None and reference not in models:
@@ -196,6 +199,7 @@ def _check_names(groups: Sequence[Mapping[str, Path] | None]) -> None:
     """UserError for two sets of one name, whose metrics would be one another's."""
     names = [BEIR15, *(name for group in groups for name in group or {})]
     for name in names:
+        check_component(name, "evaluate: a set")
         if names.count(name) > 1:
             raise UserError(f"evaluate: two sets are named {name!r}")
 

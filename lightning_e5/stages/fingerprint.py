@@ -16,11 +16,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_e5.config import Node, config_hash, outside_path, redact
+from lightning_e5.config import Node, config_hash, outside_path
 from lightning_e5.digests import FileDigests
 from lightning_e5.errors import UserError
 from lightning_e5.instantiate import instantiate
 from lightning_e5.models.precision import has_cuda, native_bf16
+from lightning_e5.redaction import redact
 from lightning_e5.storage import MANIFEST, read_manifest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -81,8 +82,8 @@ def stage_fingerprint(
     places = {text: found for text in sorted(set(_places(node, sources))) if (found := _place_identity(text, digests)) is not None}
     seed = node.get("seed", experiment["seed"])
     kernels = {"deterministic": True} if experiment.get("deterministic") else {}
-    found = {"config": redact(deciding(node)), "seed": seed, "inputs": inputs, "sources": sources, "places": redact(places)}
-    return {**found, **facts_here(node), **kernels}
+    decides = {"config": deciding(node), "seed": seed, "inputs": inputs, "sources": sources, "places": places, **facts_here(node), **kernels}
+    return dict(redact(decides, within=experiment))
 
 
 def facts_here(node: Node) -> Node:

@@ -10,6 +10,8 @@ from typing import Any
 
 from lightning_e5.config import Node, load_experiment, outside_path
 from lightning_e5.errors import UserError
+from lightning_e5.progress import printable
+from lightning_e5.redaction import hidden_message
 from lightning_e5.stages.agreement import KNOWN
 from lightning_e5.stages.check import check_experiment
 from lightning_e5.stages.stage import run_directory
@@ -43,9 +45,9 @@ def check_files(
                     raise UserError(f"{title}: {error}") from None
         except UserError as error:
             wrong += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(hidden_message(f"error: {error}")), file=sys.stderr)
             continue
-        print(f"{path}: ok\n" + "\n".join(f"  {line}" for line in lines()))
+        print(printable(f"{path}: ok\n" + "\n".join(f"  {line}" for line in lines())))
     print(f"{len(paths) - wrong} of {len(paths)} pass")
     return 2 if wrong else 0
 

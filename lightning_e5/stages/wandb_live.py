@@ -15,6 +15,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.config import Node
+from lightning_e5.redaction import hidden_message
 from lightning_e5.stages.wandb_run import history_name, log_columns, read_history, start_run
 from lightning_e5.tracking import TIMED, warn
 
@@ -124,7 +125,7 @@ class WandbStage(Logger):
 
 def first_line(error: Exception) -> str:
     """Kind and first line of an error, for a message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return hidden_message(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 def _untimed(row: Mapping[str, float], stage: str) -> dict[str, float]:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.config import Node, redact
+from lightning_e5.config import Node
+from lightning_e5.redaction import redact_all
 from lightning_e5.storage import sha256_text, write_text
 
 PROJECT = "lightning_e5"
@@ -64,7 +65,7 @@ def start_run(settings: Mapping[str, Any], *, directory: Path, job_type: str, co
         settings: the ``logger`` node of an experiment.
         directory: a stage's or a run's; W&B writes into its folder ``wandb``.
         job_type: the stage's name, or `RESULTS`.
-        config: the resolved experiment; it is redacted, and ``variant`` and ``stage`` are added.
+        config: the resolved experiment; it and the settings are redacted, and ``variant`` and ``stage`` are added.
 
     Returns:
         A ``wandb.Run`` that is not the process's global one, so that it neither takes nor disturbs a user's own.
@@ -75,6 +76,7 @@ def start_run(settings: Mapping[str, Any], *, directory: Path, job_type: str, co
     import wandb
 
     (directory / FOLDER).mkdir(parents=True, exist_ok=True)
+    config, settings = redact_all([dict(config), dict(settings)])
     run = str(config.get("name") or directory.name)
     facts = {"variant": variant_of(run, config.get("seed", 0)), "stage": job_type}
     return wandb.init(
@@ -83,12 +85,12 @@ def start_run(settings: Mapping[str, Any], *, directory: Path, job_type: str, co
         group=settings.get("group") or run,
         name=f"{settings.get('name') or run}/{job_type}",
         job_type=job_type,
-        tags=redact(settings.get("tags") or []),
+        tags=settings.get("tags") or [],
         id=run_id(directory),
         resume="allow",
         dir=str(directory),
         mode=wandb_mode(settings),  # type: ignore[arg-type]
-        config={**redact(dict(config)), **facts},
+        config={**config, **facts},
         reinit="create_new",
         # Neither the command line nor the machine's state is sent: a token on a command line would go with it.
         settings=wandb.Settings(

@@ -16,8 +16,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from lightning_e5.__main__ import main
-from lightning_e5.ablation.model_card import write_model_card
-from lightning_e5.ablation.model_card_facts import card_facts, escaped, exported_models, fenced
+from lightning_e5.ablation.html import escaped
+from lightning_e5.ablation.model_card import check_metadata, write_model_card
+from lightning_e5.ablation.model_card_facts import card_facts, exported_models, fenced
 from lightning_e5.ablation.model_card_usage import usage
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.errors import UserError
@@ -119,6 +120,24 @@ def test_texts_of_the_run_stay_texts(make_run: Any, exported: Path) -> None:
     assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 5
     assert yaml.safe_load(head.removeprefix("---\n"))["model-index"][0]["name"] == "tiny"
     assert fenced("a ```` b").startswith("`````\n") and escaped("a\nb") == "a b"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"license": "mit\nbase_model: evil"}, {"license": "MIT License"}, {"license": "../../etc"}, {"license": ""}, {"license": "x" * 65}, {"license": "a\x00b"},
+        {"language": "english"}, {"language": "en, de"}, {"language": ""}, {"language": "en\n---"}, {"language": "<b>"}, {"language": "en\ud800"},
+    ],
+)  # fmt: skip
+def test_a_license_or_language_that_is_none(exported: Path, tmp_path: Path, given: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    (option, value), = given.items()
+    assert main(["export", str(exported), str(tmp_path / "out"), f"--{option}={value}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --{option}: ") and not (tmp_path / "out").exists()
+
+
+def test_licenses_and_languages_of_the_hub_pass() -> None:
+    for license, language in [("mit", "en"), ("apache-2.0", "zh-Hans"), ("cc-by-sa-4.0", "multilingual"), ("other", "yue"), (None, "pt-BR"), ("bsl-1.0", "code")]:
+        check_metadata(language, license)
 
 
 def test_a_folder_without_a_run_and_a_run_that_is_unfinished(make_run: Any, exported: Path) -> None:

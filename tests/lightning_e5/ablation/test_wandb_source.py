@@ -64,6 +64,15 @@ def test_what_is_no_ablations_group_is_refused(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["../../x-seed1/pretrain", "warm-seed1/../../../x", "warm-seed1/a/b", ".-seed1/x", "wa\x1brm-seed1/x"])
+def test_a_runs_name_is_no_way_out_of_the_folder(tmp_path, name):
+    with pytest.raises(UserError, match="is not a valid name"):
+        write_group([*group(), GroupRun(name, {"loss": 1.0}, [{"pairs": 1.0, "loss": 2.0}])], "temperature-laptop", tmp_path / "a" / "group")
+    with pytest.raises(UserError, match="is not a valid name"):
+        write_group(group(), "..", tmp_path / "a" / "..")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_wandb_a_sentence_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot be read while WANDB_MODE is 'offline'"):
         read_group("me/project", "temperature-laptop")

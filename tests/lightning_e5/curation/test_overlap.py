@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import pickle
 import random
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,8 +161,13 @@ def test_a_run_in_two_collections_counts_for_both() -> None:
     assert report.by_either == {("s", "a"): 1, ("s", "b"): 1} and report.matched_pairs["s"] == 1
 
 
-def test_the_list_is_bounded_and_parts_add_up() -> None:
-    evaluation = pickle.loads(pickle.dumps(EvaluationNgrams(EVALUATION)))
+def test_the_list_is_bounded_and_parts_add_up(tmp_path: Path) -> None:
+    """Also where the evaluation's runs and the parts' counts come from files, as in a build."""
+    made = EvaluationNgrams(EVALUATION)
+    made.save(tmp_path / "ngrams.npz")
+    evaluation = EvaluationNgrams.load(tmp_path / "ngrams.npz")
+    assert evaluation.fingerprint() == made.fingerprint()
+    assert (evaluation.texts, evaluation.too_short, evaluation.collections) == (made.texts, made.too_short, made.collections)
     pairs = [
         PairCandidate(f"q{i}", AROUND.format(SHORT) if i % 2 else "none of it", f"s{i % 3}", id=str(i))
         for i in range(90)
@@ -174,10 +180,27 @@ def test_the_list_is_bounded_and_parts_add_up() -> None:
         part = OverlapReport()
         for pair in pairs[start : start + 30]:
             evaluation.look(pair, part)
-        summed.add(pickle.loads(pickle.dumps(part)))
+        again = OverlapReport.of_state(json.loads(json.dumps(part.state())))
+        assert again == part
+        summed.add(again)
     assert summed.as_json(evaluation) == whole.as_json(evaluation)
     assert [m.pair for m in whole.matches["questions"]] == [str(i) for i in range(1, 2 * SHOWN_MATCHES, 2)]
     assert sum(whole.matched_pairs.values()) == 45
+
+
+def test_a_damaged_file_of_runs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ngrams.npz"
+    EvaluationNgrams(EVALUATION).save(path)
+    whole = path.read_bytes()
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(path, **{**arrays, "owners": arrays["owners"] + np.uint16(1)})
+    with pytest.raises(UserError, match=r"ngrams\.npz: its sha256 is not the one"):
+        EvaluationNgrams.load(path)
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"ngrams\.npz: not a file of evaluation n-grams"):
+            EvaluationNgrams.load(path)
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 6))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import pickle
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -164,6 +166,48 @@ def test_a_killed_build_goes_on(raw: list[TextFiles], tmp_path: Path, kill: str)
         build(tmp_path / "out", dying)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert reads(raw[0]) == {"part-0.txt": 1, "part-1.txt": 2, "part-2.txt": 1}, "a finished part is not read again"
+
+
+def test_what_lies_in_the_parts_of_a_killed_build_runs_no_code(raw: list[TextFiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file of the work folder in turn, and those of earlier versions, holds a bomb: what it stood for is made again."""
+    settings: dict[str, Any] = {"ngram_report": 5, "engine": InThisProcess()}
+    build(tmp_path / "whole", raw, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_e5.stages.build_ccpairs._write_overlap", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(tmp_path / "killed", raw, **settings)
+    marker = tmp_path / "marker"
+    bomb = pickle.dumps(Bomb(marker))
+    kept = {p.relative_to(tmp_path / "killed/work") for p in (tmp_path / "killed/work").rglob("*") if p.is_file()}
+    kept = {p for p in kept if p.parts[:2] != ("parts", "00-posts-00001")}  # another part of the same kind
+    assert {p.name for p in kept} >= {"overlap.json", "ngrams.npz", "texts.npy", "keep.npy", "record.json", "000000.json"}
+    part = Path("parts/00-posts-00000")
+    for name in [*sorted(kept), part / "overlap.pkl", Path("evaluation/ngrams.pkl")]:
+        shutil.copytree(tmp_path / "killed", tmp_path / "out")
+        (tmp_path / "out/work" / name).write_bytes(bomb)
+        build(tmp_path / "out", raw, **settings)
+        assert not marker.exists(), name
+        assert digests(tmp_path / "out") == digests(tmp_path / "whole"), name
+        shutil.rmtree(tmp_path / "out")
+    pickle.loads(bomb)
+    assert marker.exists(), "the control: the bomb works"
+
+
+class Bomb:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.marker,)
+
+
+class InThisProcess(LocalEngine):
+    """Tasks one after the other, here."""
+
+    def map(self, function: Any, tasks: Any, *, title: str, gpus_per_task: int = 0) -> Iterator[Any]:
+        return map(function, tasks)
 
 
 def wait_for_the_end_of(pid: int) -> None:

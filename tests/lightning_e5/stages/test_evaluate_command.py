@@ -84,6 +84,14 @@ def test_a_split_column_chooses_the_rows_and_what_is_left_out_is_said(tmp_path: 
         (["--model", "{model}", "--sts", "absent.tsv"], "absent.tsv: no such file or directory"),
         (["--model", "{model}", "--sts", "{sts}", "{sts}"], "two sets are named 'pairs'"),
         (["--model", "{model}", "--sts", "a/b={sts}"], "is not NAME=FOLDER"),
+        (["--model", "..={model}", "--sts", "{sts}"], "a model: '..' cannot be a name of results"),
+        (["--model", ".={model}", "--sts", "{sts}"], "a model: '.' cannot be a name of results"),
+        (["--model", "table.json={model}", "--sts", "{sts}"], "'table.json' could be the name of a table"),
+        (["--model", "x" * 300 + "={model}", "--sts", "{sts}"], "File name too long"),
+        (["--model", "red\x1b[31m={model}", "--sts", "{sts}"], r"'red\x1b[31m' cannot be a name"),
+        (["--model", "{model}", "--sts", "..={sts}"], "a set: '..' cannot be a name of results"),
+        (["--model", "{model}", "--sts", "two\nlines={sts}"], r"'two\nlines' cannot be a name"),
+        (["--model", "{model}", "--sts", "half\ud800={sts}"], r"'half\ud800' cannot be a name"),
         (["--model", "{model}", "--sts", "{sts}", "--samples-per-label", "x"], "'x' is not SET=N"),
         (["--model", "{model}", "--sts", "{sts}", "--query-prefix", ""], "belong together"),
         (["--model", "{model}", "--sts", "{sts}", "--query-prefix", "", "--passage-prefix", ""], "stores the prefixes"),
@@ -96,7 +104,9 @@ def test_a_mistake_ends_with_one_sentence(tmp_path: Path, model: Path, sts_file:
     given = arguments
     for key, value in places.items():
         given = [a.replace(key, value) for a in given]
-    assert main(["evaluate", *given]) == 2
+    before = set(tmp_path.parent.rglob("*"))
+    assert main(["evaluate", *given, "--details", str(tmp_path / "kept" / "details")]) == 2
+    assert set(tmp_path.parent.rglob("*")) - before <= {tmp_path / "kept", tmp_path / "kept/details"}, "nothing is written"
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
 
