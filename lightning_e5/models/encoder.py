@@ -33,7 +33,8 @@ class TextEncoder(nn.Module):
         backbone: a Hugging Face encoder; a ``BertModel`` runs without padding, any other padded and sorted by length.
         tokenizer: with the prefixes and the length limit that belong to the weights.
         head: pooling, dense layers and similarity; E5's by default.
-        precision: ``bf16`` runs the backbone under autocast, ``auto`` where that is faster; pooling, normalisation and all scores stay float32.
+        precision: ``bf16`` runs the backbone under autocast, ``auto`` where the hardware multiplies bfloat16 itself; pooling,
+            normalisation and all scores stay float32.
 
     Raises:
         UserError: the length limit is above the model's positions.
