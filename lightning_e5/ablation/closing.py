@@ -102,19 +102,24 @@ def _filter(run: RunData, stage: str) -> list[str]:
 
 
 def _next_steps(run: RunData, results: Sequence[Result]) -> list[str]:
-    directory = run.path
-    quoted, page = shlex.quote(str(directory)), shlex.quote(str(directory / "report.html"))
-    steps = ["", f"report: {directory / 'report.html'}"]
-    if not results or not (directory / "encoder").is_dir():
-        return steps
-    collection = run.collection_folder(results[0].collection)
-    return [
-        *steps, "try next:",
-        f"  python -m lightning_e5 search {quoted} --interactive",
-        f"  python -m webbrowser {page}",
-        f"  python -m lightning_e5 evaluate --model {shlex.quote(f'{run.name}={directory}')} {shlex.quote(_other_model(run))} "
-        f"--beir {shlex.quote(str(collection))}",
-    ]  # fmt: skip
+    """The report's place, and commands that work as the run lies there now."""
+    directory, report = run.path, run.path / "report.html"
+    steps = ["", f"report: {report}"] if report.is_file() else [""]
+    commands: list[list[str]] = []
+    collection = run.collection_folder(results[0].collection) if results else None
+    searchable = collection is not None and (directory / "encoder").is_dir() and collection.is_dir()
+    if searchable:
+        own_corpus = any((directory / "stages").glob("*/test/corpus.jsonl"))
+        corpus = [] if own_corpus else ["--corpus", str(collection)]
+        commands.append(["python", "-m", "lightning_e5", "search", str(directory), *corpus, "--interactive"])
+    if report.is_file():
+        commands.append(["python", "-m", "webbrowser", str(report)])
+    if searchable:
+        own = run.name if run.name not in ("start", "bm25") else "run"
+        split = results[0].row.get("split", "test")
+        evaluate = ["python", "-m", "lightning_e5", "evaluate", "--model", f"{own}={directory}", _other_model(run), "--beir", str(collection)]
+        commands.append([*evaluate, *(["--split", str(split)] if split != "test" else [])])
+    return [*steps, "try next:", *(f"  {shlex.join(command)}" for command in commands)] if commands else steps
 
 
 def _other_model(run: RunData) -> str:

@@ -6,6 +6,7 @@ It is made from the ablation alone, so it can be saved before its first run; its
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,11 +93,11 @@ def dashboard(
     write_json(target, specification(workspace))
     where = f"project {compared.project}, group {compared.group}"
     if not online:
-        options = "".join(f" --{name} {value}" for name, value in (("project", project), ("entity", entity)) if value)
-        chosen = "" if scale is None else f" scale={scale}"
+        options = "".join(f" --{name} {shlex.quote(value)}" for name, value in (("project", project), ("entity", entity)) if value)
+        chosen = "" if scale is None else f" {shlex.quote(f'scale={scale}')}"
         return (
             f"{target}: a W&B workspace of {where}\nto save it at W&B, log in once with `wandb login`, then\n"
-            f"  python -m lightning_e5 dashboard {ablation}{chosen}{options} --online"
+            f"  python -m lightning_e5 dashboard {shlex.quote(str(ablation))}{chosen}{options} --online"
         )
     try:
         workspace.save()

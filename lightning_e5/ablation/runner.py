@@ -7,6 +7,7 @@ command. ``ablation.json``, ``status.json`` and the runs' directories and logs a
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def ablate(request: AblateRequest, say: Callable[[str], None] = print) -> int:
         if missing:
             _check_stages(plan, missing)
         failed = _run_all(plan, missing, launcher, status, request.update, say)
-    say(f"compare: python -m lightning_e5 compare {plan.directory}")
+    if any(status.finished(run.name) for run in plan.every):
+        say(f"compare: python -m lightning_e5 compare {shlex.quote(str(plan.directory))}")
     return 1 if failed else 0
 
 
