@@ -174,8 +174,7 @@ class WordVectors:
         """Embed texts; both kinds alike, without a prefix, which would only add one constant word.
 
         Args:
-            texts: ``N`` texts.
-            kind: ``query`` or ``passage``.
+            texts, kind: ``N`` texts, all ``query`` or all ``passage``.
             normalize: unit length, but for texts without a known word, which are zero.
 
         Returns:
@@ -190,10 +189,7 @@ class WordVectors:
         if not self._vocabulary:
             raise UserError("the word vectors are not trained: call fit or load first")
         with torch.no_grad():
-            parts = [
-                _sum_words(self._bags(texts[start : start + 4096]), self._vectors_VD, self._log_weights_V)
-                for start in range(0, len(texts), 4096)
-            ]
+            parts = [_sum_words(self._bags(texts[i : i + 4096]), self._vectors_VD, self._log_weights_V) for i in range(0, len(texts), 4096)]
             vectors_ND = torch.cat(parts) if parts else torch.zeros(0, self.config.width)
             return F.normalize(vectors_ND) if normalize else vectors_ND
 
