@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
-import signal
 import sys
-import traceback
-import types
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lightning_e5.errors import TrainingStopped, UserError
-from lightning_e5.interrupts import ending_on_signals, exit_code, said_of
+from lightning_e5.ending import ending, show_defect
+from lightning_e5.errors import UserError
+from lightning_e5.interrupts import ending_on_signals
 from lightning_e5.launch import is_first_process
 from lightning_e5.memory import keep_freed_memory
 from lightning_e5.progress import printable
-from lightning_e5.redaction import hidden_message
 
 
 def _tell(text: str) -> None:
     """Print what a verb has to say, whatever names and texts are in it."""
     print(printable(text))
-
-
-def _complain(text: str) -> None:
-    """Print a message about what went wrong, which may quote what the user gave, secrets included."""
-    print(printable(hidden_message(text)), file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -266,7 +257,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     with ending_on_signals():
-        return _ended(arguments, sys.argv[1:] if argv is None else argv)
+        return ending(lambda: _do(arguments, sys.argv[1:] if argv is None else argv))
+
+
+def _do(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    _check_words(words)
+    if packages := getattr(arguments, "allow_package", []):
+        from lightning_e5.configurable import allow_packages
+
+        allow_packages(packages)
+    return int(arguments.function(arguments))
 
 
 def _quieten_libraries() -> None:
@@ -278,55 +278,6 @@ def _quieten_libraries() -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 
-def _ended(arguments: argparse.Namespace, words: Sequence[str]) -> int:
-    """Do the verb; its exit code, with the last words of one that failed."""
-    try:
-        _check_words(words)
-        if packages := getattr(arguments, "allow_package", []):
-            from lightning_e5.configurable import allow_packages
-
-            allow_packages(packages)
-        return int(arguments.function(arguments))
-    except TrainingStopped as error:
-        _complain(f"stopped: {error}")
-        return 1
-    except RuntimeError as error:
-        if "torch" not in sys.modules:
-            raise
-        from lightning_e5.rng import refusal
-
-        if (sentence := refusal(error)) is None:
-            raise
-        _complain(f"error: {sentence}")
-    except SystemExit as error:
-        if error.code != exit_code(signal.SIGTERM):
-            raise
-        print(said_of(signal.SIGTERM), file=sys.stderr)
-        return error.code
-    except UserError as error:
-        _complain(f"error: {error}")
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise
-        place = str(error.filename or "a file")
-        _complain(f"error: {place if len(place) <= 200 else f'{place[:200]}...'}: {error.strerror}; nothing half-written is used")
-    except ValueError as error:  # of the operating system's functions, which name no file
-        if not isinstance(error, UnicodeEncodeError) and "null byte" not in str(error) and "null character" not in str(error):
-            raise
-        _complain(f"error: a name or text that was given cannot be one of a file ({error})")
-    except KeyboardInterrupt:
-        print(said_of(signal.SIGINT), file=sys.stderr)
-        return exit_code(signal.SIGINT)
-    return 2
-
-
-def _show_defect(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """`sys.excepthook`: a traceback without the secrets that the messages in it may quote."""
-    _complain("".join(traceback.format_exception(kind, error, trace)).rstrip())
-
-
 if __name__ == "__main__":
-    sys.excepthook = _show_defect
+    sys.excepthook = show_defect
     sys.exit(main())

@@ -12,7 +12,7 @@ LAYERS = {
     **dict.fromkeys(
         [
             "types", "text", "errors", "storage", "digests", "pairs", "config", "yaml_files", "overrides", "configurable", "ranges", "annotations",
-            "instantiate", "rng", "progress", "memory", "launch", "ranks", "interrupts", "distributed", "redaction", "charset", "streams", "lines", "rows", "beir_layout",
+            "instantiate", "rng", "progress", "memory", "launch", "ranks", "interrupts", "ending", "distributed", "redaction", "charset", "streams", "lines", "rows", "beir_layout",
             "__init__",
         ],
         0,
