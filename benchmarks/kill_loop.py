@@ -64,7 +64,7 @@ def prepare(folder: Path) -> None:
 
     from benchmarks.common import real_pairs
     from data_modules.token_cache import write_token_cache
-    from lightning_e5.storage import write_parquet
+    from lightning_e5.parquet import write_parquet
 
     pairs = real_pairs(32)
     queries, passages = pairs.query_texts[:PAIRS], pairs.passage_texts[:PAIRS]

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.storage import read_checked, read_parquet, safe_component
+from lightning_e5.parquet import read_parquet
+from lightning_e5.storage import read_checked, safe_component
 
 #: The one table, the list of shards, and the folder of shards.
 TABLE, SHARDS, SHARD_FOLDER = "pairs.parquet", "pairs.json", "shards"

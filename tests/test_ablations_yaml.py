@@ -11,8 +11,8 @@ import pytest
 from lightning_e5.ablation.ablation_file import load_ablation, scale_names
 from lightning_e5.ablation.plan import Plan, plan_ablation
 from lightning_e5.config import load_experiment
+from lightning_e5.parquet import write_parquet
 from lightning_e5.stages.runner import check_experiment, run_experiment
-from lightning_e5.storage import write_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 #: `smoke.yaml` is for the tests of ``ablate`` alone.

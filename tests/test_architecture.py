@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     **dict.fromkeys(
         [
-            "types", "text", "errors", "storage", "digests", "pairs", "config", "yaml_files", "overrides", "configurable", "ranges", "annotations",
+            "types", "text", "errors", "storage", "parquet", "digests", "pairs", "config", "yaml_files", "overrides", "configurable", "ranges", "annotations",
             "instantiate", "rng", "progress", "memory", "launch", "ranks", "interrupts", "ending", "distributed", "redaction", "charset", "streams", "lines", "rows", "beir_layout",
             "__init__",
         ],

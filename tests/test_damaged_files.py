@@ -28,7 +28,8 @@ from lightning_e5.evaluation.clustering import ClusteringTask
 from lightning_e5.evaluation.pair_classification import PairClassificationTask
 from lightning_e5.evaluation.reranking import RerankingTask
 from lightning_e5.evaluation.sts import load_sts
-from lightning_e5.storage import read_json, write_parquet
+from lightning_e5.parquet import write_parquet
+from lightning_e5.storage import read_json
 from lightning_e5.types import ReadReport
 
 WORDS = ["river", "brücke", "sea \u2028", "sun", 'say "so"', "list"]

@@ -14,7 +14,7 @@ from lightning_e5.ablation.result_files import FILTER, read_result
 from lightning_e5.curation.pair_rows import NOT_RANKED, take_rows
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
-from lightning_e5.storage import read_parquet
+from lightning_e5.parquet import read_parquet
 
 RANKS, SOURCES = "ranks.parquet", "sources.json"
 

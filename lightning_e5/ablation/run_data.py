@@ -17,15 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5 import pairs
 from lightning_e5.ablation import result_files as shapes
 from lightning_e5.ablation.filter_data import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.ablation.recorded_config import load_recorded
 from lightning_e5.config import Node, outside_path
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.pairs import SHARDS as PAIR_SHARDS
-from lightning_e5.pairs import TABLE as PAIR_TABLE
-from lightning_e5.pairs import PairStore
-from lightning_e5.storage import MANIFEST, parquet_columns, read_parquet, sha256_file
+from lightning_e5.parquet import parquet_columns, read_parquet
+from lightning_e5.storage import MANIFEST, sha256_file
 
 METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
 TABLE, TASKS_TABLE, PER_QUERY = "table.json", "tasks.json", "per_query.parquet"
@@ -264,10 +263,10 @@ class RunData:
                 return self._resolve(reference)
         raise UserError(f"{self.path}: has no collection {name!r}")
 
-    def _pairs(self, stage: str) -> PairStore | None:
+    def _pairs(self, stage: str) -> pairs.PairStore | None:
         reference = (self.config["stages"][stage].get("inputs") or {}).get("pairs")
         folder = self._resolve(reference) if isinstance(reference, str) else None
-        return PairStore(folder) if folder is not None and any((folder / n).is_file() for n in (PAIR_TABLE, PAIR_SHARDS)) else None
+        return pairs.PairStore(folder) if folder is not None and any((folder / n).is_file() for n in (pairs.TABLE, pairs.SHARDS)) else None
 
     def _resolve(self, reference: str) -> Path:
         return outside_path(reference) or self.path / "stages" / reference

@@ -19,8 +19,9 @@ from lightning_e5.curation.blocks import read_array
 from lightning_e5.curation.pair_rows import source_codes, take_rows
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.rng import generator
-from lightning_e5.storage import MANIFEST, atomic_path, read_manifest, read_parquet, write_manifest, write_parquet
+from lightning_e5.storage import MANIFEST, atomic_path, read_manifest, write_manifest
 from lightning_e5.text import text_id
 
 PoolKind = Literal["global", "per_source"]

@@ -21,7 +21,7 @@ from lightning_e5.curation.rank_counting import RankPool
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
-from lightning_e5.storage import read_parquet, write_parquet
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.text import text_id
 from lightning_e5.types import compares_by_cosine
 

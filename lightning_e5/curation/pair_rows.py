@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.pairs import COLUMNS, PairStore
-from lightning_e5.storage import read_parquet
+from lightning_e5.parquet import read_parquet
 
 #: The rank of a pair that an earlier round of the consistency filter dropped and this one did not rank.
 NOT_RANKED = 0

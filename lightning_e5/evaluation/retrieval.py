@@ -13,9 +13,10 @@ from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir_data import RetrievalData
 from lightning_e5.evaluation.metrics import DEFAULT_METRICS, evaluate_run, judged_queries, parse_metric, rank_documents
+from lightning_e5.parquet import write_parquet
 from lightning_e5.retrieval.exact import VectorIndex
 from lightning_e5.retrieval.search import retrieve, retrieve_with_index
-from lightning_e5.storage import write_parquet, write_text
+from lightning_e5.storage import write_text
 from lightning_e5.text import normalise_text
 from lightning_e5.types import Embedder, Kind, Metrics, Run
 

@@ -13,8 +13,9 @@ from lightning_e5.configurable import configurable
 from lightning_e5.curation.decontaminate import decontaminate
 from lightning_e5.curation.planted import plant_mismatches
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.parquet import write_parquet
 from lightning_e5.ranges import Count, CountOrZero, Share
-from lightning_e5.storage import write_json, write_parquet, write_text
+from lightning_e5.storage import write_json, write_text
 from lightning_e5.text import text_id
 from lightning_e5.types import PairSource, Qrels, TextPair
 

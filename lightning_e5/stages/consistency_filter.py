@@ -29,18 +29,17 @@ from lightning_e5.curation.pair_rows import NOT_RANKED, source_codes
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
 from lightning_e5.storage import (
     read_checked,
-    read_parquet,
     remove_temporaries,
     sha256_file,
     sha256_text,
     to_json,
     write_checked,
     write_json,
-    write_parquet,
 )
 
 #: What the filter did source by source, and the hash of what decided the ranks that are there.

@@ -19,9 +19,9 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.task import Task, TaskResult
 from lightning_e5.models.training_record import file_identity, texts_identity
 from lightning_e5.pairs import SHARDS, TABLE, PairStore
+from lightning_e5.parquet import read_parquet
 from lightning_e5.progress import progress
 from lightning_e5.stages.judged import Judged
-from lightning_e5.storage import read_parquet
 from lightning_e5.text import TextsDigest
 
 #: What an item is: the texts by any of which it is known, a query or the two sentences of a pair.

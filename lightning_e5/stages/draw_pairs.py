@@ -9,9 +9,9 @@ import numpy as np
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.ranges import Count
 from lightning_e5.rng import generator
-from lightning_e5.storage import read_parquet, write_parquet
 
 
 @configurable("stage")

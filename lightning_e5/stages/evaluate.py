@@ -26,13 +26,14 @@ from lightning_e5.evaluation.task import Task
 from lightning_e5.evaluation.zero_shot import ZeroShotPrompts, ZeroShotTask
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.precision import Precision
+from lightning_e5.parquet import write_parquet
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Length, Range
 from lightning_e5.retrieval.exact import VectorIndex
 from lightning_e5.stages.contamination import Contamination, JudgedQueries, check_training_texts
 from lightning_e5.stages.judged import Judged, load_models
 from lightning_e5.stages.published import Published, check_published, published_of
-from lightning_e5.storage import check_component, write_json, write_parquet
+from lightning_e5.storage import check_component, write_json
 from lightning_e5.tracking import warn
 from lightning_e5.types import Embedder
 

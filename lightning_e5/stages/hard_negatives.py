@@ -23,8 +23,9 @@ from lightning_e5.memory import inference_device
 from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.precision import Precision
 from lightning_e5.pairs import PairStore
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.ranges import Count, Length, Range, WorkersOrZero
-from lightning_e5.storage import read_json, read_parquet, write_json, write_parquet
+from lightning_e5.storage import read_json, write_json
 from lightning_e5.types import Kind
 
 

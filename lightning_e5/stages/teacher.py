@@ -22,11 +22,11 @@ from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.models.precision import Precision
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.fit import Trainer
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.ranges import Given, Length, Weight, WorkersOrZero
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.training import train
-from lightning_e5.storage import read_parquet, write_parquet
 from lightning_e5.training.chunks import sorted_chunks
 
 

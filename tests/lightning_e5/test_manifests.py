@@ -15,9 +15,10 @@ import torch
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
+from lightning_e5.parquet import write_parquet
 from lightning_e5.retrieval.stored_embeddings import StoredEmbeddings, store_embeddings
 from lightning_e5.stages.runner import run_experiment
-from lightning_e5.storage import read_manifest, write_checked, write_manifest, write_parquet
+from lightning_e5.storage import read_manifest, write_checked, write_manifest
 from lightning_e5.training.checkpointing import checkpoint_path, latest_checkpoint, save_checkpoint
 
 Made = tuple[Path, Callable[[], Any]]

@@ -8,7 +8,8 @@ import pytest
 
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairShard, PairStore, shard_name
-from lightning_e5.storage import write_json, write_parquet
+from lightning_e5.parquet import write_parquet
+from lightning_e5.storage import write_json
 
 
 def columns(source: str, first: int, rows: int) -> dict[str, list[str]]:

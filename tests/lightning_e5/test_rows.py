@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from lightning_e5.errors import UserError
+from lightning_e5.parquet import write_parquet
 from lightning_e5.rows import SplitRows, number_of, parse_json, table_rows
-from lightning_e5.storage import write_parquet
 from lightning_e5.types import ReadReport
 
 ROWS = [{"name": 'a "quoted", cell', "value": "1"}, {"name": "line\u2028separator ü", "value": "2.5"}, {"name": "x", "value": ""}]

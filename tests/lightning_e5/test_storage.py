@@ -6,10 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from lightning_e5 import storage
@@ -149,54 +146,10 @@ def test_empty_directory(tmp_path: Path) -> None:
     assert list(storage.empty_directory(tmp_path / "b" / "c").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" * 30, b"word\n" * 100])
-def test_what_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file") as raised:
-        storage.read_parquet(tmp_path / "a.parquet", {"query": "string"})
-    assert "\n" not in str(raised.value)
-
-
-def test_a_damaged_parquet_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    storage.write_parquet(path, {"query": [f"text number {i * 7919}" for i in range(5000)]})
-    data = path.read_bytes()
-    for cut in (len(data) // 2, len(data) - 1, len(data) - 9, 8):
-        path.write_bytes(data[:cut])
-        with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
-            storage.read_parquet(path, {"query": "string"})
-    path.write_bytes(data[:200] + bytes(300) + data[500:])
-    with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
-        storage.read_parquet(path, {"query": "string"})
-
-
-def test_parquet_of_another_shape_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    storage.write_parquet(path, {"query": ["a"], "rank": [1]})
-    for columns, message in (
-        ({"passage": "string"}, r"a\.parquet: lacks the column 'passage' \(has: query, rank\)"),
-        ({"query": "string", "rank": "string"}, "column 'rank' holds int64, not string"),
-        ({"rank": "double"}, "column 'rank' holds int64, not double"),
-    ):
-        with pytest.raises(UserError, match=message):
-            storage.read_parquet(path, columns)
-    with pytest.raises(UserError, match=r"absent\.parquet: no such file"):
-        storage.read_parquet([path, tmp_path / "absent.parquet"], {"query": "string"})
-
-
-def test_parquet_variants_are_the_same_to_a_reader(tmp_path: Path) -> None:
-    arrays: dict[str, Any] = {"q": pa.array(["a", "ü"], pa.large_string()), "n": pa.array([["x"], ["y", "z"]], pa.list_(pa.string()))}
-    pq.write_table(pa.table(arrays), tmp_path / "a.parquet")
-    storage.write_parquet(tmp_path / "b.parquet", {"q": ["b"], "n": [["w"]]})
-    table = storage.read_parquet([tmp_path / "a.parquet", tmp_path / "b.parquet"], {"q": "string", "n": "list<string>"})
-    assert table.to_pydict() == {"q": ["a", "ü", "b"], "n": [["x"], ["y", "z"], ["w"]]}
-    assert pq.ParquetFile(tmp_path / "b.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
-
-
 WRITERS = {
     "text": "storage.write_text(path, 'x' * 100_000)",
     "json": "storage.write_json(path, ['x' * 1000] * 100)",
-    "parquet": "storage.write_parquet(path, {'a': [os.urandom(9).hex() for _ in range(20_000)]})",
+    "parquet": "parquet.write_parquet(path, {'a': [os.urandom(9).hex() for _ in range(20_000)]})",
 }
 
 
@@ -205,7 +158,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, writer: str) -> None:
     path = tmp_path / "file"
     storage.write_text(path, "old")
     code = (
-        "import errno, os, resource, sys; from pathlib import Path; from lightning_e5 import storage\n"
+        "import errno, os, resource, sys; from pathlib import Path; from lightning_e5 import parquet, storage\n"
         "import pyarrow.parquet\npath = Path(sys.argv[1])\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         f"try: {WRITERS[writer]}\nexcept OSError as error: print(error.errno == errno.EFBIG, error.filename)"
     )

@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 
 from data_modules.ccpairs.docstrings import EXTRACTOR_VERSION, Limits, docstring_pairs
 from data_modules.ccpairs.python_source import docstrings_of, name_in_words
+from lightning_e5 import parquet
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.interrupts import starting_workers
 from lightning_e5.launch import end_with_parent
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Workers
-from lightning_e5.storage import empty_directory, read_parquet, sha256_text, to_json, verify_manifest, write_manifest
-from lightning_e5.storage import write_parquet as write_parquet_file
+from lightning_e5.storage import empty_directory, sha256_text, to_json, verify_manifest, write_manifest
 from lightning_e5.text import text_id
 from lightning_e5.types import TextPair
 
@@ -198,7 +198,7 @@ class PythonDocs:
         try:
             manifest = verify_manifest(cache, CACHE_KIND)
             columns = {"source": "string", "query": "string", "passage": "string"}
-            table = read_parquet(cache / "pairs.parquet", columns, allow_empty=True)
+            table = parquet.read_parquet(cache / "pairs.parquet", columns, allow_empty=True)
         except UserError:
             return None
         self.counts = dict(manifest["counts"])
@@ -211,7 +211,7 @@ class PythonDocs:
         columns = list(zip(*rows, strict=True)) or [(), (), ()]
         names = ("source", "query", "passage")
         table = {name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True)}
-        write_parquet_file(cache / "pairs.parquet", table)
+        parquet.write_parquet(cache / "pairs.parquet", table)
         write_manifest(cache, kind=CACHE_KIND, files=["pairs.parquet"], fingerprint=fingerprint, counts=self.counts)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from lightning_e5.storage import sha256_file, write_json, write_parquet, write_text
+from lightning_e5.parquet import write_parquet
+from lightning_e5.storage import sha256_file, write_json, write_text
 
 MODEL, SET = "e5-pt", "docs"
 NDCG, RECALL, PRECISION = f"{MODEL}/{SET}/ndcg@10", f"{MODEL}/{SET}/recall@100", "filter/precision"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_e5.storage import write_json, write_parquet, write_text
+from lightning_e5.parquet import write_parquet
+from lightning_e5.storage import write_json, write_text
 
 
 @pytest.fixture

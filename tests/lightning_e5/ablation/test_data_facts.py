@@ -9,7 +9,8 @@ from lightning_e5.ablation import data_facts, data_figures
 from lightning_e5.ablation.figures import svg
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.pairs import PairStore
-from lightning_e5.storage import write_json, write_parquet
+from lightning_e5.parquet import write_parquet
+from lightning_e5.storage import write_json
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from lightning_e5.ablation import error_data, error_figures
 from lightning_e5.ablation.error_data import QueryOutcome
 from lightning_e5.ablation.figures import svg
 from lightning_e5.ablation.run_data import RunData
-from lightning_e5.storage import write_parquet, write_text
+from lightning_e5.parquet import write_parquet
+from lightning_e5.storage import write_text
 
 PASSAGES = {"a 1": "Sorting a list of words", "b": "A graph has nodes", "c": "nothing"}
 QUERIES = {"q0": "sort a list", "q1": "nodes of a graph", "q2": "what is it", "q3": "graph, graph"}

@@ -16,7 +16,8 @@ from lightning_e5.ablation.report import report_page
 from lightning_e5.ablation.run_data import RunData
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import shard_name
-from lightning_e5.storage import write_json, write_parquet
+from lightning_e5.parquet import write_parquet
+from lightning_e5.storage import write_json
 
 ATTACK = "</td><script>alert(1)</script> $x^2$"
 

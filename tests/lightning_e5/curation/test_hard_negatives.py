@@ -21,8 +21,9 @@ from lightning_e5.errors import UserError
 from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.stages.hard_negatives import hard_negatives
-from lightning_e5.storage import read_json, read_parquet, write_parquet
+from lightning_e5.storage import read_json
 from lightning_e5.text import TextTokenizer, normalise_text
 
 

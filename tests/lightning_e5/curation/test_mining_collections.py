@@ -18,8 +18,9 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.parquet import read_parquet
 from lightning_e5.stages.hard_negatives import hard_negatives
-from lightning_e5.storage import read_json, read_parquet
+from lightning_e5.storage import read_json
 from lightning_e5.text import TextTokenizer, normalise_text
 
 COLUMNS = {"query": "string", "positive": "string", "negatives": "list<string>", "source": "string", "passage_kind": "string"}

@@ -12,7 +12,7 @@ import pytest
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.classification import ClassificationTask
 from lightning_e5.evaluation.labelled import load_labelled, load_split
-from lightning_e5.storage import write_parquet
+from lightning_e5.parquet import write_parquet
 
 ROWS = [{"text": "a cat", "label": "animal", "fine": "x"}, {"text": "line\u2028separator", "label": "odd"}]
 

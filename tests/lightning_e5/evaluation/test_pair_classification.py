@@ -11,7 +11,7 @@ import pytest
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.pair_classification import PairClassificationTask, best_threshold
-from lightning_e5.storage import write_parquet
+from lightning_e5.parquet import write_parquet
 
 HEADER = "label\tsentence1\tsentence2"
 

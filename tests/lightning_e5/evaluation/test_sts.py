@@ -13,7 +13,7 @@ import torch
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.sts import STSData, correlation, evaluate_sts, load_sts
-from lightning_e5.storage import write_parquet
+from lightning_e5.parquet import write_parquet
 
 ROWS = [(5.0, "a cat sat", "a cat was sitting"), (2.5, 'he said "no"', "she said 'yes'"), (0.0, "rain", "a violin"), (1.0, "x", "y")]
 

@@ -17,9 +17,10 @@ from lightning_e5.evaluation.beir_sets import BEIR_SETS
 from lightning_e5.evaluation.significance import bootstrap_interval
 from lightning_e5.evaluation.strata import group_difference, group_interval, group_mean
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.parquet import read_parquet
 from lightning_e5.stages.beir_data import beir_data
 from lightning_e5.stages.evaluate import evaluate
-from lightning_e5.storage import read_json, read_parquet
+from lightning_e5.storage import read_json
 
 Rows = list[dict[str, Any]]
 

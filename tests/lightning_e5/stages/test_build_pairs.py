@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lightning_e5.errors import UserError
+from lightning_e5.parquet import read_parquet
 from lightning_e5.stages.build_pairs import build_pairs
-from lightning_e5.storage import read_parquet
 from lightning_e5.types import TextPair
 
 COLUMNS = {"query": "string", "passage": "string", "source": "string", "passage_kind": "string", "planted": "bool"}

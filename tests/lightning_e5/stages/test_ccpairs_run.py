@@ -10,8 +10,9 @@ import pytest
 from data_modules.ccpairs.datamodule import CCPairsDataModule
 from lightning_e5.config import load_experiment
 from lightning_e5.pairs import PairStore
+from lightning_e5.parquet import write_parquet
 from lightning_e5.stages.runner import check_experiment, run_experiment
-from lightning_e5.storage import read_json, write_json, write_parquet
+from lightning_e5.storage import read_json, write_json
 
 Node = dict[str, Any]
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "many", "other", "animals", "look", "at", "it", "from", "afar"]

@@ -17,8 +17,9 @@ from lightning_e5.curation.engine import LocalEngine
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.pairs import shard_name
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.stages.consistency_filter import consistency_filter
-from lightning_e5.storage import read_json, read_parquet, write_json, write_parquet
+from lightning_e5.storage import read_json, write_json
 from lightning_e5.text import text_id
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,8 +15,9 @@ from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.baselines.fusion import ReciprocalRankFusion, StoredEncoder
 from lightning_e5.evaluation.zero_shot import ZeroShotPrompts
 from lightning_e5.models.training_record import RECORD, UNTRAINED, file_identity, read_record, texts_identity
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.stages.evaluate import evaluate
-from lightning_e5.storage import read_json, read_parquet, write_parquet, write_text
+from lightning_e5.storage import read_json, write_text
 from lightning_e5.text import texts_digest
 
 METRICS = ["ndcg@10", "recall@5"]

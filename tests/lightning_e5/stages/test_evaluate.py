@@ -18,8 +18,9 @@ from lightning_e5.evaluation.sts import STSTask, evaluate_sts, load_sts
 from lightning_e5.evaluation.zero_shot import ZeroShotPrompts
 from lightning_e5.instantiate import instantiate
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.parquet import read_parquet
 from lightning_e5.stages.evaluate import evaluate
-from lightning_e5.storage import read_json, read_parquet
+from lightning_e5.storage import read_json
 from lightning_e5.text import TextTokenizer
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lightning_e5.storage import write_parquet
+from lightning_e5.parquet import write_parquet
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Each run is a forked process, so that the libraries are imported once: (name of the run, limit of a file's bytes or None).

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from lightning_e5.errors import UserError
+from lightning_e5.parquet import write_parquet
 from lightning_e5.stages import lock as module
 from lightning_e5.stages.lock import locked
-from lightning_e5.storage import read_json, write_json, write_parquet
+from lightning_e5.storage import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = """

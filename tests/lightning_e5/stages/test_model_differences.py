@@ -14,8 +14,9 @@ from lightning_e5.evaluation.beir_collection import load_collection
 from lightning_e5.evaluation.cosine_sample import CosineSample, RememberingEncoder
 from lightning_e5.evaluation.significance import holm, paired_difference
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.parquet import read_parquet
 from lightning_e5.stages.evaluate import evaluate
-from lightning_e5.storage import read_json, read_parquet
+from lightning_e5.storage import read_json
 
 
 def per_query(out: Path, model: str) -> np.ndarray:

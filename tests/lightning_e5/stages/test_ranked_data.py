@@ -15,10 +15,11 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.beir_data import load_beir
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.parquet import read_parquet
 from lightning_e5.stages.hard_negatives import hard_negatives
 from lightning_e5.stages.ranked_data import ranked_data
 from lightning_e5.stages.runner import run_experiment
-from lightning_e5.storage import read_json, read_parquet
+from lightning_e5.storage import read_json
 from lightning_e5.text import TextTokenizer
 from lightning_e5.types import RankedExample, ReadReport
 

@@ -19,8 +19,8 @@ from lightning_e5.errors import UserError
 from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
+from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.stages.teacher import teacher_scores
-from lightning_e5.storage import read_parquet, write_parquet
 from lightning_e5.text import TextTokenizer
 
 ROWS = 25

@@ -11,10 +11,10 @@ from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.modules.distilled import DistilledModule
+from lightning_e5.parquet import write_parquet
 from lightning_e5.stages.finetune import finetune
 from lightning_e5.stages.stage import StageContext
 from lightning_e5.stages.vocabulary import vocabulary
-from lightning_e5.storage import write_parquet
 from lightning_e5.text import E5_PREFIXES
 
 

@@ -21,9 +21,9 @@ from data_modules.ccpairs.sources.signals.within_text import InverseCloze, Neigh
 from data_modules.ccpairs.sources.tables import JsonlPairs
 from lightning_e5.errors import UserError
 from lightning_e5.pairs import PairStore
+from lightning_e5.parquet import write_parquet
 from lightning_e5.rng import generator
 from lightning_e5.stages.build_ccpairs import build_ccpairs
-from lightning_e5.storage import write_parquet
 from lightning_e5.types import PairCandidate, ReadReport
 
 
