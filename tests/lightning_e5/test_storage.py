@@ -190,7 +190,7 @@ STAGES = {
 def test_a_full_disk_is_one_sentence(texts: list[str], tmp_path: Path, stage: str) -> None:
     """The disk is full when the weights are written, which a library does that has its own exceptions."""
     limit, node = STAGES[stage]
-    storage.write_parquet(tmp_path / "pairs" / "pairs.parquet", {"query": texts[:80], "passage": texts[80:160]})
+    parquet.write_parquet(tmp_path / "pairs" / "pairs.parquet", {"query": texts[:80], "passage": texts[80:160]})
     experiment = tmp_path / "experiment.yaml"
     experiment.write_text(f"name: full\nthreads: 1\nstages:\n  {stage}:{node}\n    inputs: {{pairs: 'path:{tmp_path}/pairs'}}\n")
     command = [sys.executable, "-c", FULL_DISK, str(limit), str(experiment), f"runs_dir={tmp_path / 'runs'}"]
