@@ -62,11 +62,13 @@ def main() -> int:
         subprocess.run(command, check=True)
         began = time.monotonic()
         _forked(experiment, folder / "first")
-        seconds = time.monotonic() - began
+        shortest = time.monotonic() - began
         reasons = [_differences(folder / "whole" / "killed", folder / "first" / "killed")]
         kills = 0
         while kills < chosen.kills:
-            killed = _forked(experiment, folder / "killed", draw.uniform(0.0, seconds))
+            began = time.monotonic()
+            killed = _forked(experiment, folder / "killed", draw.uniform(0.0, shortest))
+            shortest = shortest if killed else min(shortest, time.monotonic() - began)
             if killed:
                 kills += 1
                 print(f"kill {kills:2}: {_place(folder / 'killed' / 'killed')}", flush=True)
@@ -102,10 +104,13 @@ def _forked(experiment: Path, runs: Path, seconds: float | None = None) -> bool:
     pid = os.fork()
     if not pid:
         os._exit(run(experiment, runs))
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    until = time.monotonic() + seconds if seconds is not None else float("inf")
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            until = float("inf")
+        time.sleep(0.005)
+    code = os.waitstatus_to_exitcode(ended[1])
     if code not in (0, -signal.SIGKILL):
         raise SystemExit(f"the run ended with {code}")
     return code != 0

@@ -164,8 +164,9 @@ class JsonlLogger(Logger):
 
     def finalize(self, status: str) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with naming_the_file(self.path):  # closing writes what a full disk did not take before
+                file.close()
 
 
 def read_metrics_log(directory: Path) -> list[dict[str, float]]:

@@ -39,8 +39,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep: int | None = 
     with atomic_path(path) as temporary:
         try:
             torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch's own writer gives no errno
-            raise OSError(errno.ENOSPC, f"the checkpoint could not be written ({error})", str(path)) from error
+        except RuntimeError as error:  # torch's own writer gives no errno, and words that say nothing to a user
+            why = "the checkpoint could not be written (no space left on the disk, or a limit on the size of files)"
+            raise OSError(errno.ENOSPC, why, str(path)) from error
         digest, size = sha256_file(temporary), temporary.stat().st_size
     write_checked(path.with_suffix(".json"), {"file": path.name, "sha256": digest, "bytes": size})
     if keep is not None:

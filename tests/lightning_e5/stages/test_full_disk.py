@@ -64,16 +64,18 @@ def test_a_disk_that_is_full_anywhere(tmp_path: Path, texts: list[str]) -> None:
     whole = runs / "whole"
     log, weights = ((whole / "stages/pretrain" / name).stat().st_size for name in ("metrics.jsonl", "encoder/model.safetensors"))
     cases = {
-        "config": (300, "config.yaml"),
-        "log": (log - 100, "stages/pretrain/metrics.jsonl"),
-        "checkpoint": (weights + 500, "stages/pretrain/checkpoints/step-00000020.ckpt"),
+        "config": (300, "config.yaml", "File too large"),
+        "log": (log - 100, "stages/pretrain/metrics.jsonl", "File too large"),
+        "checkpoint": (weights + 500, "stages/pretrain/checkpoints/step-00000020.ckpt", "the checkpoint could not be written"),
     }
+    rare = ["stages.pretrain.trainer.checkpoint_steps=1000", "stages.pretrain.trainer.checkpoint_seconds=1.0e+6"]
     # For the log the stages before are done already: a training that failed, and is corrected without being asked about it.
     failing = ["log", None, "stages.pretrain.data.batch_size=1000"]
-    assert runs_of(failing, *([name, limit] for name, (limit, _) in cases.items())) == [2] * (1 + len(cases))
-    for name, (_, file) in cases.items():
+    limited = ([name, limit, *(rare if name == "log" else [])] for name, (limit, _, _) in cases.items())
+    assert runs_of(failing, *limited) == [2] * (1 + len(cases))
+    for name, (_, file, why) in cases.items():
         lines = (runs / f"{name}.err").read_text().replace("\r", "\n").strip().splitlines()
-        assert lines[-1].startswith("error: ") and "File too large" in lines[-1] and f"/{name}/{file}" in lines[-1], (name, lines[-3:])
+        assert lines[-1].startswith("error: ") and why in lines[-1] and f"/{name}/{file}" in lines[-1], (name, lines[-3:])
         assert not any("Traceback" in line for line in lines) and not list((runs / name).rglob("*.tmp"))
         assert not (runs / name / "metrics.json").exists() and (file.endswith(".jsonl") or not (runs / name / file).is_file())
     assert runs_of(*([name, None] for name in cases)) == [0] * len(cases)
