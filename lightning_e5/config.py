@@ -166,7 +166,7 @@ def check_path(text: str, key: str) -> str:
 
 
 def check_top_level(path: str, experiment: Node) -> None:
-    """UserError for an experiment with unknown keys, values of another type, or without what it needs; adds the defaults."""
+    """UserError where a resolved experiment's top-level keys are wrong; keys that are not there get their defaults."""
     if "ablation" in experiment:
         raise UserError(f"{path}: is an ablation's YAML and not one experiment's; use: python -m lightning_e5 ablate {shlex.quote(path)}")
     for key in experiment:

@@ -28,13 +28,17 @@ class Range:
 
     def rule(self, value: float | None = None) -> str:
         """The range in words; of a value that is not in it, the bound that it breaks."""
-        low = f"above {self.least:g}" if self.above else f">= {self.least:g}"
-        high = f"<= {self.most:g}" if self.most < MOST else "<= 2^40"
+        low = f"above {_said(self.least)}" if self.above else f">= {_said(self.least)}"
+        high = f"<= {_said(self.most)}" if self.most < MOST else "<= 2^40"
         if value is not None:
             return high if value > self.most else low
         if self.most >= MOST:
             return low
-        return f"{low} and {high}" if self.above else f"from {self.least:g} to {self.most:g}"
+        return f"{low} and {high}" if self.above else f"from {_said(self.least)} to {_said(self.most)}"
+
+
+def _said(number: float) -> str:
+    return f"{number:g}" if abs(number) < 1e6 else f"{number:,.0f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def test_nested_nodes() -> None:
     [
         ("count", "3", "an integer >= 1"), ("count", 3.0, "an integer >= 1"), ("count", True, "an integer >= 1"),
         ("count", None, "an integer >= 1"), ("count", {"a": 1}, "an integer >= 1"),
-        ("absolute_margin", "0.1", "a number from -1e+06 to 1e+06 or null"), ("absolute_margin", [0.1], "a number from -1e+06 to 1e+06 or null"),
+        ("absolute_margin", "0.1", "a number from -1,000,000 to 1,000,000 or null"), ("absolute_margin", [0.1], "a number from -1,000,000 to 1,000,000 or null"),
     ],
 )  # fmt: skip
 def test_wrong_types(argument: str, value: Any, rule: str) -> None:

@@ -43,8 +43,7 @@ def tokenize(text: str) -> list[str]:
     tokens = []
     for word in _WORD.findall(text):
         tokens.append(word.lower())
-        parts = _PART.findall(word)
-        if len(parts) > 1:
+        if len(parts := _PART.findall(word)) > 1:
             tokens.extend(part.lower() for part in parts)
     return tokens
 
@@ -102,8 +101,7 @@ class _Bags(NamedTuple):
 
     def take(self, texts: NDArray[np.int64]) -> _Bags:
         """The bags of some texts, in the order given."""
-        lengths = self.starts[texts + 1] - self.starts[texts]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
+        starts = np.concatenate([[0], np.cumsum(lengths := self.starts[texts + 1] - self.starts[texts])])
         positions = np.arange(starts[-1]) + np.repeat(self.starts[texts] - starts[:-1], lengths)
         return _Bags(self.ids[positions], self.counts[positions], starts)
 
