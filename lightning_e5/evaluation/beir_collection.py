@@ -144,7 +144,7 @@ def _together(name: str, split: str, forums: Mapping[str, RetrievalData]) -> Ret
     }
     same = frozenset(_joined(f, query) for f, data in forums.items() for query in data.same_text)
     left_out = sum((Counter(data.left_out) for data in forums.values()), Counter[str]())
-    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()), dict(left_out), same)
+    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()), same, dict(left_out))
 
 
 def _merged(data: RetrievalData, results: Mapping[str, RetrievalResult]) -> RetrievalResult:

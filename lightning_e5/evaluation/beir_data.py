@@ -34,8 +34,8 @@ class RetrievalData:
     queries: dict[str, str]
     qrels: Qrels
     dangling: int = 0
-    left_out: Mapping[str, int] = field(default_factory=dict)
     same_text: frozenset[str] = frozenset()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_beir(
@@ -68,7 +68,7 @@ def load_beir(
     dangling = sum(document not in corpus for grades in qrels.values() for document in grades)
     queries = {query: text for query, text in texts.items() if query in qrels}
     same = _same_text(folder, corpus, queries) if with_title else frozenset()
-    return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling, dict(+left_out), same)
+    return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling, same, dict(+left_out))
 
 
 def is_beir(folder: Path | str) -> bool:
