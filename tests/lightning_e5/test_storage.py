@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_e5 import storage
+from lightning_e5 import parquet, storage
 from lightning_e5.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
