@@ -34,7 +34,7 @@ FREE_ARGUMENTS = (
 _LEADING = {"lightning_e5.stages.beir_data.beir_data": ("folder",)}
 
 _ROWS = ("numpy", "pyarrow")
-_READERS = (*_ROWS, "datasketch", "lxml", "lxml_html_clean", "mwparserfromhell", "py3langid", "trafilatura", "warcio")
+_READERS = (*_ROWS, "datasketch", "lxml", "lxml_html_clean", "mwparserfromhell", "py3langid", "trafilatura", "brotli", "charset-normalizer", "zstandard", "py7zr")
 _MODELS = (*_ROWS, "torch", "tokenizers", "transformers")
 _TRAINING = (*_MODELS, "lightning")
 _SEARCH = (*_MODELS, "faiss-gpu", "faiss-cpu", "bm25s", "PyStemmer", "scikit-learn", "scipy")
