@@ -90,6 +90,7 @@ def resolve_experiment(tree: Node, overrides: Sequence[str], title: str, last: N
         UserError: as `load_experiment`.
     """
     tree = copy.deepcopy(tree)
+    remember(tree)  # also what an override replaces
     for override in overrides:
         apply_override(tree, override)
     experiment = resolve_references(merge(tree, last or {}), title)

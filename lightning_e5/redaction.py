@@ -234,7 +234,7 @@ def _replaced(value: Any, key: str, strength: str, replace: Replace, everywhere:
         return [_replaced(item, key, strength, replace, everywhere) for item in value]
     if _is_secret_number(value, key):
         found = replace(str(value))
-        return f"${{oc.decode:{found}}}" if _INTERPOLATION.fullmatch(found) else found  # a number again, where it is read
+        return found.replace("${oc.env:", "${oc.env.number:") if _INTERPOLATION.fullmatch(found) else found  # a number again, where it is read
     if not isinstance(value, str):
         return value
     if _is_secret(value, strength):

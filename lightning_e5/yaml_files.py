@@ -7,6 +7,7 @@ variable, no function. Alone in a value it stands for the whole node, within a t
 from __future__ import annotations
 
 import copy
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.redaction import remember
 
 Node = dict[str, Any]
 
 #: Bytes of a file, levels of it, and nodes and letters of it with all aliases and references written out.
 MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_LETTERS = 2**20, 40, 100_000, 4 * 2**20
 _REFERENCE = re.compile(r"\\?\$\{([^{}]*)\}")
+#: A variable of the environment: its text, or the number that it is.
+_VARIABLE = re.compile(r"oc\.env(\.number)?:([A-Za-z_][A-Za-z0-9_]*)")
 _PART = re.compile(r"[^.\[\]]+")
 
 
@@ -133,13 +137,28 @@ def whole_reference(value: Any) -> str | None:
 
 
 def resolve_references(tree: Node, title: str) -> Node:
-    """A copy of the tree with every ``${key}`` replaced by what it names.
+    """A copy of the tree with every ``${key}`` replaced by what it names, and ``${oc.env:NAME}`` by the environment's text.
+
+    A variable whose name is that of a secret is hidden in all that is written, wherever the reference brings it.
 
     Raises:
         UserError: a reference to nothing or to itself, or a tree that would be too large.
     """
     resolver = _Resolver(tree, title)
     return {str(key): resolver.resolve(value, str(key)) for key, value in tree.items()}
+
+
+def _of_environment(name: str, where: str, *, number: bool) -> str | int | float:
+    text = os.environ.get(name)
+    if text is None:
+        raise UserError(f"{where}: Environment variable {name!r} not found")
+    remember({name: text})
+    if not number:
+        return text
+    try:
+        return int(text) if re.fullmatch(r"-?\d{1,18}", text) else float(text)
+    except ValueError:
+        raise UserError(f"{where}: the environment variable {name!r} holds no number") from None
 
 
 class _Resolver:
@@ -166,6 +185,8 @@ class _Resolver:
 
     def follow(self, reference: str, key: str) -> Any:
         where = f"{self.title}: {key}"
+        if (variable := _VARIABLE.fullmatch(reference)) is not None:
+            return _of_environment(variable[2], where, number=variable[1] is not None)
         if reference in self.open or len(self.open) > MAX_DEPTH:
             raise UserError(f"{where}: '${{{reference}}}' refers to itself" if reference in self.open else f"{where}: references more than {MAX_DEPTH} deep")
         found = look_up(self.tree, reference, where)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_e5 import storage
+from lightning_e5 import parquet
 from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
 
@@ -73,16 +73,16 @@ def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "pairs.parquet"
     pq.write_table(pa.table({"query": pa.array([], pa.string())}), path)
     with pytest.raises(UserError, match="has no rows"):
-        storage.read_parquet(path, {"query": "string"})
+        parquet.read_parquet(path, {"query": "string"})
     with pytest.raises(UserError, match="lacks the column 'passage'"):
-        storage.read_parquet(path, {"passage": "string"})
+        parquet.read_parquet(path, {"passage": "string"})
     with pytest.raises(UserError, match="holds string, not int64"):
         pq.write_table(pa.table({"query": ["a"]}), path)
-        storage.read_parquet(path, {"query": "int64"})
+        parquet.read_parquet(path, {"query": "int64"})
     broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
     pq.write_table(pa.table({"query": broken}), path)
     with pytest.raises(UserError, match="row 0, column 'query' is not valid UTF-8"):
-        storage.read_parquet(path, {"query": "string"})
+        parquet.read_parquet(path, {"query": "string"})
 
 
 def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def _prepare_torch(experiment: Node) -> None:
     from lightning_e5.rng import use_deterministic_kernels
 
     use_threads(experiment["threads"])
-    use_deterministic_kernels(experiment["deterministic"])
+    use_deterministic_kernels(experiment.get("deterministic", False))
 
 
 def _finished_run(experiment: Node, directory: Path, digests: FileDigests) -> dict[str, float] | None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROCESS = """
 import sys, time
 from lightning_e5 import interrupts
-from lightning_e5.__main__ import _ended
+from lightning_e5.ending import ending
 interrupts.GRACE_SECONDS = float(sys.argv[2])
 
 def verb(arguments):
@@ -28,7 +28,7 @@ def verb(arguments):
         time.sleep(0.01)
 
 with interrupts.ending_on_signals():
-    sys.exit(_ended(type("Arguments", (), {"function": staticmethod(verb)})))
+    sys.exit(ending(lambda: verb(None)))
 """
 SAID = {130: "interrupted; the same command continues\n", 143: "stopped; the same command continues\n"}
 

@@ -18,7 +18,7 @@ PROCESS = """
 import sys, time
 from pathlib import Path
 from lightning_e5 import ranks
-from lightning_e5.__main__ import _ended
+from lightning_e5.ending import ending
 from lightning_e5.errors import UserError
 from lightning_e5.interrupts import ending_on_signals
 from lightning_e5.launch import wait_for
@@ -40,7 +40,7 @@ def verb(arguments):
     return 0
 
 with ending_on_signals():
-    sys.exit(_ended(type("Arguments", (), {"function": staticmethod(verb)})))
+    sys.exit(ending(lambda: verb(None)))
 """
 LAUNCHERS = {
     "torchrun": lambda rank: {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "x"},

@@ -167,7 +167,7 @@ def test_no_secret_reaches_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     with monkeypatch.context() as patch:
         patch.setattr(os, "environ", os.environ | {**variables, "OMP_NUM_THREADS": "1"})
         patch.chdir(ROOT)
-        assert main(["ablate", str(ablation), f"runs_dir={tmp_path / 'runs'}", f"variables.token={SECRETS['wandb']}"]) == 0
+        assert main(["ablate", str(ablation), f"runs_dir={tmp_path / 'runs'}", f"variables.hub_token={SECRETS['wandb']}"]) == 0
     directory = tmp_path / "runs/ablations/kept-one"
     run, written = directory / "only-seed1", directory / "only-seed1.yaml"
     assert read_json(directory / "status.json")["only-seed1"]["state"] == "finished"
@@ -198,6 +198,6 @@ def test_no_secret_reaches_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
         monkeypatch.setenv(name, secret)
     assert main(["run", str(written)]) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert main(["run", str(written), f"variables.token={SECRETS['wandb'][::-1]}"]) == 2
+    assert main(["run", str(written), f"variables.hub_token={SECRETS['wandb'][::-1]}"]) == 2
     told = capsys.readouterr()
-    assert "variables.token" in told.err and SECRETS["wandb"][::-1] not in told.err, "another key is another configuration"
+    assert "variables.hub_token" in told.err and SECRETS["wandb"][::-1] not in told.err, "another key is another configuration"

@@ -72,11 +72,13 @@ def test_memory_that_runs_out_changes_no_chunk_without_a_word() -> None:
         cache._shrink()
 
 
-def test_it_is_a_key_of_an_experiment_that_decides_its_stages() -> None:
-    from lightning_e5.stages.stage import stage_fingerprint
+def test_it_is_a_key_of_an_experiment_that_decides_its_stages(tmp_path: Path) -> None:
+    from lightning_e5.digests import MEMORY, FileDigests
+    from lightning_e5.stages.fingerprint import stage_fingerprint
 
     smoke = ROOT / "experiments" / "smoke.yaml"
-    prints = [stage_fingerprint(e, "pairs", e["stages"]["pairs"], {}, {}) for e in (load_experiment(smoke), load_experiment(smoke, ["deterministic=true"]))]
+    digests = FileDigests(tmp_path / MEMORY)
+    prints = [stage_fingerprint(e, "pairs", e["stages"]["pairs"], {}, {}, digests) for e in (load_experiment(smoke), load_experiment(smoke, ["deterministic=true"]))]
     assert prints[1] == {**prints[0], "deterministic": True}
     with pytest.raises(UserError, match="deterministic: 'yes please' is not true or false"):
         load_experiment(smoke, ["deterministic=yes please"])

@@ -74,7 +74,7 @@ def test_references_that_multiply(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("${a}", "refers to itself"), ("x ${a} y", "refers to itself"), ("${oc.env:HOME}", "is no reference"), ("${c}", "no key 'c' in the experiment"),
+        ("${a}", "refers to itself"), ("x ${a} y", "refers to itself"), ("${oc.env:NOT_THERE}", "Environment variable 'NOT_THERE' not found"), ("${oc.decode:a}", "is no reference"), ("${oc.env:A,b}", "is no reference"), ("${c}", "no key 'c' in the experiment"),
         ("${b.x}", "no key 'x' in b; did you mean 'xx'"), ("text ${b}", "names a node, which has no place within a text"), ("${b.${d}}", "."),
         ("${b", "without its end"), ("${}", "is no reference"), ("${b.}", "is no reference"), ("${b.yy.7}", "no key '7'"),
     ],

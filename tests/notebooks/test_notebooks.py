@@ -95,6 +95,8 @@ def test_what_a_run_lacks_is_said(smoke_run, tmp_path, monkeypatch):
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump({**config, "name": "judged", "stages": {"evaluate": evaluate}}))
     shutil.copy(smoke_run / "metrics.json", run)
+    (run / "stages" / "evaluate").mkdir(parents=True)
+    shutil.copy(smoke_run / "stages" / "evaluate" / "metrics.json", run / "stages" / "evaluate")
     shutil.copytree(smoke_run / "stages" / "evaluate" / "bm25", run / "stages" / "evaluate" / "bm25")
     table = yaml.safe_load((smoke_run / "stages" / "evaluate" / "table.json").read_text())
     rows = [{k: v for k, v in row.items() if not k.startswith("difference")} for row in table if row["model"] == "bm25"]

@@ -109,7 +109,7 @@ def test_a_part_of_the_runs(tmp_path: Path) -> None:
         ("seeds", [], ["seeds", "list of whole numbers"]),
         ("seeds", [1, 1], ["seeds: 1 is there twice"]),
         ("seeds", ["1"], ["seeds", "whole numbers"]),
-        ("seeds", [2**31], ["variant a at scale small", "seed", "2^31"]),
+        ("seeds", [2**31], ["variant a at scale small", "seed: 2147483648 is not an integer <= 2,147,483,647"]),
         ("baseline", "c", ["baseline: no variant 'c'", "known: a, b"]),
         ("scale", "smal", ["scale: no scale 'smal'", "did you mean 'small'"]),
         ("report", [], ["report: is empty"]),

@@ -100,14 +100,15 @@ def test_prefixes_that_are_not_the_models_are_refused(tmp_path: Path, encoder_fo
     assert "prefix_ablation" not in read_json(tmp_path / "a" / "tasks.json")[0]
 
 
-def test_a_folder_without_prompts_takes_any_prefix_and_another_pooling_is_refused(tmp_path: Path, encoder_folder: Path, sts_file: Path) -> None:
+def test_a_folder_without_prompts_takes_any_prefix_and_another_pooling_is_computed(tmp_path: Path, encoder_folder: Path, sts_file: Path) -> None:
     (encoder_folder / "config_sentence_transformers.json").write_text("{}")
     given = {"sts": {"similar": sts_file}, "encoders": {"small": encoder_folder}, "seed": 0}
     evaluate(tmp_path / "a", **given, prefixes={"query": "q: ", "passage": "p: "})
     assert read_json(tmp_path / "a" / "tasks.json")[0]["prefix"] == {"query": "q: "}
     (encoder_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}')
-    with pytest.raises(UserError, match="pools by pooling_mode_cls_token; only average pooling"):
-        evaluate(tmp_path / "b", **given)
+    pooled = evaluate(tmp_path / "b", **given)
+    (encoder_folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    assert pooled["small/similar/spearman"] != evaluate(tmp_path / "c", **given)["small/similar/spearman"]
 
 
 @pytest.mark.parametrize(

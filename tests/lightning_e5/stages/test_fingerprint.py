@@ -173,8 +173,11 @@ def test_bit_rot_is_found_by_verify(small_experiment: Node) -> None:
 
 def test_a_failed_stage_is_corrected_without_update(small_experiment: Node) -> None:
     wrong = copy.deepcopy(small_experiment)
-    wrong["stages"]["vectors"]["inputs"] = {"pairs": "pairs/nothing"}
-    with pytest.raises(UserError, match="has no 'nothing'"):
+    damaged = Path(small_experiment["runs_dir"]).with_name("damaged")
+    damaged.mkdir()
+    (damaged / "pairs.parquet").write_bytes(b"no Parquet")
+    wrong["stages"]["vectors"]["inputs"] = {"pairs": f"path:{damaged}"}
+    with pytest.raises(UserError, match="damaged"):
         run(wrong)
     wrong["variables"] = {"pairs": "pairs"}  # the correction may be made wherever the value comes from
     wrong["stages"]["vectors"]["inputs"] = {"pairs": "pairs"}

@@ -177,7 +177,7 @@ def test_a_wrong_configuration_leaves_no_directory(small_experiment: Node) -> No
 
 def test_a_part_that_a_stage_does_not_make_is_named(small_experiment: Node) -> None:
     small_experiment["stages"]["vectors"]["inputs"] = {"pairs": "pairs/nothing"}
-    with pytest.raises(UserError, match="'pairs/nothing': stage 'pairs' has no 'nothing'"):
+    with pytest.raises(UserError, match="'pairs/nothing' is nothing that this stage makes"):
         run(small_experiment)
 
 
@@ -211,5 +211,5 @@ def test_names_cannot_leave_the_runs_directory(
     before = sorted(tmp_path.parent.iterdir())
     assert main(["run", str(path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and "is not a valid name" in line
+    assert line.startswith("error: ") and ("is not a valid name" in line or "holds a character that no name or path can have" in line)
     assert not (tmp_path / "runs").exists() and sorted(tmp_path.parent.iterdir()) == before
