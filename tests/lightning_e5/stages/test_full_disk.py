@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lightning_e5.parquet import write_parquet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,6 +50,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_anywhere(tmp_path: Path, texts: list[str]) -> None:
     write_parquet(tmp_path / "pairs" / "pairs.parquet", {"query": texts[:40], "passage": texts[40:80]})
     experiment, runs = tmp_path / "experiment.yaml", tmp_path / "runs"
