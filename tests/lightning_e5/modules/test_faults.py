@@ -101,7 +101,8 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_out_of_memory_changes_no_gradient(tmp_path: Path, ranks: int) -> None:
     for fault in ("", "oom"):
         (tmp_path / fault).mkdir(exist_ok=True)
@@ -132,7 +133,7 @@ def test_a_value_that_is_not_finite_stops_all_ranks_before_the_step(tmp_path: Pa
     assert not (tmp_path / f"ranks-{ranks}.pt").exists()
 
 
-@pytest.mark.parametrize("victim", ["first rank", "second rank", "data worker"])
+@pytest.mark.parametrize("victim", ["first rank", pytest.param("second rank", marks=pytest.mark.slow), "data worker"])
 def test_a_dead_process_ends_the_job(tmp_path: Path, victim: str) -> None:
     process = start(tmp_path, 1 if victim == "data worker" else 2, steps=100_000, workers=int(victim == "data worker"))
     wait_for_checkpoint(tmp_path)
