@@ -264,7 +264,7 @@ def _evaluate(stage: _Stage) -> Facts:
     inputs = stage.node.get("inputs") or {}
     models = [*(inputs.get("encoders") or {}), *(stage.value("baselines") or {}), *(["word-vectors"] if "word_vectors" in inputs else [])]
     if not models:
-        raise UserError(f"{stage.key}: names no model to judge (encoders, word_vectors or baselines)")
+        raise UserError(f"{stage.key}: names no model to evaluate (encoders, word_vectors or baselines)")
     reference = stage.value("reference")
     named = [("reference", reference)] if reference is not None else []
     for model, others in (stage.value("previous") or {}).items():
