@@ -172,12 +172,13 @@ def json_values(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_
             yield place, row
 
 
-def _not_a_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def refuse_constant(name: str) -> NoReturn:
+    """For a JSON decoder: NaN and Infinity, which Python reads, are a ValueError."""
+    raise ValueError(f"{name} is no JSON value")
 
 
 #: One for all rows: ``json.loads`` with a setting makes a decoder per call.
-_DECODER = json.JSONDecoder(parse_constant=_not_a_number)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 def without_surrogates(value: Any) -> Any:

@@ -13,10 +13,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning_e5.errors import UserError
-from lightning_e5.lines import text_lines
+from lightning_e5.lines import refuse_constant, text_lines
 from lightning_e5.streams import DamagedFile, blocks, regular_file
 from lightning_e5.types import ReadReport
 
@@ -113,10 +113,6 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -126,7 +122,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 #: One for all rows: ``json.loads`` with a setting makes a decoder per call.
-DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=_object)
 
 
 def check_text(path: Path, wanted: str) -> None:

@@ -6,8 +6,6 @@ Stages are recognised by the files they left, not by their names: a training sta
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from lightning_e5 import pairs
 from lightning_e5.ablation import result_files as shapes
 from lightning_e5.ablation.filter_data import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.ablation.recorded_config import load_recorded
+from lightning_e5.beir_layout import either, stored_texts
 from lightning_e5.config import Node, outside_path
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.parquet import parquet_columns, read_parquet
@@ -291,9 +290,4 @@ def _total(rows: list[dict[str, float]], key: str) -> float | None:
 
 
 def _texts(folder: Path, name: str) -> dict[str, str]:
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-    if path is None:
-        raise UserError(f"{folder / name}: no such file (nor {name}.gz)")
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
-    return {row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in rows}
+    return {row.id: row.with_title() for row in stored_texts(either(folder, name))}
