@@ -23,6 +23,17 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def remembered_file(folder: Path) -> tuple[Path, Path]:
+    """A memory of digests, and a file of which it knows that it holds "one"."""
+    memory, file = folder / ".digests.json", folder / "a"
+    file.write_text("one")
+    digests = FileDigests(memory)
+    digests.of(file)
+    digests.save()
+    return memory, file
+
+
+
 def test_a_file_is_read_once_by_all_runs(tmp_path: Path, hashed: list[str]) -> None:
     memory, file = tmp_path / ".digests.json", tmp_path / "a"
     file.write_text("one")
@@ -38,11 +49,7 @@ def test_a_file_is_read_once_by_all_runs(tmp_path: Path, hashed: list[str]) -> N
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, hashed: list[str]) -> None:
-    memory, file = tmp_path / ".digests.json", tmp_path / "a"
-    file.write_text("one")
-    digests = FileDigests(memory)
-    digests.of(file)
-    digests.save()
+    memory, file = remembered_file(tmp_path)
     before = file.stat()
     for content in ("two", "three"):  # of the same size, and of another
         file.write_text(content)
@@ -56,11 +63,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, hashed: list[str]) -> None
 
 
 def test_bits_that_change_on_the_disk_are_seen_by_verify_alone(tmp_path: Path) -> None:
-    memory, file = tmp_path / ".digests.json", tmp_path / "a"
-    file.write_text("one")
-    digests = FileDigests(memory)
-    digests.of(file)
-    digests.save()
+    memory, file = remembered_file(tmp_path)
     before = file.stat()
     with file.open("r+") as handle:
         handle.write("0")
@@ -70,11 +73,7 @@ def test_bits_that_change_on_the_disk_are_seen_by_verify_alone(tmp_path: Path) -
 
 
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, hashed: list[str]) -> None:
-    memory, file = tmp_path / ".digests.json", tmp_path / "a"
-    file.write_text("one")
-    digests = FileDigests(memory)
-    digests.of(file)
-    digests.save()
+    memory, file = remembered_file(tmp_path)
     data = memory.read_bytes()
     for bit in range(0, 8 * len(data), 7):
         damaged = bytearray(data)
