@@ -15,6 +15,7 @@ from lightning_e5.interrupts import ending_on_signals
 from lightning_e5.launch import is_first_process
 from lightning_e5.memory import keep_freed_memory
 from lightning_e5.progress import printable
+from lightning_e5.storage import is_unwritable
 
 
 def _tell(text: str) -> None:
@@ -234,7 +235,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[
 def _check_words(words: Sequence[str]) -> None:
     """UserError for a word of the command line that no path or name can hold."""
     for word in words:
-        if "\0" in word or any("\ud800" <= letter <= "\udfff" for letter in word):
+        if is_unwritable(word):
             raise UserError(f"{ascii(word)[:120]}: holds NUL, or bytes that are not UTF-8, which no path or name here may have")
 
 

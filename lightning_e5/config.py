@@ -42,7 +42,7 @@ TOP_LEVEL = {
     "stages": "stage name -> {_target_, inputs, arguments}, run in order",
 }
 _TYPES: dict[str, Any] = {
-    "seed": Seed, "threads": Workers | None, "runs_dir": str, "stage_cache": str | None, "data_dir": str | None, "stages": dict,
+    "seed": Seed, "threads": Workers | None, "deterministic": bool, "runs_dir": str, "stage_cache": str | None, "data_dir": str | None, "stages": dict,
     "logger": dict | None, "headline": list[str] | None, "description": str | None, "variables": dict | None,
     "final_encoder": str | None, "throughput": list[dict] | None,
 }  # fmt: skip
@@ -177,8 +177,6 @@ def check_top_level(path: str, experiment: Node) -> None:
     experiment.setdefault("runs_dir", "runs")
     experiment.setdefault("threads", None)
     experiment.setdefault("deterministic", False)
-    if not isinstance(experiment["deterministic"], bool):
-        raise UserError(f"{path}: deterministic: {experiment['deterministic']!r} is not true or false")
     check_name(experiment.get("name"), f"{path}: name")
     for key, hint in _TYPES.items():
         if key in experiment:

@@ -212,6 +212,11 @@ def verify_manifest(directory: Path, kind: str | None = None, digest: Callable[[
     return manifest
 
 
+def is_unwritable(text: str) -> bool:
+    """Whether a text holds NUL or half a surrogate pair (bytes that are not UTF-8), which no path or name may have."""
+    return re.search(r"[\x00\ud800-\udfff]", text) is not None
+
+
 def safe_component(name: str) -> str:
     """A name from data as one component of a path, which no other name becomes: letters, digits and ``._-``, the rest as ``%2f``."""
     safe = re.sub(r"[^A-Za-z0-9._-]", lambda match: f"%{ord(match.group()):x}", name)

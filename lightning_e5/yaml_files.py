@@ -1,7 +1,7 @@
 """YAML files as plain trees, and the ``${key}`` references in them; both bounded, whatever a file holds.
 
-A reference names a key of the experiment itself (``${encoder}``, ``${variables.size}``) and nothing else: no environment
-variable, no function. Alone in a value it stands for the whole node, within a text for its words.
+A reference names a key of the experiment itself (``${encoder}``, ``${variables.size}``) or, as ``${oc.env:NAME}``, a variable
+of the environment, and nothing else: no function. Alone in a value it stands for the whole node, within a text for its words.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.redaction import remember
+from lightning_e5.storage import is_unwritable
 
 Node = dict[str, Any]
 
@@ -177,7 +178,7 @@ class _Resolver:
             return [self.resolve(v, f"{key}[{index}]") for index, v in enumerate(value)]
         if not isinstance(value, str):
             return copy.deepcopy(value)
-        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        if is_unwritable(value):
             raise UserError(f"{self.title}: {key}: {value!r} holds a character that no name or path can have")
         if (reference := whole_reference(value)) is not None:
             return self.follow(reference, key)
