@@ -160,7 +160,7 @@ def arguments(description: str, **more: dict[str, Any]) -> argparse.Namespace:
 
 def machine() -> dict[str, Any]:
     """Hardware and versions."""
-    from lightning_e5.tracking import environment
+    from lightning_e5.tracking.run_directory import environment
 
     found = environment()
     found["packages"]["sentence-transformers"] = __import__("importlib.metadata").metadata.version("sentence-transformers")

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.common import alternate, arguments, report, told
-from lightning_e5.curation.rank_counting import RankPool
-from lightning_e5.curation.screens import exact_scores
+from lightning_e5.curation.consistency_filter.rank_counting import RankPool
+from lightning_e5.curation.consistency_filter.screens import exact_scores
 
 #: Share of the squared length that all vectors have in common: 0 is isotropic; cosines of E5 lie around 0.78.
 COMMON = {"isotropic": 0.0, "E5-like": 0.78}

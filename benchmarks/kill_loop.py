@@ -64,7 +64,7 @@ def prepare(folder: Path) -> None:
 
     from benchmarks.common import real_pairs
     from data_modules.token_cache import write_token_cache
-    from lightning_e5.parquet import write_parquet
+    from lightning_e5.files.parquet import write_parquet
 
     pairs = real_pairs(32)
     queries, passages = pairs.query_texts[:PAIRS], pairs.passage_texts[:PAIRS]
@@ -100,13 +100,13 @@ def train(out: Path, scheme: str, workers: int) -> None:
 
     from data_modules.ccpairs.datamodule import CCPairsDataModule
     from data_modules.finetune.datamodule import RankedDataModule
+    from lightning_e5.files.storage import atomic_path
     from lightning_e5.models.encoder import TextEncoder
     from lightning_e5.modules.distilled import DistilledModule
     from lightning_e5.modules.fit import fit
     from lightning_e5.modules.in_batch import InBatchModule
     from lightning_e5.modules.moco import MoCoModule
-    from lightning_e5.storage import atomic_path
-    from lightning_e5.tracking import JsonlLogger
+    from lightning_e5.tracking.run_directory import JsonlLogger
 
     torch.set_num_threads(1)
     data_folder = out.parent / "data"

@@ -19,7 +19,7 @@ import time
 import traceback
 from pathlib import Path
 
-from lightning_e5.tracking import TIMED
+from lightning_e5.tracking.run_directory import TIMED
 
 STAGES = ("teacher", "scores")
 #: Groups of a kept block of scores, instead of thousands: there are several, and kills between them.
@@ -84,9 +84,9 @@ def main() -> int:
 
 def run(experiment: Path, runs: Path) -> int:
     """One run, continued from what is there; 0, or 1 with a traceback."""
-    import lightning_e5.curation.teacher_scores as teacher_scores
-    from lightning_e5.config import load_experiment
-    from lightning_e5.stages.runner import run_experiment
+    import lightning_e5.curation.mining.teacher_scores as teacher_scores
+    from lightning_e5.config.experiment import load_experiment
+    from lightning_e5.pipeline.runner import run_experiment
 
     teacher_scores.GROUPS = GROUPS
     try:

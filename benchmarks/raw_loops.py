@@ -159,7 +159,7 @@ def dataset(folder: Path) -> Pairs:
 
 def reddit(submissions: Path, comments: Path) -> Pairs:
     """(title and text, comment) of comments on the post itself, joined in a dictionary."""
-    from data_modules.ccpairs.sources.markup import reddit_text
+    from data_modules.ccpairs.formats.markup import reddit_text
 
     posts = {row["id"]: (row["title"], row["selftext"]) for row in _rows(submissions)}
     queries: dict[str, str] = {}
@@ -176,7 +176,7 @@ def stackexchange(path: Path) -> Pairs:
     """(title, answer) and (title and body, answer), joined in a dictionary."""
     from lxml import etree
 
-    from data_modules.ccpairs.sources.markup import html_text
+    from data_modules.ccpairs.formats.markup import html_text
 
     questions: dict[str, tuple[str, str]] = {}
     answers: list[tuple[str, str]] = []
@@ -197,7 +197,7 @@ def wikipedia(path: Path) -> Pairs:
     """(page and section title, section), with the same parser of wikitext."""
     from lxml import etree
 
-    from data_modules.ccpairs.sources.wikitext import sections
+    from data_modules.ccpairs.formats.wikitext import sections
 
     space = "{http://www.mediawiki.org/xml/export-0.11/}"
     with bz2.open(path) as handle:

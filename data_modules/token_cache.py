@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import atomic_path, read_manifest, write_manifest
 from lightning_e5.ranges import Count
-from lightning_e5.storage import atomic_path, read_manifest, write_manifest
 from lightning_e5.text import TextTokenizer, text_id, texts_digest
 from lightning_e5.types import Kind
 

@@ -21,6 +21,16 @@ from lightning_e5.errors import UserError, suggestion
 OUR_PACKAGES = ("lightning_e5", "data_modules")
 #: Packages of other projects: their classes of this base may be named, under the package's own name.
 FOREIGN = {"torch.optim": "Optimizer", "lightning.pytorch.callbacks": "Callback"}
+#: Names of earlier versions, which YAMLs and recorded configurations may still hold, and where the same thing is now.
+MOVED = {
+    "lightning_e5.curation.duplicates.NearDuplicates": "lightning_e5.curation.cleaning.duplicates.NearDuplicates",
+    "lightning_e5.curation.engine.LocalEngine": "lightning_e5.curation.engines.engine.LocalEngine",
+    "lightning_e5.curation.engine.RayEngine": "lightning_e5.curation.engines.engine.RayEngine",
+    "lightning_e5.curation.evaluation_files.EvaluationFiles": "lightning_e5.curation.cleaning.evaluation_files.EvaluationFiles",
+    "lightning_e5.curation.hard_negatives.NegativeRules": "lightning_e5.curation.mining.hard_negatives.NegativeRules",
+    "lightning_e5.evaluation.baselines.bm25.BM25": "lightning_e5.retrieval.bm25.BM25",
+    "lightning_e5.evaluation.zero_shot.ZeroShotPrompts": "lightning_e5.evaluation.tasks.zero_shot.ZeroShotPrompts",
+}
 _allowed: list[str] = []
 
 Thing = TypeVar("Thing", bound=Callable[..., Any])
@@ -103,6 +113,8 @@ def resolve_target(target: Any, key: str, kind: str | None = None) -> Callable[.
     where = f"{key}._target_"
     if not isinstance(target, str) or "." not in target or not all(part.isidentifier() for part in target.split(".")):
         raise UserError(f"{where}: {target!r} is not a dotted name such as 'lightning_e5.stages.pretrain.pretrain'")
+    if target in MOVED:
+        raise UserError(f"{where}: {target!r} has moved; name {MOVED[target]!r}")
     packages = (*OUR_PACKAGES, *_allowed)
     if (foreign := next((p for p in FOREIGN if target.startswith(f"{p}.")), None)) is not None:
         found: Callable[..., Any] = _foreign(target, foreign, where)

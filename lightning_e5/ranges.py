@@ -1,6 +1,6 @@
 """What the annotations of configurable arguments say beside the type: the range of a number, and what a slot is given.
 
-An argument's range is written once, in its annotation (``batch_size: BatchSize``); `lightning_e5.annotations` reads it for
+An argument's range is written once, in its annotation (``batch_size: BatchSize``); `lightning_e5.config.annotations` reads it for
 ``check``, for the building of objects, and for messages. NaN and infinity are in no range.
 """
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lightning_e5.errors import UserError
-from lightning_e5.storage import reading
+from lightning_e5.files.storage import reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

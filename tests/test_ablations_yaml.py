@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lightning_e5.ablation.ablation_file import load_ablation, scale_names
 from lightning_e5.ablation.plan import Plan, plan_ablation
-from lightning_e5.config import load_experiment
-from lightning_e5.parquet import write_parquet
-from lightning_e5.stages.runner import check_experiment, run_experiment
+from lightning_e5.config.ablation_spec import load_ablation, scale_names
+from lightning_e5.config.experiment import load_experiment
+from lightning_e5.files.parquet import write_parquet
+from lightning_e5.pipeline.runner import check_experiment, run_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 #: `smoke.yaml` is for the tests of ``ablate`` alone.

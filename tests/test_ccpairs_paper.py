@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.config import load_experiment
-from lightning_e5.pairs import PairStore
-from lightning_e5.stages.runner import check_experiment, run_experiment
-from lightning_e5.storage import read_json
+from data_modules.pair_store import PairStore
+from lightning_e5.config.experiment import load_experiment
+from lightning_e5.files.storage import read_json
+from lightning_e5.pipeline.runner import check_experiment, run_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "The river rises in the northern hills and flows through {0} before it reaches the sea near the old harbour of {0}."
@@ -75,7 +75,7 @@ def write_dumps(root: Path) -> None:
 def test_the_papers_dumps_become_pairs(tmp_path: Path) -> None:
     write_dumps(tmp_path / "raw")
     overrides = [f"data_dir={tmp_path / 'raw'}", f"runs_dir={tmp_path / 'runs'}", "logger={mode: disabled}",
-                 "engine={_target_: lightning_e5.curation.engine.LocalEngine, workers: 2}"]  # fmt: skip
+                 "engine={_target_: lightning_e5.curation.engines.engine.LocalEngine, workers: 2}"]  # fmt: skip
     experiment = load_experiment(ROOT / "experiments/data/ccpairs_paper.yaml", overrides)
     experiment["stages"]["pairs"]["sources"][0]["buckets"] = 2
     check_experiment(experiment)

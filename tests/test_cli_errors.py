@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_e5 import parquet
 from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
+from lightning_e5.files import parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = str(ROOT / "experiments" / "smoke.yaml")
@@ -42,7 +42,7 @@ def test_unknown_keys_and_overrides(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean" in fails(capsys, "run", stage(tmp_path, "lightning_e5.stages.pretrain.pretrian"))
     assert "allowed package" in fails(capsys, "run", stage(tmp_path, "os.system"))
-    assert "is not configurable" in fails(capsys, "run", stage(tmp_path, "lightning_e5.storage.os.system"))
+    assert "is not configurable" in fails(capsys, "run", stage(tmp_path, "lightning_e5.files.storage.os.system"))
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/x", "a..b", "''", "x" * 300])

@@ -19,17 +19,17 @@ from data_modules.finetune.groups import read_ranked
 from data_modules.finetune.msmarco import SimLMRanked, TevatronRanked
 from data_modules.finetune.nli import Nli
 from data_modules.finetune.nq import DprRanked
-from lightning_e5.curation.evaluation_texts import evaluation_texts
+from lightning_e5.curation.cleaning.evaluation_texts import evaluation_texts
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.vectors_file import read_vectors
-from lightning_e5.evaluation.beir_data import load_beir
-from lightning_e5.evaluation.classification import ClassificationTask
-from lightning_e5.evaluation.clustering import ClusteringTask
-from lightning_e5.evaluation.pair_classification import PairClassificationTask
-from lightning_e5.evaluation.reranking import RerankingTask
-from lightning_e5.evaluation.sts import load_sts
-from lightning_e5.parquet import write_parquet
-from lightning_e5.storage import read_json
+from lightning_e5.evaluation.beir.data import load_beir
+from lightning_e5.evaluation.tasks.classification import ClassificationTask
+from lightning_e5.evaluation.tasks.clustering import ClusteringTask
+from lightning_e5.evaluation.tasks.pair_classification import PairClassificationTask
+from lightning_e5.evaluation.tasks.reranking import RerankingTask
+from lightning_e5.evaluation.tasks.sts import load_sts
+from lightning_e5.files.parquet import write_parquet
+from lightning_e5.files.storage import read_json
 from lightning_e5.types import ReadReport
 
 WORDS = ["river", "brücke", "sea \u2028", "sun", 'say "so"', "list"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.config import load_experiment
+from lightning_e5.config.experiment import load_experiment
 from lightning_e5.errors import UserError
-from lightning_e5.stages.runner import check_experiment
+from lightning_e5.pipeline.runner import check_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [p for p in sorted((ROOT / "experiments").rglob("*.yaml")) if p.parent.name != "ablations"]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_modules.pair_store import shard_name
 from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
-from lightning_e5.pairs import shard_name
+from lightning_e5.files.storage import check_component, safe_component
 from lightning_e5.progress import printable
-from lightning_e5.storage import check_component, safe_component
 
 HOSTILE = {"nul": "a\0b", "long": "x" * 5000, "long part": "y" * 300, "half a character": "a\ud800b", "undecoded": "a\udcffb", "newline": "a\nb", "escape": "a\x1b[2Jb"}
 

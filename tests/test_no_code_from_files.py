@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_e5.curation.blocks import KeptBlocks, read_array
-from lightning_e5.curation.decontaminate import Contamination
-from lightning_e5.curation.overlap import EvaluationNgrams
+from lightning_e5.curation.cleaning.decontaminate import Contamination
+from lightning_e5.curation.cleaning.overlap import EvaluationNgrams
+from lightning_e5.curation.engines.blocks import KeptBlocks, read_array
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.stored_embeddings import StoredEmbeddings
 
@@ -28,8 +28,8 @@ BUILTINS = {"eval", "exec", "compile", "__import__"}
 ONLY = {"allow_pickle": False, "shell": False, "trust_remote_code": False}
 #: The places where it is right, and why.
 KNOWN = {
-    ("lightning_e5/annotations.py", "eval"): "annotations of our own source",
-    ("lightning_e5/ablation/recorded_config.py", "yaml.load"): "its loader is a SafeLoader",
+    ("lightning_e5/config/annotations.py", "eval"): "annotations of our own source",
+    ("lightning_e5/results/recorded_config.py", "yaml.load"): "its loader is a SafeLoader",
 }
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from lightning_e5.ablation.check import expanded
-from lightning_e5.annotations import arguments_of, fits
-from lightning_e5.config import check_top_level, load_experiment
+from lightning_e5.config.annotations import arguments_of, fits
+from lightning_e5.config.experiment import check_top_level, load_experiment
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError
-from lightning_e5.stages.check import check_experiment
+from lightning_e5.pipeline.check import check_experiment
 from tests.lightning_e5.test_configurable import listed
 
 ROOT = Path(__file__).resolve().parents[1]

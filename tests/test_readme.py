@@ -41,7 +41,7 @@ def test_every_verb_is_told_and_exists() -> None:
 def test_the_options_parse(command: str) -> None:
     verb, *arguments = arguments_of(command)
     parser = argparse.ArgumentParser(exit_on_error=False)
-    VERBS[verb][1](parser)
+    VERBS[verb].add_arguments(parser)
     parsed = parser.parse_args(arguments)
     assert vars(parsed)
     for flag in re.findall(r"--[\w-]+", command):
@@ -50,7 +50,7 @@ def test_the_options_parse(command: str) -> None:
 
 def test_an_option_that_is_not_there_is_noticed() -> None:
     parser = argparse.ArgumentParser(exit_on_error=False)
-    VERBS["run"][1](parser)
+    VERBS["run"].add_arguments(parser)
     with pytest.raises((SystemExit, argparse.ArgumentError)):
         parser.parse_args(["a.yaml", "--upgrade"])
 

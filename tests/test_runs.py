@@ -102,7 +102,7 @@ def test_the_order_is_pure_and_the_same_for_all_ranks(world_size: int) -> None:
 def test_the_filter_equals_brute_force() -> None:
     import torch
 
-    from lightning_e5.curation.consistency_filter import consistency_ranks
+    from lightning_e5.curation.consistency_filter.keep import consistency_ranks
 
     draw = torch.Generator().manual_seed(0)
     q, p = (torch.nn.functional.normalize(torch.randn(60, 8, generator=draw), dim=1) for _ in range(2))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.config import load_experiment
-from lightning_e5.pairs import PairStore
-from lightning_e5.stages.runner import run_experiment
-from lightning_e5.storage import read_json
+from data_modules.pair_store import PairStore
+from lightning_e5.config.experiment import load_experiment
+from lightning_e5.files.storage import read_json
+from lightning_e5.pipeline.runner import run_experiment
 
 SIGNALS = Path(__file__).resolve().parents[1] / "experiments" / "pretrain" / "signals"
 #: Experiment -> the sources of its pairs.
@@ -46,7 +46,7 @@ def data_stages(name: str, tmp_path: Path, *overrides: str) -> dict[str, Any]:
         "roots": {"one": package(tmp_path / "one", ("sort", "copy", "merge")), "held": package(tmp_path / "held", ("split",))},
     }  # fmt: skip
     docs["held_out"] = ["held"]
-    experiment["stages"]["pairs"]["engine"] = {"_target_": "lightning_e5.curation.engine.LocalEngine", "workers": 1}
+    experiment["stages"]["pairs"]["engine"] = {"_target_": "lightning_e5.curation.engines.engine.LocalEngine", "workers": 1}
     stages = {key: experiment["stages"][key] for key in ("docs", "pairs")}
     return {**experiment, "stages": stages, "final_encoder": None}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_e5.__main__ import main
-from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.baselines.word_vectors import WordVectorsConfig
+from lightning_e5.files.storage import read_json
 from lightning_e5.models.training_record import read_record
+from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.stages.evaluate import evaluate
 from lightning_e5.stages.word_vectors import word_vectors
-from lightning_e5.storage import read_json
 
 
 def test_rows_of_a_run_say_what_the_models_have_seen(smoke_run: Path) -> None:

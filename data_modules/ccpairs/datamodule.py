@@ -13,7 +13,7 @@ from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.parquet import read_parquet
+from lightning_e5.files.parquet import read_parquet
 from lightning_e5.ranges import BatchSize, Count, Epochs, Seed, Weight, WorkersOrZero
 from lightning_e5.types import PairBatch, TokenBatch
 

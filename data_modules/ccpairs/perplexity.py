@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.errors import UserError
-from lightning_e5.lines import text_lines
+from lightning_e5.files.lines import text_lines
 
 _DIGIT = re.compile(r"\d")
 #: Typographic marks and the plain ones that stand for them in the models' training text.

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.finetune.records import files_identity
-from lightning_e5.beir_layout import either, read_judgements, stored_texts
 from lightning_e5.configurable import configurable
+from lightning_e5.files.beir_layout import either, read_judgements, stored_texts
 from lightning_e5.types import Kind, RankedExample, ReadReport
 
 
 @configurable("ranked source")
 class BeirRanked:
-    """``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` (or their ``.gz``), by the rules of `lightning_e5.beir_layout`.
+    """``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` (or their ``.gz``), by the rules of `lightning_e5.files.beir_layout`.
 
     Args:
         folder: the collection.

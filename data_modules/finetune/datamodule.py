@@ -14,12 +14,12 @@ from data_modules.finetune.groups import KINDS, Choice, read_ranked
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.launch import is_first_process, wait_for
+from lightning_e5.distributed.ranks import loss
 from lightning_e5.errors import TrainingStopped, UserError, suggestion
-from lightning_e5.launch import is_first_process, wait_for
+from lightning_e5.files.storage import empty_directory, read_manifest, verify_manifest
 from lightning_e5.progress import progress
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
-from lightning_e5.ranks import loss
-from lightning_e5.storage import empty_directory, read_manifest, verify_manifest
 from lightning_e5.text import TextTokenizer, texts_digest
 from lightning_e5.types import Kind, PairBatch, TokenBatch
 

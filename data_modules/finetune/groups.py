@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
-from lightning_e5.parquet import read_parquet
+from lightning_e5.files.parquet import read_parquet
 from lightning_e5.types import Kind
 
 #: ``first``: the first N negatives of a row, always; ``window``: the next N in each epoch, around and around.

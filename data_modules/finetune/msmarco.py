@@ -12,8 +12,8 @@ from typing import Any
 from data_modules.finetune.records import existing, files_identity, passage_text, string
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.files.rows import json_objects, number_of, table_rows
 from lightning_e5.ranges import Count
-from lightning_e5.rows import json_objects, number_of, table_rows
 from lightning_e5.types import RankedExample, ReadReport
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from data_modules.finetune.records import existing, files_identity, string
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.files.rows import SplitRows, number_of
 from lightning_e5.ranges import CountOrZero, Seed
 from lightning_e5.rng import generator
-from lightning_e5.rows import SplitRows, number_of
 from lightning_e5.text import text_id
 from lightning_e5.types import RankedExample, ReadReport
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
-from lightning_e5.lines import as_utf8
-from lightning_e5.rows import DECODER, check_text
-from lightning_e5.streams import DamagedFile, blocks
+from lightning_e5.files.lines import as_utf8
+from lightning_e5.files.rows import DECODER, check_text
+from lightning_e5.files.streams import DamagedFile, blocks
 from lightning_e5.types import ReadReport
 
 #: Characters read at once from a JSON array, and the most that one of its elements may have.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lightning_e5.ablation.ablation_file import Ablation, is_ablation, load_ablation, scale_names
 from lightning_e5.ablation.dry_run import variant_lines
 from lightning_e5.ablation.plan import Plan, plan_ablation
-from lightning_e5.config import Node
+from lightning_e5.config.ablation_spec import Ablation, is_ablation, load_ablation, scale_names
+from lightning_e5.config.experiment import Node
 
 
 def expanded(path: Path, overrides: Sequence[str] = ()) -> tuple[list[tuple[str, Node]], Callable[[], list[str]]] | None:

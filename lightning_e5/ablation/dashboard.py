@@ -1,7 +1,7 @@
 """A W&B workspace that compares the variants of an ablation: one bar per report metric, and the curves of every training.
 
 It is made from the ablation alone, so it can be saved before its first run; its panels name the metrics that
-`lightning_e5.stages.wandb_run` gives to runs.
+`lightning_e5.tracking.wandb_run` gives to runs.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.ablation import result_files as shapes
-from lightning_e5.ablation.ablation_file import is_ablation, load_ablation
-from lightning_e5.ablation.html import escaped
 from lightning_e5.ablation.plan import plan_ablation
-from lightning_e5.ablation.recorded_config import load_recorded
-from lightning_e5.ablation.result_files import read_result
-from lightning_e5.config import Node
+from lightning_e5.config.ablation_spec import is_ablation, load_ablation
+from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError
-from lightning_e5.stages.wandb_run import PROJECT, history_name, key_present
-from lightning_e5.storage import write_json
+from lightning_e5.files.storage import write_json
+from lightning_e5.report.html import escaped
+from lightning_e5.results import result_files as shapes
+from lightning_e5.results.recorded_config import load_recorded
+from lightning_e5.results.result_files import read_result
+from lightning_e5.tracking.wandb_run import PROJECT, history_name, key_present
 
 #: Curves of every training stage: column of ``metrics.jsonl`` -> title.
 CURVES = {

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_e5.ablation.plan import Plan, PlannedRun, differences
-from lightning_e5.config import Node, config_hash
+from lightning_e5.config.experiment import Node, config_hash
+from lightning_e5.pipeline.fingerprint import deciding
+from lightning_e5.pipeline.plan import training_lines
+from lightning_e5.pipeline.runner import METRICS
 from lightning_e5.redaction import redact
-from lightning_e5.stages.fingerprint import deciding
-from lightning_e5.stages.plan import training_lines
-from lightning_e5.stages.runner import METRICS
 
 _SHOWN_VALUE = 60
 

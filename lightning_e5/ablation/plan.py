@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.ablation.ablation_file import SET_HERE, Ablation
-from lightning_e5.config import Node, differing_keys, load_tree, merge, resolve_experiment
+from lightning_e5.config.ablation_spec import SET_HERE, Ablation
+from lightning_e5.config.experiment import Node, differing_keys, load_tree, merge, resolve_experiment
 from lightning_e5.errors import UserError, suggestion
 
 

@@ -18,20 +18,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.ablation.ablation_file import load_ablation
 from lightning_e5.ablation.dry_run import only_without_baseline, plan_text
 from lightning_e5.ablation.launchers import Launcher, LocalLauncher, SlurmLauncher, visible_gpus
 from lightning_e5.ablation.plan import Plan, PlannedRun, plan_ablation
-from lightning_e5.ablation.run_status import RunStatus, last_error_line
+from lightning_e5.ablation.status import RunStatus, last_error_line
+from lightning_e5.config.ablation_spec import load_ablation
 from lightning_e5.configurable import allow_options
+from lightning_e5.distributed.launch import threads_per_process
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import write_json, write_text
 from lightning_e5.interrupts import listening
-from lightning_e5.launch import threads_per_process
+from lightning_e5.pipeline.check import check_experiment
+from lightning_e5.pipeline.lock import LOCK, locked
+from lightning_e5.pipeline.runner import METRICS, changed_keys
 from lightning_e5.redaction import digits, replace_secrets
-from lightning_e5.stages.check import check_experiment
-from lightning_e5.stages.lock import LOCK, locked
-from lightning_e5.stages.runner import METRICS, changed_keys
-from lightning_e5.storage import write_json, write_text
 
 ABLATION = "ablation.json"
 #: Before the digits of the environment variable of a secret of the YAML.

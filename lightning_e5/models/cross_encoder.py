@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_e5.distributed.devices import Precision, runs_in_bf16
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import atomic_path, reading
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.packed_bert import PackedBert, is_packable
 from lightning_e5.models.padded import padded_states, usable_positions
-from lightning_e5.models.precision import Precision, runs_in_bf16
 from lightning_e5.progress import say
-from lightning_e5.storage import atomic_path, reading
 from lightning_e5.text import E5_PREFIXES, TextTokenizer, check_texts
 from lightning_e5.training.chunks import gather_tokens, sorted_chunks
 from lightning_e5.types import TokenBatch

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_e5.distributed.devices import Precision, runs_in_bf16
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
 from lightning_e5.models.head import EmbeddingHead, Similarity
 from lightning_e5.models.packed_bert import PackedBert, is_packable
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.models.pooling import length_runs
-from lightning_e5.models.precision import Precision, runs_in_bf16
 from lightning_e5.progress import say
-from lightning_e5.storage import reading
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer, check_texts
 from lightning_e5.training.chunks import sorted_chunks
 from lightning_e5.types import Kind, TokenBatch

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import read_json, reading
 from lightning_e5.models.head import E5_HEAD, Dense, EmbeddingHead, HeadSettings, UnitLength
 from lightning_e5.models.pooling import POOLING_MODES
 from lightning_e5.models.training_record import read_record
-from lightning_e5.storage import read_json, reading
 from lightning_e5.text import E5_PREFIXES, Prefixes
 
 #: Settings of the Transformer module; the newest name first, those of old folders after it.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_e5.distributed.devices import Precision
 from lightning_e5.models.cross_encoder import HEAD, CrossEncoder
-from lightning_e5.models.precision import Precision
 from lightning_e5.models.sequence_classifier import SequenceClassifier
 
 

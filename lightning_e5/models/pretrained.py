@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import empty_directory, naming_the_file, read_json, reading
 from lightning_e5.models.folder import FolderSettings, stored_settings
 from lightning_e5.models.head import EmbeddingHead, save_head
 from lightning_e5.models.padded import usable_positions
 from lightning_e5.models.reference import model_folder
 from lightning_e5.progress import say
-from lightning_e5.storage import empty_directory, naming_the_file, read_json, reading
 from lightning_e5.text import TextTokenizer, TokenizerSettings
 
 #: Model types of which the encoder half alone is used, and its class.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_e5.config import outside_path
+from lightning_e5.config.experiment import outside_path
 from lightning_e5.errors import UserError
-from lightning_e5.storage import sha256_file
+from lightning_e5.files.storage import sha256_file
 
 WEIGHTS = "model.safetensors"
 _PIN = "#sha256="

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_e5.distributed.devices import Precision, runs_in_bf16
 from lightning_e5.errors import UserError
 from lightning_e5.models.padded import usable_positions
-from lightning_e5.models.precision import Precision, runs_in_bf16
 from lightning_e5.models.pretrained import (
     check_vocabulary,
     load_config,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
-from lightning_e5.storage import MANIFEST, read_json, read_manifest, sha256_file, write_json
+from lightning_e5.files.storage import MANIFEST, read_json, read_manifest, sha256_file, write_json
 
 #: The file, beside the weights of an encoder or of word vectors.
 RECORD = "training_record.json"

@@ -12,12 +12,19 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_e5.distributed import any_rank, average_gradients, broadcast_from_first, gather, rank_means, world_size
+from lightning_e5.distributed.collectives import (
+    any_rank,
+    average_gradients,
+    broadcast_from_first,
+    gather,
+    rank_means,
+    world_size,
+)
+from lightning_e5.distributed.devices import runs_in_bf16
 from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.models.padded import checkpoint_layers
-from lightning_e5.models.precision import runs_in_bf16
 from lightning_e5.ranges import Count, CountOrZero, LearningRate, Range, Seed
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache

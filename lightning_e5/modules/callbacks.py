@@ -12,10 +12,10 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from lightning_e5.distributed import any_rank
+from lightning_e5.distributed.collectives import any_rank
+from lightning_e5.distributed.ranks import ranks
 from lightning_e5.interrupts import STOPPING, end_now, handlers, listening
 from lightning_e5.progress import Bar
-from lightning_e5.ranks import ranks
 from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
 from lightning_e5.training.grad_cache import StepGivenUp
 
@@ -60,7 +60,7 @@ class StopOnSignal(L.Callback):
     """SIGTERM, SIGUSR1 or SIGINT to any rank: all ranks save a checkpoint between two chunks or steps, and stop.
 
     A step that is not done by then is given up on all ranks; the checkpoint is of the step before. A second SIGINT ends the
-    process at once. The rank that hears of a signal tells the others over their own connection (`lightning_e5.ranks`), as it
+    process at once. The rank that hears of a signal tells the others over their own connection (`lightning_e5.distributed.ranks`), as it
     may be waiting for them in a collective; they agree in collectives that they run anyway.
     """
 

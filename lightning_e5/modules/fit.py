@@ -14,14 +14,14 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
 
-from lightning_e5.distributed import close_process_group
+from lightning_e5.distributed.collectives import close_process_group
+from lightning_e5.distributed.launch import shared_threads
+from lightning_e5.distributed.ranks import join
 from lightning_e5.errors import UserError
-from lightning_e5.launch import shared_threads
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
 from lightning_e5.modules.strategy import RanksStrategy, ShardedStrategy
 from lightning_e5.ranges import ArgumentsOf, Count, Seconds, Workers
-from lightning_e5.ranks import join
 from lightning_e5.training.checkpointing import latest_checkpoint
 from lightning_e5.training.grad_cache import StepGivenUp
 

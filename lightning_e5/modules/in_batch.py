@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.configurable import configurable
-from lightning_e5.distributed import gather, gather_with_grad, rank
+from lightning_e5.distributed.collectives import gather, gather_with_grad, rank
 from lightning_e5.losses.duplicates import DuplicateMask, OwnColumnMask, Siblings
 from lightning_e5.losses.info_nce import InfoNCE
 from lightning_e5.models.encoder import TextEncoder

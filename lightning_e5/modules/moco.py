@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.configurable import configurable
-from lightning_e5.distributed import gather, rank
+from lightning_e5.distributed.collectives import gather, rank
 from lightning_e5.errors import UserError
 from lightning_e5.losses.duplicates import DuplicateMask, Siblings
 from lightning_e5.models.encoder import TextEncoder

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
-from lightning_e5.distributed import gather
+from lightning_e5.distributed.collectives import gather
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.ranges import Count

@@ -15,9 +15,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
 
-from lightning_e5.launch import STARTER
+from lightning_e5.distributed.launch import STARTER
+from lightning_e5.distributed.ranks import ranks
 from lightning_e5.modules.base import TrainingModule
-from lightning_e5.ranks import ranks
 
 
 class _Launcher(_SubprocessScriptLauncher):
@@ -36,7 +36,7 @@ class _Launcher(_SubprocessScriptLauncher):
 
 
 def _watch(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Notice ranks that end before they are connected with the first (`lightning_e5.ranks`)."""
+    """Notice ranks that end before they are connected with the first (`lightning_e5.distributed.ranks`)."""
     own = ranks()
     while own is not None and not own.stop:
         codes = [child.poll() for child in children]

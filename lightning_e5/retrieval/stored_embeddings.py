@@ -18,10 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_e5.errors import UserError
-from lightning_e5.progress import progress as show_progress
-from lightning_e5.retrieval.best_rows import BestRows, Float32, Int64
-from lightning_e5.retrieval.exact import check_searchable, checked_vectors
-from lightning_e5.storage import (
+from lightning_e5.files.storage import (
     MANIFEST,
     atomic_path,
     read_checked,
@@ -32,6 +29,9 @@ from lightning_e5.storage import (
     write_checked,
     write_manifest,
 )
+from lightning_e5.progress import progress as show_progress
+from lightning_e5.retrieval.best_rows import BestRows, Float32, Int64
+from lightning_e5.retrieval.exact import check_searchable, checked_vectors
 from lightning_e5.types import Embedder, Kind, compares_by_cosine
 
 StoredType = Literal["float32", "float16"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.beir_download import download_beir
-from lightning_e5.evaluation.beir_sets import BEIR_SETS, BeirSet, beir_set
-from lightning_e5.storage import MANIFEST, read_manifest, sha256_file, write_json
+from lightning_e5.evaluation.beir.download import download_beir
+from lightning_e5.evaluation.beir.sets import BEIR_SETS, BeirSet, beir_set
+from lightning_e5.files.storage import MANIFEST, read_manifest, sha256_file, write_json
 
 #: What the sets are, in the stage's folder: archive digests, or sizes and digests of what was put there by hand.
 SETS = "sets.json"

@@ -13,26 +13,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from data_modules.pair_store import SHARD_FOLDER, SHARDS, shard_name
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.duplicates import NearDuplicates
-from lightning_e5.curation.engine import Engine, make_engine
-from lightning_e5.curation.evaluation_files import EvaluationFiles
-from lightning_e5.curation.overlap import EvaluationNgrams, OverlapReport
-from lightning_e5.curation.pair_merge import (
+from lightning_e5.curation.building.merge import (
     Decisions,
     decide,
     merge_key,
     pieces_by_source,
     save_decisions,
 )
-from lightning_e5.curation.pair_parts import NGRAMS, OVERLAP, PartTask, part_key, read_part, write_evaluation
-from lightning_e5.curation.pair_shards import ShardTask, shard_bounds, write_shard
+from lightning_e5.curation.building.parts import NGRAMS, OVERLAP, PartTask, part_key, read_part, write_evaluation
+from lightning_e5.curation.building.shards import ShardTask, shard_bounds, write_shard
+from lightning_e5.curation.cleaning.duplicates import NearDuplicates
+from lightning_e5.curation.cleaning.evaluation_files import EvaluationFiles
+from lightning_e5.curation.cleaning.overlap import EvaluationNgrams, OverlapReport
+from lightning_e5.curation.engines.engine import Engine, make_engine
 from lightning_e5.errors import UserError
-from lightning_e5.pairs import SHARD_FOLDER, SHARDS, shard_name
+from lightning_e5.files.storage import read_json, remove_temporaries, safe_component, sha256_file, write_json
 from lightning_e5.ranges import Count, Range, Share
 from lightning_e5.rng import derive_seed
-from lightning_e5.storage import read_json, remove_temporaries, safe_component, sha256_file, write_json
-from lightning_e5.tracking import warn
+from lightning_e5.tracking.run_directory import warn
 from lightning_e5.types import PairFiles, PairHeuristic, ReadReport
 
 WORK = "work"

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.decontaminate import decontaminate
-from lightning_e5.curation.planted import plant_mismatches
+from lightning_e5.curation.building.label_noise import plant_mismatches
+from lightning_e5.curation.cleaning.decontaminate import decontaminate
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.parquet import write_parquet
+from lightning_e5.files.parquet import write_parquet
+from lightning_e5.files.storage import write_json, write_text
 from lightning_e5.ranges import Count, CountOrZero, Share
-from lightning_e5.storage import write_json, write_text
 from lightning_e5.text import text_id
 from lightning_e5.types import PairSource, Qrels, TextPair
 

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_modules.pair_rows import NOT_RANKED, source_codes
+from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.consistency_filter import judge
-from lightning_e5.curation.engine import Engine, make_engine
-from lightning_e5.curation.filter_pool import PoolKind, draw_pool, is_whole, join_parts
-from lightning_e5.curation.filter_tasks import (
+from lightning_e5.curation.consistency_filter.keep import judge
+from lightning_e5.curation.consistency_filter.pool import PoolKind, draw_pool, is_whole, join_parts
+from lightning_e5.curation.consistency_filter.tasks import (
     FilterSettings,
     PoolTask,
     RankTask,
@@ -25,14 +26,11 @@ from lightning_e5.curation.filter_tasks import (
     rank_part,
     ranks_of,
 )
-from lightning_e5.curation.pair_rows import NOT_RANKED, source_codes
+from lightning_e5.curation.engines.engine import Engine, make_engine
+from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.models.precision import Precision
-from lightning_e5.pairs import PairStore
-from lightning_e5.parquet import read_parquet, write_parquet
-from lightning_e5.progress import progress
-from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
-from lightning_e5.storage import (
+from lightning_e5.files.parquet import read_parquet, write_parquet
+from lightning_e5.files.storage import (
     read_checked,
     remove_temporaries,
     sha256_file,
@@ -41,6 +39,8 @@ from lightning_e5.storage import (
     write_checked,
     write_json,
 )
+from lightning_e5.progress import progress
+from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
 
 #: What the filter did source by source, and the hash of what decided the ranks that are there.
 SOURCES, STATE = "sources.json", "filter.json"

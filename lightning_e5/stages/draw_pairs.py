@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.pairs import PairStore
-from lightning_e5.parquet import read_parquet, write_parquet
+from lightning_e5.files.parquet import read_parquet, write_parquet
 from lightning_e5.ranges import Count
 from lightning_e5.rng import generator
 

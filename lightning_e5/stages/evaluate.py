@@ -8,33 +8,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lightning_e5.configurable import configurable
+from lightning_e5.curation.cleaning.contamination import Contamination, JudgedQueries, check_training_texts
+from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.beir_average import BEIR15, BeirAverage, metrics_of
-from lightning_e5.evaluation.beir_collection import Collection, check_rules, load_collection, rules_of
-from lightning_e5.evaluation.classification import SAMPLES_PER_LABEL, ClassificationTask
-from lightning_e5.evaluation.clustering import ClusteringTask
-from lightning_e5.evaluation.cosine_sample import CosineSample, RememberingEncoder
-from lightning_e5.evaluation.labelled import load_split
-from lightning_e5.evaluation.metrics import DEFAULT_METRICS
-from lightning_e5.evaluation.model_differences import all_differences, checked_previous, compare_models
-from lightning_e5.evaluation.pair_classification import PairClassificationTask
-from lightning_e5.evaluation.reranking import RerankingTask
-from lightning_e5.evaluation.retrieval import RetrievalResult, Searcher
-from lightning_e5.evaluation.significance import correct_verdicts
-from lightning_e5.evaluation.sts import STSTask, load_sts
-from lightning_e5.evaluation.task import Task
-from lightning_e5.evaluation.zero_shot import ZeroShotPrompts, ZeroShotTask
+from lightning_e5.evaluation.beir.average import BEIR15, BeirAverage, metrics_of
+from lightning_e5.evaluation.beir.collection import Collection, check_rules, load_collection, rules_of
+from lightning_e5.evaluation.beir.cosine_sample import CosineSample, RememberingEncoder
+from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS
+from lightning_e5.evaluation.beir.model_differences import all_differences, checked_previous, compare_models
+from lightning_e5.evaluation.beir.retrieval import RetrievalResult, Searcher
+from lightning_e5.evaluation.loaded_models import Judged, load_models
+from lightning_e5.evaluation.published import Published, check_published, published_of
+from lightning_e5.evaluation.statistics.significance import correct_verdicts
+from lightning_e5.evaluation.tasks.classification import SAMPLES_PER_LABEL, ClassificationTask
+from lightning_e5.evaluation.tasks.clustering import ClusteringTask
+from lightning_e5.evaluation.tasks.labelled import load_split
+from lightning_e5.evaluation.tasks.pair_classification import PairClassificationTask
+from lightning_e5.evaluation.tasks.reranking import RerankingTask
+from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
+from lightning_e5.evaluation.tasks.task import Task
+from lightning_e5.evaluation.tasks.zero_shot import ZeroShotPrompts, ZeroShotTask
+from lightning_e5.files.parquet import write_parquet
+from lightning_e5.files.storage import check_component, write_json
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.precision import Precision
-from lightning_e5.parquet import write_parquet
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Length, Range
 from lightning_e5.retrieval.exact import VectorIndex
-from lightning_e5.stages.contamination import Contamination, JudgedQueries, check_training_texts
-from lightning_e5.stages.judged import Judged, load_models
-from lightning_e5.stages.published import Published, check_published, published_of
-from lightning_e5.storage import check_component, write_json
-from lightning_e5.tracking import warn
+from lightning_e5.tracking.run_directory import warn
 from lightning_e5.types import Embedder
 
 #: The metric that intervals and differences are given for.
@@ -106,7 +106,7 @@ def evaluate(
         published: model -> ``<set>/<metric>`` -> a published figure, shown beside ours.
         training_texts: name -> folder of pairs or ``ranked.parquet``. Test queries, pairs and texts that occur in them are
             counted for every model that read no other ones (its folder says what it read), and scores are given without
-            all items that occur in any of them (see `lightning_e5.stages.contamination`).
+            all items that occur in any of them (see `lightning_e5.curation.cleaning.contamination`).
         trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
         cosines: keep cosines of judged and of random pairs for the report.
         index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the

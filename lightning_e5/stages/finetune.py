@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.devices import Precision
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.precision import Precision
 from lightning_e5.models.training_record import start_of, texts_of_files
 from lightning_e5.modules.fit import Trainer
 from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.pipeline.stage import StageContext
+from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length
 from lightning_e5.rng import derive_seed, seed_torch
-from lightning_e5.stages.stage import StageContext
-from lightning_e5.stages.training import train
 
 
 @configurable("stage")

@@ -9,23 +9,28 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.block_tasks import EncoderSettings, embed_on, load_encoder
-from lightning_e5.curation.blocks import KeptBlocks
-from lightning_e5.curation.candidates import Candidates, answers_of_the_teacher, dense_candidates, lexical_candidates
-from lightning_e5.curation.engine import Engine, make_engine
-from lightning_e5.curation.hard_negatives import NegativeRules, mine
-from lightning_e5.curation.mining_data import COLLECTION_FACTS, MiningData, of_collection, of_pairs
+from lightning_e5.curation.engines.blocks import KeptBlocks
+from lightning_e5.curation.engines.engine import Engine, make_engine
+from lightning_e5.curation.mining.block_tasks import EncoderSettings, embed_on, load_encoder
+from lightning_e5.curation.mining.candidates import (
+    Candidates,
+    answers_of_the_teacher,
+    dense_candidates,
+    lexical_candidates,
+)
+from lightning_e5.curation.mining.collections import COLLECTION_FACTS, MiningData, of_collection, of_pairs
+from lightning_e5.curation.mining.hard_negatives import NegativeRules, mine
+from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.baselines.bm25 import BM25
-from lightning_e5.evaluation.beir_data import load_beir
+from lightning_e5.evaluation.beir.data import load_beir
+from lightning_e5.files.parquet import read_parquet, write_parquet
+from lightning_e5.files.storage import read_json, write_json
 from lightning_e5.memory import inference_device
 from lightning_e5.models.pair_scorer import load_pair_scorer
-from lightning_e5.models.precision import Precision
-from lightning_e5.pairs import PairStore
-from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.ranges import Count, Length, Range, WorkersOrZero
-from lightning_e5.storage import read_json, write_json
+from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.types import Kind
 
 

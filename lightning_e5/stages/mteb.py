@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.mteb_adapter import MtebEncoder, encoder_revision, text_kind
-from lightning_e5.evaluation.mteb_local import feed
-from lightning_e5.evaluation.mteb_tasks import (
+from lightning_e5.evaluation.loaded_models import Judged, load_encoder
+from lightning_e5.evaluation.mteb.adapter import MtebEncoder, encoder_revision, text_kind
+from lightning_e5.evaluation.mteb.local import feed
+from lightning_e5.evaluation.mteb.tasks import (
     MissingData,
     averages,
     find_tasks,
@@ -23,11 +25,9 @@ from lightning_e5.evaluation.mteb_tasks import (
     result_path,
     run_task,
 )
-from lightning_e5.models.precision import Precision
+from lightning_e5.files.storage import write_json
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Length
-from lightning_e5.stages.judged import Judged, load_encoder
-from lightning_e5.storage import write_json
 from lightning_e5.text import Prefixes
 
 #: One row per model and task.

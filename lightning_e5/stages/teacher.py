@@ -12,21 +12,21 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.block_tasks import ScorerSettings, load_scorer, score_on
-from lightning_e5.curation.blocks import KeptBlocks
-from lightning_e5.curation.engine import Engine, make_engine
-from lightning_e5.curation.teacher_scores import COLLAPSED, group_scores, separation
+from lightning_e5.curation.engines.blocks import KeptBlocks
+from lightning_e5.curation.engines.engine import Engine, make_engine
+from lightning_e5.curation.mining.block_tasks import ScorerSettings, load_scorer, score_on
+from lightning_e5.curation.mining.teacher_scores import COLLAPSED, group_scores, separation
+from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
+from lightning_e5.files.parquet import read_parquet, write_parquet
 from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
-from lightning_e5.models.precision import Precision
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.fit import Trainer
-from lightning_e5.parquet import read_parquet, write_parquet
+from lightning_e5.pipeline.stage import StageContext
+from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Weight, WorkersOrZero
 from lightning_e5.rng import derive_seed, seed_torch
-from lightning_e5.stages.stage import StageContext
-from lightning_e5.stages.training import train
 from lightning_e5.training.chunks import sorted_chunks
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
-from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Given
 from lightning_e5.rng import seed_torch

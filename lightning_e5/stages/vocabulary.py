@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import UNTRAINED, start_of
-from lightning_e5.pairs import PairStore
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Given, Length
 from lightning_e5.rng import seed_torch

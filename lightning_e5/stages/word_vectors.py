@@ -8,13 +8,13 @@ from typing import Annotated
 
 import numpy as np
 
+from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
+from lightning_e5.files.parquet import read_parquet
 from lightning_e5.models.training_record import UNTRAINED, texts_identity
-from lightning_e5.pairs import PairStore
-from lightning_e5.parquet import read_parquet
+from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.ranges import Given
-from lightning_e5.stages.stage import StageContext
 from lightning_e5.text import texts_digest
 
 

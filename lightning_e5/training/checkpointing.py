@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lightning_e5.errors import UserError
-from lightning_e5.storage import atomic_path, read_checked, remove_temporaries, sha256_file, write_checked
+from lightning_e5.files.storage import atomic_path, read_checked, remove_temporaries, sha256_file, write_checked
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_e5.distributed import highest_of_ranks, world_size
+from lightning_e5.distributed.collectives import highest_of_ranks, world_size
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
 from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory, smaller_chunk

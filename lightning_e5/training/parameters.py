@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_e5.distributed import sum_over_ranks
+from lightning_e5.distributed.collectives import sum_over_ranks
 from lightning_e5.errors import UserError
 
 

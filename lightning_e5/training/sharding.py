@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_e5.distributed import (
+from lightning_e5.distributed.collectives import (
     BUCKET_VALUES,
     broadcast_from_first,
     gather_flat,

@@ -12,7 +12,7 @@ import pytest
 
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.errors import UserError
-from lightning_e5.storage import read_checked, verify_manifest, write_checked
+from lightning_e5.files.storage import read_checked, verify_manifest, write_checked
 from lightning_e5.text import TextTokenizer, text_id
 
 

@@ -17,8 +17,8 @@ import data_modules
 import lightning_e5
 from lightning_e5 import configurable as registry
 from lightning_e5.__main__ import main
-from lightning_e5.annotations import arguments_of
-from lightning_e5.configurable import allow_packages, configurable, declared, offered, resolve_target
+from lightning_e5.config.annotations import arguments_of
+from lightning_e5.configurable import MOVED, allow_packages, configurable, declared, offered, resolve_target
 from lightning_e5.errors import UserError
 
 #: kind -> everything of that kind that a YAML may name.
@@ -32,12 +32,12 @@ NAMED = {
         moco.MoCoModule pre_batch.PreBatchModule""",
     "data module": "data_modules: ccpairs.datamodule.CCPairsDataModule finetune.datamodule.RankedDataModule",
     "token writer": "data_modules: token_cache.write_token_cache",
-    "engine": "lightning_e5.curation: engine.LocalEngine engine.RayEngine",
+    "engine": "lightning_e5.curation.engines: engine.LocalEngine engine.RayEngine",
     "index": "lightning_e5.retrieval: exact.ExactIndex faiss_index.FaissIndex",
-    "settings": """lightning_e5: curation.duplicates.NearDuplicates curation.evaluation_files.EvaluationFiles
-        curation.hard_negatives.NegativeRules evaluation.baselines.word_vectors.WordVectorsConfig evaluation.zero_shot.ZeroShotPrompts""",
-    "baseline": """lightning_e5.evaluation.baselines: bm25.BM25 fusion.ReciprocalRankFusion fusion.StoredEncoder lda.Lda lsa.Lsa
-        sentence_transformer.SentenceTransformerModel tfidf.TfIdf vectors_file.VectorsFile""",
+    "settings": """lightning_e5: curation.cleaning.duplicates.NearDuplicates curation.cleaning.evaluation_files.EvaluationFiles
+        curation.mining.hard_negatives.NegativeRules evaluation.baselines.word_vectors.WordVectorsConfig evaluation.tasks.zero_shot.ZeroShotPrompts""",
+    "baseline": """lightning_e5: retrieval.bm25.BM25 evaluation.baselines.fusion.ReciprocalRankFusion evaluation.baselines.fusion.StoredEncoder evaluation.baselines.lda.Lda evaluation.baselines.lsa.Lsa
+        evaluation.baselines.sentence_transformer.SentenceTransformerModel evaluation.baselines.tfidf.TfIdf evaluation.baselines.vectors_file.VectorsFile""",
     "heuristic": """data_modules.ccpairs: heuristics.AdultContent heuristics.Length heuristics.MaxPassageChars heuristics.MinScore
         heuristics.NotDeleted text_heuristics.Boilerplate text_heuristics.CharacterShares text_heuristics.Language
         text_heuristics.MaxPerplexity text_heuristics.QueryIsPassage""",
@@ -115,32 +115,32 @@ LAUNCHERS = "lightning_e5.ablation.launchers"
 ATTACKS = [
     f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: {LAUNCHERS}.LocalLauncher.start, self: {{_target_: {LAUNCHERS}.LocalLauncher, jobs: 1, gpus: [], gpus_per_job: 0, keep_open: 0}}, command: [touch, MARK], log: {{_target_: pathlib.Path, path: MARK}}}}}}",
     f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: {LAUNCHERS}.LocalLauncher, jobs: 1, gpus: [], gpus_per_job: 0, keep_open: 0}}}}",
-    f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning_e5.storage.empty_directory, directory: DIR}}}}",
-    f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning_e5.storage.write_text, path: MARK, text: x}}}}",
+    f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning_e5.files.storage.empty_directory, directory: DIR}}}}",
+    f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning_e5.files.storage.write_text, path: MARK, text: x}}}}",
     f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning_e5.ablation.cluster_job.ClusterJob, command: [touch, MARK], log: MARK, directory: DIR}}}}",
     f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: data_modules.token_cache.write_token_cache, directory: MARK, columns: {{}}, tokenizer: x}}}}",
-    f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning_e5.curation.engine.LocalEngine}}}}",
+    f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning_e5.curation.engines.engine.LocalEngine}}}}",
     f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: {STAGE}, out: MARK}}}}",
     f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: MARK}}}}",
     f"  one: {{_target_: {STAGE}, held_out: [a], source: {{_target_: torch.optim.AdamW.load_state_dict}}}}",
-    f"  one: {{_target_: {STAGE}, held_out: {{_target_: lightning_e5.storage.write_text, path: MARK, text: x}}, source: null}}",
-    f"  one: {{_target_: {STAGE}, test_name: {{_target_: lightning_e5.storage.write_text, path: MARK, text: x}}, source: null}}",
+    f"  one: {{_target_: {STAGE}, held_out: {{_target_: lightning_e5.files.storage.write_text, path: MARK, text: x}}, source: null}}",
+    f"  one: {{_target_: {STAGE}, test_name: {{_target_: lightning_e5.files.storage.write_text, path: MARK, text: x}}, source: null}}",
     "  one: {_target_: lightning_e5.__main__.main, argv: [run, MARK]}",
     "  one: {_target_: data_modules.ccpairs.sources.python_docs.PythonDocs}",
-    "  one: {_target_: lightning_e5.storage.empty_directory, directory: DIR}",
-    "  one: {_target_: lightning_e5.stages.stage.PreparedStage.call}",
-    "  one: {_target_: lightning_e5.stages.runner.build_pairs}",
-    "  one: {_target_: lightning_e5.stages.evaluate_command.run_evaluation}",
+    "  one: {_target_: lightning_e5.files.storage.empty_directory, directory: DIR}",
+    "  one: {_target_: lightning_e5.pipeline.stage.PreparedStage.call}",
+    "  one: {_target_: lightning_e5.pipeline.runner.build_pairs}",
+    "  one: {_target_: lightning_e5.cli.evaluate_request.run_evaluation}",
     "  one: {_target_: os.system, command: touch MARK}",
     "  one: {_target_: subprocess.run, args: [touch, MARK], _partial_: true}",
-    "  one: {_target_: lightning_e5.storage.os.system, command: touch MARK}",
+    "  one: {_target_: lightning_e5.files.storage.os.system, command: touch MARK}",
     "  one: {_target_: torch.optim.adamw.torch.load, f: MARK}",
     "  one: {_target_: torch.optim.AdamW.__init__.__globals__}",
     "  one: {_target_: torch.hub.load}",
     "  one: {_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: MARK}",
     "  one: {_target_: lightning_e5.configurable.resolve_target, target: os.system, key: x}",
     "  one: {_target_: lightning_e5.configurable.allow_packages, names: [evil]}",
-    "  one: {_target_: lightning_e5.instantiate.instantiate, node: {_target_: os.system}}",
+    "  one: {_target_: lightning_e5.config.instantiate.instantiate, node: {_target_: os.system}}",
     f"  one: {{_target_: {STAGE}.__class__, held_out: [a]}}",
     "  one: {_target_: evil.run}",
     "  one: !!python/object/apply:os.system [touch MARK]",
@@ -208,3 +208,10 @@ def test_a_declaration_changes_nothing() -> None:
     def function() -> None: ...
 
     assert configurable("stage")(function) is function and declared(function).kind == "stage"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_name_that_moved_is_refused_with_the_new_one(old: str, new: str) -> None:
+    assert new in listed()
+    with pytest.raises(UserError, match=rf"engine\._target_: '{old}' has moved; name '{new}'"):
+        resolve_target(old, "engine")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROCESS = """
 import sys, time
 from lightning_e5 import interrupts
-from lightning_e5.ending import ending
+from lightning_e5.cli.ending import ending
 interrupts.GRACE_SECONDS = float(sys.argv[2])
 
 def verb(arguments):

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from lightning_e5.__main__ import main
+from lightning_e5.files.storage import read_json
 from lightning_e5.redaction import hidden, hidden_message, redact, remember, secrets_of
-from lightning_e5.storage import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Made up here; put together so that no scanner of the source takes them for real ones.

@@ -11,7 +11,7 @@ import torch
 
 from lightning_e5 import __main__ as command_line
 from lightning_e5 import rng
-from lightning_e5.config import load_experiment
+from lightning_e5.config.experiment import load_experiment
 from lightning_e5.errors import UserError
 from lightning_e5.training.grad_cache import GradCache
 
@@ -73,8 +73,8 @@ def test_memory_that_runs_out_changes_no_chunk_without_a_word() -> None:
 
 
 def test_it_is_a_key_of_an_experiment_that_decides_its_stages(tmp_path: Path) -> None:
-    from lightning_e5.digests import MEMORY, FileDigests
-    from lightning_e5.stages.fingerprint import stage_fingerprint
+    from lightning_e5.files.digests import MEMORY, FileDigests
+    from lightning_e5.pipeline.fingerprint import stage_fingerprint
 
     smoke = ROOT / "experiments" / "smoke.yaml"
     digests = FileDigests(tmp_path / MEMORY)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line
 from lightning_e5.configurable import configurable
-from lightning_e5.streams import DamagedFile, blocks
+from lightning_e5.files.streams import DamagedFile, blocks
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: An element may be this long in the file; a file with a longer one is read no further.

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.web_archive import Page, pages
 from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
-from data_modules.ccpairs.sources.web_archive import Page, pages
-from lightning_e5.charset import decode_page
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.lines import json_rows
+from lightning_e5.files.charset import decode_page
+from lightning_e5.files.lines import json_rows
 from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from lightning_e5.configurable import configurable
-from lightning_e5.lines import json_rows
+from lightning_e5.files.lines import json_rows
 from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 

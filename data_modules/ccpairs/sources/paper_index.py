@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import atomic_path, remove_temporaries, sha256_text, to_json
 from lightning_e5.progress import progress
-from lightning_e5.storage import atomic_path, remove_temporaries, sha256_text, to_json
 from lightning_e5.types import ReadReport
 
 Field = Literal["titles", "abstracts"]

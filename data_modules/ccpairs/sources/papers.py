@@ -9,14 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.acl_anthology import AclAnthology
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.paper_index import Field, OpenIndex, PaperId, PaperIndex, paper_id
 from data_modules.ccpairs.sources.paper_rows import cited_papers, row_id, title_and_abstract
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.lines import json_rows
+from lightning_e5.files.lines import json_rows
 from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 

@@ -23,16 +23,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_modules.ccpairs.docstrings import EXTRACTOR_VERSION, Limits, docstring_pairs
-from data_modules.ccpairs.python_source import docstrings_of, name_in_words
-from lightning_e5 import parquet
+from data_modules.ccpairs.formats.docstrings import EXTRACTOR_VERSION, Limits, docstring_pairs
+from data_modules.ccpairs.formats.python_source import docstrings_of, name_in_words
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.launch import end_with_parent
 from lightning_e5.errors import UserError
+from lightning_e5.files import parquet
+from lightning_e5.files.storage import empty_directory, sha256_text, to_json, verify_manifest, write_manifest
 from lightning_e5.interrupts import starting_workers
-from lightning_e5.launch import end_with_parent
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Workers
-from lightning_e5.storage import empty_directory, sha256_text, to_json, verify_manifest, write_manifest
 from lightning_e5.text import text_id
 from lightning_e5.types import TextPair
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from data_modules.ccpairs.formats.buckets import BucketedFile, Buckets
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.markup import reddit_text
 from data_modules.ccpairs.removed import is_by_bot, is_removed
-from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
-from data_modules.ccpairs.sources.markup import reddit_text
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.lines import MAX_LINE_BYTES, json_rows
+from lightning_e5.files.lines import MAX_LINE_BYTES, json_rows
 from lightning_e5.ranges import Count, Range
 from lightning_e5.types import PairCandidate, ReadReport
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import one_line
 from data_modules.ccpairs.sources.reddit import VERSION, self_text_pairs
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.lines import MAX_LINE_BYTES, lines
+from lightning_e5.files.lines import MAX_LINE_BYTES, lines
 from lightning_e5.ranges import Count
 from lightning_e5.types import PairCandidate, ReadReport
 

@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from data_modules.ccpairs.sources.buckets import BucketedFile, Buckets
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
-from data_modules.ccpairs.sources.markup import html_text
-from data_modules.ccpairs.sources.xml_records import xml_records
+from data_modules.ccpairs.formats.buckets import BucketedFile, Buckets
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.markup import html_text
+from data_modules.ccpairs.formats.xml_records import xml_records
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import empty_directory, sha256_text
+from lightning_e5.files.streams import blocks
 from lightning_e5.ranges import Count, Range
-from lightning_e5.storage import empty_directory, sha256_text
-from lightning_e5.streams import blocks
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Raise this when what is extracted changes.

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_columns import Column, PairColumns
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.lines import json_values
+from lightning_e5.files.lines import json_values
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Rows that are turned into Python objects at once.

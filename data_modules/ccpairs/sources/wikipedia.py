@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
-from data_modules.ccpairs.sources.wikitext import is_tangled, sections, without_comments
-from data_modules.ccpairs.sources.xml_records import xml_records
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.wikitext import is_tangled, sections, without_comments
+from data_modules.ccpairs.formats.xml_records import xml_records
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.files.streams import blocks
 from lightning_e5.ranges import Count
-from lightning_e5.streams import blocks
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Raise this when what is extracted changes.

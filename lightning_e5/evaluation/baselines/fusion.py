@@ -12,13 +12,13 @@ from torch import Tensor
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
-from lightning_e5.evaluation.metrics import rank_documents
-from lightning_e5.evaluation.retrieval import Searcher
+from lightning_e5.evaluation.beir.metrics import rank_documents
+from lightning_e5.evaluation.beir.retrieval import Searcher
+from lightning_e5.files.storage import MANIFEST, read_manifest
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
 from lightning_e5.ranges import Count, Length
 from lightning_e5.retrieval.search import check_search, retrieve
-from lightning_e5.storage import MANIFEST, read_manifest
 from lightning_e5.types import Embedder, Kind, Run
 
 

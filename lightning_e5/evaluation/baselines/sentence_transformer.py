@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import reading
 from lightning_e5.ranges import Count
-from lightning_e5.storage import reading
 from lightning_e5.text import check_texts
 from lightning_e5.types import Kind
 

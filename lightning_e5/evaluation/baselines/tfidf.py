@@ -10,8 +10,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.baselines.bm25 import BM25, best_rows
 from lightning_e5.ranges import Count, Range
+from lightning_e5.retrieval.bm25 import BM25, best_rows
 from lightning_e5.retrieval.search import check_search, ranked_ids
 from lightning_e5.types import Run
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.fitted import retrieve_known
-from lightning_e5.lines import text_lines
+from lightning_e5.files.lines import text_lines
+from lightning_e5.files.rows import number_of
 from lightning_e5.retrieval.search import check_search
-from lightning_e5.rows import number_of
 from lightning_e5.text import check_texts
 from lightning_e5.types import Kind, Run
 

@@ -26,9 +26,16 @@ from torch.nn import functional as F
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import (
+    atomic_path,
+    empty_directory,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
 from lightning_e5.progress import progress as show_progress
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, LearningRate, Range, Seed, Size, Temperature
-from lightning_e5.storage import atomic_path, empty_directory, read_json, verify_manifest, write_json, write_manifest
 from lightning_e5.text import check_texts
 from lightning_e5.types import Kind
 

@@ -14,8 +14,8 @@ import torch
 from data_modules.ccpairs.datamodule import CCPairsDataModule
 from data_modules.token_cache import write_token_cache
 from lightning_e5.errors import UserError
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.modules.callbacks import PeriodicCheckpoint
-from lightning_e5.parquet import write_parquet
 from lightning_e5.text import TextTokenizer, text_id
 from lightning_e5.training.checkpointing import checkpoint_path
 from lightning_e5.types import PairBatch, TokenBatch

@@ -24,8 +24,8 @@ from data_modules.ccpairs.text_heuristics import (
     MaxPerplexity,
     QueryIsPassage,
 )
+from lightning_e5.config.instantiate import check_node, instantiate
 from lightning_e5.errors import UserError
-from lightning_e5.instantiate import check_node, instantiate
 from lightning_e5.types import PairCandidate
 
 PROSE = (

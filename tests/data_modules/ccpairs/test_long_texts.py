@@ -7,8 +7,8 @@ import unicodedata
 
 import pytest
 
+from data_modules.ccpairs.formats.markup import html_text, reddit_text
 from data_modules.ccpairs.heuristics import Length, NotDeleted
-from data_modules.ccpairs.sources.markup import html_text, reddit_text
 from data_modules.ccpairs.sources.pair_text import PassageRule
 from data_modules.ccpairs.sources.signals.signal import sentences
 from data_modules.ccpairs.text_heuristics import Boilerplate, CharacterShares, QueryIsPassage

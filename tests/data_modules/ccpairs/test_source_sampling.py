@@ -13,7 +13,7 @@ import torch
 from data_modules.ccpairs.datamodule import CCPairsDataModule
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.errors import UserError
-from lightning_e5.parquet import write_parquet
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.text import TextTokenizer
 
 #: source -> rows, in row order.

@@ -13,7 +13,7 @@ import torch
 
 from data_modules.finetune.datamodule import RankedDataModule
 from lightning_e5.errors import UserError
-from lightning_e5.parquet import write_parquet
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.text import TextTokenizer, text_id
 from lightning_e5.types import TokenBatch
 

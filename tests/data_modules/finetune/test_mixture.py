@@ -15,7 +15,7 @@ import torch
 from data_modules.finetune import groups
 from data_modules.finetune.datamodule import RankedDataModule
 from lightning_e5.errors import UserError
-from lightning_e5.parquet import write_parquet
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.text import TextTokenizer
 
 ROWS, NEGATIVES = 24, 5

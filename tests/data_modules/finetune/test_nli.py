@@ -11,7 +11,7 @@ import pytest
 
 from data_modules.finetune.nli import Nli
 from lightning_e5.errors import UserError
-from lightning_e5.parquet import write_parquet
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.types import RankedExample, ReadReport
 from tests.data_modules.finetune.written import read, write_lines
 

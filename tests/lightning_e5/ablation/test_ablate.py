@@ -14,12 +14,12 @@ import yaml
 
 from lightning_e5.__main__ import main
 from lightning_e5.ablation.launchers import LocalLauncher, SlurmLauncher
-from lightning_e5.ablation.run_status import RunStatus, last_error_line
-from lightning_e5.config import load_experiment
+from lightning_e5.ablation.status import RunStatus, last_error_line
+from lightning_e5.config.experiment import load_experiment
 from lightning_e5.errors import UserError
-from lightning_e5.stages.lock import locked
-from lightning_e5.stages.runner import run_experiment
-from lightning_e5.storage import read_json
+from lightning_e5.files.storage import read_json
+from lightning_e5.pipeline.lock import locked
+from lightning_e5.pipeline.runner import run_experiment
 
 ROOT = Path(__file__).resolve().parents[3]
 SMOKE = ROOT / "experiments" / "ablations" / "smoke.yaml"

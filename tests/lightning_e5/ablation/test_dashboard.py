@@ -13,8 +13,8 @@ import yaml
 from lightning_e5.__main__ import main
 from lightning_e5.ablation.dashboard import build, dashboard, read_compared, specification
 from lightning_e5.errors import UserError
-from lightning_e5.stages.wandb_run import read_records, run_files
-from lightning_e5.storage import read_json, write_json
+from lightning_e5.files.storage import read_json, write_json
+from lightning_e5.tracking.wandb_run import read_records, run_files
 
 ROOT = Path(__file__).resolve().parents[3]
 REPORT = ["e5-pt/python-docs/ndcg@10", "e5/python-docs/recall@100"]

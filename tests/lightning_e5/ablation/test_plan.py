@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from lightning_e5.__main__ import main
-from lightning_e5.ablation.ablation_file import load_ablation
 from lightning_e5.ablation.dry_run import plan_text, shared_stages
 from lightning_e5.ablation.plan import Plan, differences, plan_ablation
+from lightning_e5.config.ablation_spec import load_ablation
 from lightning_e5.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]

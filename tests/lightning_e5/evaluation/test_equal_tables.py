@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_e5.evaluation.significance import NO_DIFFERENCE, correct_verdicts, paired_difference
+from lightning_e5.evaluation.statistics.significance import NO_DIFFERENCE, correct_verdicts, paired_difference
 
 MODELS, SETS = 6, 3
 GAINS = np.concatenate([[0.0], 1 / np.log2(np.arange(1, 11) + 1)])

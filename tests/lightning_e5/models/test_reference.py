@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.storage import sha256_file
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.reference import model_folder
-from lightning_e5.storage import sha256_file
 from lightning_e5.text import Prefixes, TextTokenizer
 from tests.lightning_e5.models.hub_server import hub_server
 

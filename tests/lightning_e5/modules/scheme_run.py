@@ -18,8 +18,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from data_modules.base import StepDataModule
-from lightning_e5.distributed import rank_means
-from lightning_e5.launch import is_first_process, leave_after_first
+from lightning_e5.distributed.collectives import rank_means
+from lightning_e5.distributed.launch import is_first_process, leave_after_first
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules import base
 from lightning_e5.modules.base import TrainingModule

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_e5.distributed.ranks import Ranks
 from lightning_e5.modules import strategy
-from lightning_e5.ranks import Ranks
 from tests.lightning_e5.modules.scheme_run import CASES, STEPS
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,10 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_e5.evaluation.baselines.bm25 import BM25
-from lightning_e5.evaluation.beir_data import RetrievalData
-from lightning_e5.evaluation.retrieval import RetrievalTask
+from lightning_e5.evaluation.beir.data import RetrievalData
+from lightning_e5.evaluation.beir.retrieval import RetrievalTask
 from lightning_e5.retrieval.best_rows import BestRows
+from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.retrieval.faiss_index import FaissIndex
 from lightning_e5.retrieval.search import retrieve

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.curation.duplicates import NearDuplicates
-from lightning_e5.curation.engine import Engine, LocalEngine, RayEngine
+from data_modules.pair_store import PairStore
+from lightning_e5.curation.cleaning.duplicates import NearDuplicates
+from lightning_e5.curation.engines.engine import Engine, LocalEngine, RayEngine
 from lightning_e5.errors import UserError
-from lightning_e5.pairs import PairStore
 from lightning_e5.stages.build_ccpairs import build_ccpairs
 from tests.lightning_e5.stages.pair_files import LongQuery, TextFiles
 

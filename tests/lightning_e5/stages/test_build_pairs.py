@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lightning_e5.errors import UserError
-from lightning_e5.parquet import read_parquet
+from lightning_e5.files.parquet import read_parquet
 from lightning_e5.stages.build_pairs import build_pairs
 from lightning_e5.types import TextPair
 

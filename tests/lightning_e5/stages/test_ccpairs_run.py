@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from data_modules.ccpairs.datamodule import CCPairsDataModule
-from lightning_e5.config import load_experiment
-from lightning_e5.pairs import PairStore
-from lightning_e5.parquet import write_parquet
-from lightning_e5.stages.runner import check_experiment, run_experiment
-from lightning_e5.storage import read_json, write_json
+from data_modules.pair_store import PairStore
+from lightning_e5.config.experiment import load_experiment
+from lightning_e5.files.parquet import write_parquet
+from lightning_e5.files.storage import read_json, write_json
+from lightning_e5.pipeline.runner import check_experiment, run_experiment
 
 Node = dict[str, Any]
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "many", "other", "animals", "look", "at", "it", "from", "afar"]
@@ -71,7 +71,7 @@ def test_from_tables_to_batches_by_source(experiment: Node, tmp_path: Path) -> N
     wiki = sum(int((data.batch(step, 0, 1).rows_B >= 60).sum()) for step in range(128))
     assert abs(wiki - 768) <= 1
 
-    experiment["engine"] = experiment["stages"]["pairs"]["engine"] = {"_target_": "lightning_e5.curation.engine.LocalEngine", "workers": 2}
+    experiment["engine"] = experiment["stages"]["pairs"]["engine"] = {"_target_": "lightning_e5.curation.engines.engine.LocalEngine", "workers": 2}
     assert run_experiment(experiment, say=lambda text: None) == (metrics, False), "another engine changes no result"
 
     before = (stages / "pairs/pairs.json").read_bytes()

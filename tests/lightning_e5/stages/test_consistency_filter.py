@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_e5.curation import filter_tasks
-from lightning_e5.curation.engine import LocalEngine
+from data_modules.pair_store import shard_name
+from lightning_e5.curation.consistency_filter import tasks as filter_tasks
+from lightning_e5.curation.engines.engine import LocalEngine
 from lightning_e5.errors import UserError
+from lightning_e5.files.parquet import read_parquet, write_parquet
+from lightning_e5.files.storage import read_json, write_json
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.pairs import shard_name
-from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.stages.consistency_filter import consistency_filter
-from lightning_e5.storage import read_json, write_json
 from lightning_e5.text import text_id
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -167,7 +167,7 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(tmp_path, pair
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lightning_e5.curation import filter_tasks
+from lightning_e5.curation.consistency_filter import tasks as filter_tasks
 from lightning_e5.stages.consistency_filter import consistency_filter
 write = filter_tasks.write_parquet
 def killing(path, columns):

@@ -11,16 +11,16 @@ import yaml
 
 from lightning_e5 import progress
 from lightning_e5.__main__ import main
+from lightning_e5.config.instantiate import instantiate
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation import task
-from lightning_e5.evaluation.baselines.bm25 import BM25
-from lightning_e5.evaluation.sts import STSTask, evaluate_sts, load_sts
-from lightning_e5.evaluation.zero_shot import ZeroShotPrompts
-from lightning_e5.instantiate import instantiate
+from lightning_e5.evaluation.tasks import task
+from lightning_e5.evaluation.tasks.sts import STSTask, evaluate_sts, load_sts
+from lightning_e5.evaluation.tasks.zero_shot import ZeroShotPrompts
+from lightning_e5.files.parquet import read_parquet
+from lightning_e5.files.storage import read_json
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.parquet import read_parquet
+from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.stages.evaluate import evaluate
-from lightning_e5.storage import read_json
 from lightning_e5.text import TextTokenizer
 
 
@@ -142,7 +142,7 @@ def test_an_experiment_of_tasks_alone(tmp_path: Path, encoder_folder: Path, task
             "encoders": {"small": f"path:{encoder_folder}"},
         },
         "zero_shot": {"kinds": {
-            "_target_": "lightning_e5.evaluation.zero_shot.ZeroShotPrompts", "text": "text: {text}", "labels": {"long": "long", "short": "short"},
+            "_target_": "lightning_e5.evaluation.tasks.zero_shot.ZeroShotPrompts", "text": "text: {text}", "labels": {"long": "long", "short": "short"},
         }},
         "samples_per_label": {"kinds": 4}, "published": {"small": {"kinds/accuracy": 0.25, "lists/map": 1}},
     }  # fmt: skip

@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from lightning_e5.__main__ import main
-from lightning_e5.evaluation.baselines.bm25 import BM25
+from lightning_e5.files.storage import read_json
 from lightning_e5.retrieval import stored_embeddings
+from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.stages.evaluate import evaluate
-from lightning_e5.storage import read_json
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -103,7 +103,7 @@ def test_a_killed_evaluation_continues_to_equal_files(tmp_path: Path, encoder_fo
         "inputs": {
             "collections": {f"toy{i:02d}": f"path:{collection}" for i in range(12)}, "encoders": {"small": f"path:{encoder_folder}"},
         },
-        "baselines": {"bm25": {"_target_": "lightning_e5.evaluation.baselines.bm25.BM25"}}, "reference": "bm25",
+        "baselines": {"bm25": {"_target_": "lightning_e5.retrieval.bm25.BM25"}}, "reference": "bm25",
     }  # fmt: skip
     command = {}
     for name in ("whole", "killed"):

@@ -15,16 +15,16 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
 from lightning_e5.__main__ import main
-from lightning_e5.config import load_experiment
+from lightning_e5.config.experiment import load_experiment
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation import mteb_tasks
-from lightning_e5.evaluation.beir_data import load_beir
-from lightning_e5.evaluation.mteb_tasks import averages, find_tasks
-from lightning_e5.evaluation.retrieval import RetrievalTask
-from lightning_e5.evaluation.sts import STSTask, load_sts
+from lightning_e5.evaluation.beir.data import load_beir
+from lightning_e5.evaluation.beir.retrieval import RetrievalTask
+from lightning_e5.evaluation.mteb import tasks as mteb_tasks
+from lightning_e5.evaluation.mteb.tasks import averages, find_tasks
+from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
+from lightning_e5.files.storage import read_json
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.stages import mteb as stage
-from lightning_e5.storage import read_json
 
 ROOT = Path(__file__).resolve().parents[3]
 KINDS = {

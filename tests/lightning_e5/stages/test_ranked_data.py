@@ -12,14 +12,14 @@ import torch
 from transformers import ElectraConfig, ElectraModel
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.baselines.bm25 import BM25
-from lightning_e5.evaluation.beir_data import load_beir
+from lightning_e5.evaluation.beir.data import load_beir
+from lightning_e5.files.parquet import read_parquet
+from lightning_e5.files.storage import read_json
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.parquet import read_parquet
+from lightning_e5.pipeline.runner import run_experiment
+from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.stages.hard_negatives import hard_negatives
 from lightning_e5.stages.ranked_data import ranked_data
-from lightning_e5.stages.runner import run_experiment
-from lightning_e5.storage import read_json
 from lightning_e5.text import TextTokenizer
 from lightning_e5.types import RankedExample, ReadReport
 
@@ -184,7 +184,7 @@ def test_a_set_without_negatives_is_mined_and_teaches_any_encoder(tmp_path: Path
         "module": {"_target_": "lightning_e5.modules.cross_encoder.CrossEncoderModule", "_partial_": True, "learning_rate": 1.0e-3},
         "trainer": {"accelerator": "cpu"},
     }  # fmt: skip
-    bm25 = {"_target_": "lightning_e5.evaluation.baselines.bm25.BM25"}
+    bm25 = {"_target_": "lightning_e5.retrieval.bm25.BM25"}
     experiment = {
         "name": "mined", "seed": 1, "threads": 1, "runs_dir": str(tmp_path / "runs"), "logger": {"mode": "disabled"},
         "stages": {

@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-import lightning_e5.curation.block_tasks as block_tasks
-import lightning_e5.curation.teacher_scores as scores_module
-from lightning_e5.curation.engine import LocalEngine
+import lightning_e5.curation.mining.block_tasks as block_tasks
+import lightning_e5.curation.mining.teacher_scores as scores_module
+from lightning_e5.curation.engines.engine import LocalEngine
 from lightning_e5.errors import UserError
+from lightning_e5.files.parquet import read_parquet, write_parquet
 from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
-from lightning_e5.parquet import read_parquet, write_parquet
 from lightning_e5.stages.teacher import teacher_scores
 from lightning_e5.text import TextTokenizer
 

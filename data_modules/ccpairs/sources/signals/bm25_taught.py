@@ -38,7 +38,7 @@ class Bm25Taught(Signal):
         own: whether the sentence's own passage may be one of them.
         min_query_words: of a sentence that may be the query.
         max_queries: sentences, drawn among the passages; None for one of each.
-        k1: see `lightning_e5.evaluation.baselines.bm25.BM25`, of which this is the Porter-stemmed default.
+        k1: see `lightning_e5.retrieval.bm25.BM25`, of which this is the Porter-stemmed default.
         b: the same.
         seed: of the draws.
 

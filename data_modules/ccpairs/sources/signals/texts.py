@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_modules.ccpairs.sources.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import string_of
 from data_modules.ccpairs.sources.tables import JsonlPairs, ParquetPairs
+from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
-from lightning_e5.lines import json_rows
-from lightning_e5.pairs import PairStore
+from lightning_e5.files.lines import json_rows
 from lightning_e5.types import PairFiles, ReadReport
 
 

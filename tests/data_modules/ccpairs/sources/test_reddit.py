@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from data_modules.ccpairs.sources import buckets
-from data_modules.ccpairs.sources.markup import reddit_text
+from data_modules.ccpairs.formats import buckets
+from data_modules.ccpairs.formats.markup import reddit_text
 from data_modules.ccpairs.sources.reddit import RedditComments, RedditSelfTexts
 from data_modules.ccpairs.sources.reddit_csv import RedditCsv
 from lightning_e5.errors import UserError

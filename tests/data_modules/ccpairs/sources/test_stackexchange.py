@@ -13,8 +13,8 @@ from typing import Any
 import py7zr
 import pytest
 
-from data_modules.ccpairs.sources import buckets
-from data_modules.ccpairs.sources.markup import html_text
+from data_modules.ccpairs.formats import buckets
+from data_modules.ccpairs.formats.markup import html_text
 from data_modules.ccpairs.sources.stackexchange import StackExchangePosts
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, ReadReport

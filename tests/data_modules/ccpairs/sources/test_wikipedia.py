@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from data_modules.ccpairs.sources import wikitext
+from data_modules.ccpairs.formats import wikitext
+from data_modules.ccpairs.formats.wikitext import is_tangled, sections, without_comments
 from data_modules.ccpairs.sources.wikipedia import WikipediaSections
-from data_modules.ccpairs.sources.wikitext import is_tangled, sections, without_comments
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairCandidate, ReadReport
 

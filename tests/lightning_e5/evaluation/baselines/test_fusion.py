@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.baselines.bm25 import BM25
 from lightning_e5.evaluation.baselines.fusion import ReciprocalRankFusion, StoredEncoder, fuse
 from lightning_e5.evaluation.baselines.sentence_transformer import SentenceTransformerModel
 from lightning_e5.evaluation.baselines.tfidf import TfIdf
@@ -16,8 +15,9 @@ from lightning_e5.evaluation.baselines.vectors_file import VectorsFile
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import UNTRAINED
+from lightning_e5.pipeline.fingerprint import own_fingerprint
+from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.search import retrieve
-from lightning_e5.stages.fingerprint import own_fingerprint
 
 
 def test_the_formula() -> None:

@@ -19,9 +19,9 @@ from data_modules.ccpairs.sources.signals.signal import TOO_SHORT, blocks, sente
 from data_modules.ccpairs.sources.signals.texts import BeirTexts, JsonlTexts, ParquetTexts, PassagesOf, StoredPassages
 from data_modules.ccpairs.sources.signals.within_text import InverseCloze, NeighbouringSpans, SimCse
 from data_modules.ccpairs.sources.tables import JsonlPairs
+from data_modules.pair_store import PairStore
 from lightning_e5.errors import UserError
-from lightning_e5.pairs import PairStore
-from lightning_e5.parquet import write_parquet
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.rng import generator
 from lightning_e5.stages.build_ccpairs import build_ccpairs
 from lightning_e5.types import PairCandidate, ReadReport
@@ -173,7 +173,7 @@ def test_neighbours_follow_one_another(tmp_path: Path) -> None:
 
 
 def test_bm25_teaches_its_own_ranking(tmp_path: Path) -> None:
-    from lightning_e5.evaluation.baselines.bm25 import BM25
+    from lightning_e5.retrieval.bm25 import BM25
 
     texts = [
         "Dogs bark loudly at the moon. Nobody sleeps.", "The moon is far away from dogs that bark. It is grey.",

@@ -1,0 +1,1 @@
+"""File formats and markup that the sources of CCPairs are read from."""

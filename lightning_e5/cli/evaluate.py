@@ -1,0 +1,47 @@
+"""``evaluate``: any models on any data."""
+
+from __future__ import annotations
+
+import argparse
+
+from lightning_e5.cli.command_line import tell
+
+DESCRIPTION = "judge any models on any data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``evaluate``."""
+    def several(flag: str, metavar: str, what: str, required: bool = False) -> None:
+        parser.add_argument(flag, nargs="+", action="extend", default=[], metavar=metavar, help=what, required=required)
+
+    several("--model", "MODEL", "a model folder, a run directory or bm25; NAME=FOLDER names it", required=True)
+    several("--beir", "FOLDER", "retrieval: folders in BEIR layout; NAME=FOLDER names a set, here and below")
+    several("--rules", "SET=BEIR-SET", "judge a retrieval set by that public set's rules instead of by its name; SET=none: by none")
+    several("--sts", "FILE", "similarity: score, sentence1, sentence2 (TSV, CSV, JSONL, Parquet)")
+    several("--classification", "FOLDER", "few-shot probes: train.jsonl and test.jsonl of text and label")
+    several("--clustering", "FILE", "text and label (JSONL, CSV, TSV, Parquet)")
+    several("--pair-classification", "FILE", "label (0 or 1), sentence1, sentence2 (TSV, CSV, JSONL, Parquet)")
+    several("--reranking", "FILE", "JSONL of query, positive and negative")
+    several("--samples-per-label", "SET=N", "few-shot samples of a classification set (default 8)")
+    several("--training-texts", "FOLDER", "what the models were trained on (pairs, ranked.parquet): test items in it are counted")
+    parser.add_argument("--normalize-features", action="store_true", help="probe unit vectors")
+    parser.add_argument("--query-prefix", metavar="TEXT", help="instead of what the model folders store")
+    parser.add_argument("--passage-prefix", metavar="TEXT", help="instead of what the model folders store")
+    parser.add_argument("--prefix-ablation", action="store_true", help="allow prefixes other than a model's own")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens per text instead of what the folders store")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of the models (default fp32)")
+    parser.add_argument("--split", default="test", help="of judgements, classification sets and files with a column split (default test)")
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals' bootstraps (default 0)")
+    parser.add_argument("--out", metavar="FILE", help="write all metrics as flat JSON")
+    parser.add_argument("--details", metavar="FOLDER", help="keep runs, per-item values and tables")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; its exit code."""
+    from lightning_e5.cli.evaluate_request import SHOWN_METRICS, EvaluationRequest, run_evaluation
+    from lightning_e5.report.evaluation_tables import evaluation_text
+
+    request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
+    found = run_evaluation(EvaluationRequest(arguments.model, **request))
+    tell(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
+    return 0

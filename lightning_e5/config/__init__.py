@@ -1,0 +1,1 @@
+"""Experiment and ablation YAMLs: loaded, overridden, checked, instantiated."""

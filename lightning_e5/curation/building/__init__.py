@@ -1,0 +1,1 @@
+"""A pool of pairs from its sources: parts, shards, merge."""

@@ -1,0 +1,1 @@
+"""Duplicates, and overlap with the texts of evaluations."""

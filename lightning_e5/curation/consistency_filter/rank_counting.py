@@ -1,0 +1,227 @@
+"""Ranks among a pool, exact, at the speed of a cheap screen.
+
+The rule: a pair's rank is 1 + the number of pool passages whose score (`exact_scores`, float32) is at least the pair's own;
+copies of the own passage do not count. A tie so counts against the pair: an encoder that gives all texts one embedding ranks
+every pair last, not first. A screen (`screens`) settles nearly every score; the few that it leaves
+unsure are scored again, in float32 and, where that cannot tell, exactly. So ranks do not depend on the screen, the
+device, blocks, or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_e5.curation.consistency_filter.screens import (
+    FloatScreen,
+    Rows,
+    Screen,
+    ScreenName,
+    Tile,
+    exact_scores,
+    fastest_screen,
+    make_screen,
+)
+from lightning_e5.errors import UserError
+
+#: Scores held at once.
+BLOCK_SCORES = {"cpu": 2**21, "cuda": 2**28}
+_UNSURE_AT_ONCE = 2**22  # pairs of (row, pool row) kept for the end of a block
+_DENSE = 0.02  # a tile with more unsure scores than this share is multiplied again in float32
+_EXACT_VALUES = 2**22  # values scored exactly at once
+
+
+class RankPool:
+    """A pool of passages that pairs are ranked among.
+
+    Args:
+        pool_PD: float32 unit rows, on the CPU (a mapped file, too).
+        pool_text_P: int64 ids of the normalised texts.
+        exact_up_to: ranks above it are all given as ``exact_up_to + 1``, which saves most of the work; None: all exact.
+        screen: format of the screening products; None takes the fastest here, measured once per process.
+        device: where products are made; blocks are moved there.
+        block_scores: scores held at once.
+
+    Raises:
+        UserError: ``exact_up_to`` is below 1, or a value is not finite.
+    """
+
+    def __init__(
+        self,
+        pool_PD: Tensor,
+        pool_text_P: Tensor,
+        *,
+        exact_up_to: int | None = None,
+        screen: ScreenName | None = None,
+        device: str | torch.device = "cpu",
+        block_scores: int | None = None,
+    ) -> None:
+        if exact_up_to is not None and exact_up_to < 1:
+            raise UserError(f"filter: exact_up_to = {exact_up_to} must be >= 1, or null for all ranks")
+        self.pool_PD, self.exact_up_to, self.device = pool_PD, exact_up_to, torch.device(device)
+        self.sorted_text_P, self.text_order_P = torch.sort(pool_text_P, stable=True)
+        name = screen or fastest_screen(self.device, exact_up_to is None)
+        self.screen: Screen = make_screen(name, pool_PD, self.device)
+        if not all(map(torch.isfinite, map(torch.tensor, self.screen.norms))):  # type: ignore[attr-defined]
+            raise UserError("filter: the pool's embeddings hold NaN or infinity")
+        self.fine = self.screen if name == "fp32" else FloatScreen("fp32", pool_PD, self.device, self.screen.order_P, self.screen.blocks)
+        widest = max((b.stop - b.start for b in self.screen.blocks), default=1)
+        self.rows_at_once = max(1, (block_scores or BLOCK_SCORES[self.device.type]) // widest)
+
+    def ranks(
+        self, queries_ND: Tensor, passages_ND: Tensor, text_N: Tensor, progress: Callable[[int], object] = lambda rows: None
+    ) -> Tensor:
+        """The rank of each pair's own passage, 1 = best.
+
+        Args:
+            queries_ND, passages_ND: float32 unit rows, on the CPU.
+            text_N: int64 ids of the passages' normalised texts.
+            progress: called with the pairs done, block by block.
+
+        Returns:
+            int64 ``[N]``.
+        """
+        count = len(queries_ND)
+        ranks_N = torch.empty(count, dtype=torch.int64)
+        for start in range(0, count, self.rows_at_once):
+            part = slice(start, min(count, start + self.rows_at_once))
+            ranks_N[part] = self._block(queries_ND[part], passages_ND[part], text_N[part])
+            progress(part.stop - part.start)
+        return ranks_N
+
+    def _block(self, queries_RD: Tensor, passages_RD: Tensor, text_R: Tensor) -> Tensor:
+        own_R = exact_scores(queries_RD, passages_RD)
+        if not bool(torch.isfinite(own_R).all()):
+            raise UserError("filter: the pairs' embeddings hold NaN or infinity")
+        copies_R, as_high_R = self._copies(queries_RD, own_R, text_R)
+        # Copies are counted like the others and taken off at the end, so a row is out only when it is so without them.
+        limit_R = torch.full_like(copies_R, 2**62) if self.exact_up_to is None else copies_R + self.exact_up_to - 1
+        work = _Block(self, queries_RD, own_R, limit_R)
+        count_R = work.run()
+        ranks_R = 1 + count_R - as_high_R
+        return ranks_R if self.exact_up_to is None else ranks_R.clamp(max=self.exact_up_to + 1)
+
+    def _copies(self, queries_RD: Tensor, own_R: Tensor, text_R: Tensor) -> tuple[Tensor, Tensor]:
+        """How many pool passages have a row's own text, and how many of these score at least as high."""
+        first = torch.searchsorted(self.sorted_text_P, text_R)
+        copies_R = torch.searchsorted(self.sorted_text_P, text_R, right=True) - first
+        rows = torch.repeat_interleave(torch.arange(len(text_R)), copies_R)
+        within = torch.arange(len(rows)) - torch.repeat_interleave(torch.cumsum(copies_R, 0) - copies_R, copies_R)
+        counted = exactly_as_high(queries_RD, self.pool_PD, own_R, rows, self.text_order_P[first[rows] + within])
+        return copies_R, torch.bincount(rows[counted], minlength=len(text_R))
+
+
+class _Block:
+    """The ranking of some rows: counts so far, and what is still unsure."""
+
+    def __init__(self, pool: RankPool, queries_RD: Tensor, own_R: Tensor, limit_R: Tensor) -> None:
+        self.pool, self.queries_RD, self.own_R, self.limit_R = pool, queries_RD, own_R, limit_R
+        self.count_R = torch.zeros(len(own_R), dtype=torch.int64)
+        self.unsure: list[tuple[Tensor, Tensor]] = []
+        self.waiting = 0
+
+    def run(self) -> Tensor:
+        """Passages that score at least as high as each row's own; for a row over its limit some number over it."""
+        screen, active = self.pool.screen, torch.arange(len(self.own_R))
+        rows = screen.rows(self.queries_RD, self.own_R)
+        for block in range(len(screen.blocks)):
+            self._tile(rows, active, block)
+            inside = self.count_R[active] <= self.limit_R[active]
+            left = int(inside.sum())
+            if left == 0:
+                break
+            if left < 0.9 * len(active):  # a smaller product is worth a copy of the rows
+                rows, active = rows.select(inside.nonzero()[:, 0].to(rows.values_RD.device)), active[inside]
+            if self.waiting > _UNSURE_AT_ONCE:
+                self._settle()
+        self._settle()
+        return self.count_R
+
+    def _tile(self, rows: Rows, active: Tensor, block: int) -> None:
+        sure, row, column = count_tile(self.pool.screen.tile(rows, block))
+        self.count_R[active] += sure
+        inside = (self.count_R <= self.limit_R)[active]
+        keep = inside[row]
+        row, column = row[keep], column[keep]
+        order_P, part = self.pool.screen.order_P, self.pool.screen.blocks[block]
+        some = torch.unique_consecutive(row)
+        if self.pool.fine is not self.pool.screen and len(row) > _DENSE * len(some) * (part.stop - part.start):
+            again = active[some]
+            fine = self.pool.fine.rows(self.queries_RD[again], self.own_R[again])
+            # These rows are counted anew: what the coarse screen was sure of is taken back.
+            self.count_R[again] -= sure[some]
+            sure, row, column = count_tile(self.pool.fine.tile(fine, block))
+            self.count_R[again] += sure
+            row = again[row]
+        else:
+            row = active[row]
+        if len(row):
+            self.unsure.append((row, order_P[part.start + column]))
+            self.waiting += len(row)
+
+    def _settle(self) -> None:
+        """Decide what is unsure in the rows that are not out yet."""
+        if not self.unsure:
+            return
+        row, column = (torch.cat(parts) for parts in zip(*self.unsure, strict=True))
+        self.unsure, self.waiting = [], 0
+        keep = (self.count_R <= self.limit_R)[row]
+        row, column = row[keep], column[keep]
+        order = torch.argsort(row, stable=True)
+        row, column = row[order], column[order]
+        if self.pool.fine is not self.pool.screen:
+            row, column = self._settle_in_float32(row, column)
+        counted = exactly_as_high(self.queries_RD, self.pool.pool_PD, self.own_R, row, column)
+        self.count_R += torch.bincount(row[counted], minlength=len(self.own_R))
+
+    def _settle_in_float32(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Count what float32 is sure of; what it is not is returned."""
+        left_rows, left_columns = [row[:0]], [column[:0]]
+        found, counts = torch.unique_consecutive(row, return_counts=True)
+        for one, columns in zip(found.tolist(), column.split(counts.tolist()), strict=True):
+            rows = self.queries_RD[one]
+            passages = self.pool.pool_PD[columns]
+            scores = passages @ rows
+            bound = 2 * (len(rows) + 4) * 2.0**-24 * float(rows.norm()) * float(passages.norm(dim=1).max()) + 2.0**-22 * abs(float(self.own_R[one]))
+            above = scores.double() - float(self.own_R[one])
+            self.count_R[one] += (above > bound).sum()
+            near = columns[above.abs() <= bound]
+            left_columns.append(near)
+            left_rows.append(torch.full_like(near, one))
+        return torch.cat(left_rows), torch.cat(left_columns)
+
+
+def count_tile(tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row the scores that are surely above, int64 ``[R]``, and the unsure ones as (row, column), on the CPU."""
+    scores, low, high = tile
+    sure_R = torch.zeros(len(scores), dtype=torch.int64)
+    flagged = (scores.amax(1) > low).nonzero()[:, 0]
+    none = torch.empty(0, dtype=torch.int64)
+    if not len(flagged):
+        return sure_R, none, none
+    if len(flagged) < len(scores):
+        scores, low, high = scores[flagged], low[flagged], high[flagged]
+    # A comparison written as numbers and summed is several times as fast as one written as booleans.
+    number = torch.int32 if scores.dtype == torch.int32 else torch.float32
+    marks = torch.empty(scores.shape, dtype=number, device=scores.device)
+    total = number if number == torch.int32 else None
+    surely = torch.gt(scores, high[:, None], out=marks).sum(1, dtype=total)
+    possibly = torch.gt(scores, low[:, None], out=marks).sum(1, dtype=total)
+    sure_R[flagged.cpu()] = surely.long().cpu()
+    unclear = (possibly > surely).nonzero()[:, 0]
+    if not len(unclear):
+        return sure_R, none, none
+    some = scores[unclear]
+    row, column = ((some > low[unclear, None]) & (some <= high[unclear, None])).nonzero(as_tuple=True)
+    return sure_R, flagged[unclear[row]].cpu(), column.cpu()
+
+
+def exactly_as_high(queries_RD: Tensor, pool_PD: Tensor, own_R: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Whether each (row, pool row) scores at least the row's own score, bool."""
+    step = max(1, _EXACT_VALUES // max(1, pool_PD.shape[1]))
+    parts = [
+        exact_scores(queries_RD[r], pool_PD[c]) >= own_R[r] for r, c in zip(row.split(step), column.split(step), strict=True)
+    ]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.bool)

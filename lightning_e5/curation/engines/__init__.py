@@ -1,0 +1,1 @@
+"""Where work that is cut into parts is done: here, in processes, on a Ray cluster."""

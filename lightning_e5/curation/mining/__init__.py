@@ -1,0 +1,1 @@
+"""Hard negatives and teacher scores (paper section 3.3)."""

@@ -1,0 +1,116 @@
+"""What negatives are mined for and among: queries with a positive each, a corpus, and every query's known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir.data import RetrievalData
+from lightning_e5.rng import generator
+from lightning_e5.text import text_id
+
+#: Of a collection to mine in that a stage wrote, beside its corpus: ``passage_kind`` of its passages.
+COLLECTION_FACTS = "collection.json"
+
+
+@dataclass(frozen=True)
+class MiningData:
+    """Rows to mine for.
+
+    Args:
+        queries, sources: of each row.
+        positives: int64, row of the corpus of each row's own positive (or of a copy of it).
+        positive_texts: the positives as the rows word them.
+        known: text ids of all known answers of each row's query, its own positive among them.
+        corpus: texts; may hold copies of a text.
+        known_negatives: of each row the rows of the corpus that are known not to answer its query, one copy of each text;
+            none where it is empty.
+    """
+
+    queries: Sequence[str]
+    sources: Sequence[str]
+    positives: NDArray[np.int64]
+    positive_texts: Sequence[str]
+    known: Sequence[set[int]]
+    corpus: Sequence[str]
+    known_negatives: Sequence[Sequence[int]] = ()
+
+    @cached_property
+    def corpus_text_P(self) -> NDArray[np.int64]:
+        """Text id of every passage of the corpus."""
+        return np.fromiter((text_id(p) for p in self.corpus), dtype=np.int64, count=len(self.corpus))
+
+
+def sampled_rows(rows: int, most: int | None, seed: int) -> NDArray[np.int64]:
+    """At most ``most`` of the rows, drawn by ``seed``, in order."""
+    if most is None or most >= rows:
+        return np.arange(rows)
+    return np.sort(generator(seed, "queries").permutation(rows)[:most])
+
+
+def of_pairs(
+    queries: Sequence[str], passages: Sequence[str], sources: Sequence[str], *, max_queries: int | None, seed: int
+) -> MiningData:
+    """Of training pairs: the corpus is their passages, a query's known answers are those of all pairs with its text."""
+    query_text, passage_text = [text_id(q) for q in queries], [text_id(p) for p in passages]
+    known: dict[int, set[int]] = {}
+    for q, p in zip(query_text, passage_text, strict=True):
+        known.setdefault(q, set()).add(p)
+    corpus = sorted({text: row for row, text in reversed(list(enumerate(passage_text)))}.values())
+    place = {passage_text[row]: i for i, row in enumerate(corpus)}
+    rows = sampled_rows(len(queries), max_queries, seed)
+    return MiningData(
+        queries=[queries[r] for r in rows],
+        sources=[sources[r] for r in rows],
+        positives=np.asarray([place[passage_text[r]] for r in rows], dtype=np.int64),
+        positive_texts=[passages[r] for r in rows],
+        known=[known[query_text[r]] for r in rows],
+        corpus=[passages[r] for r in corpus],
+    )
+
+
+def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) -> MiningData:
+    """Of a judged collection: a row per query and document judged above 0, among all its documents that have a text.
+
+    A query's known answers are, by id and hence by text, its relevant documents and those of every query with the same
+    text; a document that reads as the query itself is none of its negatives either. Documents that are judged 0 are its known
+    negatives, in the judgements' order.
+
+    Raises:
+        UserError: no relevant document is in the corpus.
+    """
+    documents = [d for d, text in data.corpus.items() if text]
+    place = {d: i for i, d in enumerate(documents)}
+    relevant = {q: [d for d, grade in grades.items() if grade > 0 and d in place] for q, grades in data.qrels.items()}
+    known: dict[int, set[int]] = {}
+    for query, found in relevant.items():
+        identity = text_id(data.queries[query])
+        known.setdefault(identity, {identity}).update(text_id(data.corpus[d]) for d in found)
+    pairs = [(query, document) for query, found in relevant.items() if data.queries[query].strip() for document in found]
+    if not pairs:
+        raise UserError(f"{data.name}: no document that {data.split} judges relevant is in the corpus")
+    pairs = [pairs[r] for r in sampled_rows(len(pairs), max_queries, seed)]
+    negatives = {
+        query: _known_negatives(data, [d for d, grade in data.qrels[query].items() if grade == 0 and d in place], known[text_id(data.queries[query])], place)
+        for query in dict.fromkeys(q for q, _ in pairs)
+    }
+    return MiningData(
+        queries=[data.queries[q] for q, _ in pairs],
+        sources=[data.name] * len(pairs),
+        positives=np.asarray([place[d] for _, d in pairs], dtype=np.int64),
+        positive_texts=[data.corpus[d] for _, d in pairs],
+        known=[known[text_id(data.queries[q])] for q, _ in pairs],
+        corpus=[data.corpus[d] for d in documents],
+        known_negatives=[negatives[q] for q, _ in pairs],
+    )
+
+
+def _known_negatives(data: RetrievalData, documents: Sequence[str], answers: set[int], place: Mapping[str, int]) -> list[int]:
+    """The documents' rows, without those that read as an answer or as one before."""
+    of_text = {text_id(data.corpus[d]): place[d] for d in reversed(documents)}
+    return [row for text, row in reversed(of_text.items()) if text not in answers]

@@ -1,0 +1,1 @@
+"""Several processes: collectives, launching, ranks, devices and precision."""

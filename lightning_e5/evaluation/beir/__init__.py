@@ -1,0 +1,1 @@
+"""Retrieval on test collections in the layout of BEIR, by its rules."""

@@ -1,0 +1,119 @@
+"""Retrieval data in BEIR's layout: ``corpus.jsonl[.gz]``, ``queries.jsonl[.gz]`` and ``qrels/<split>.tsv[.gz]``.
+
+Strict where the usual loaders are lenient: a damaged line stops with its file and number. What a set merely lacks (a judged
+document or query without a text) is left out, counted and said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning_e5.errors import UserError
+from lightning_e5.files.beir_layout import either, read_judgements, stored_texts
+from lightning_e5.text import normalise_text
+from lightning_e5.types import Qrels
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalData:
+    """One split of a retrieval data set.
+
+    ``corpus``: document id -> "title text"; ``queries``: query id -> text, only the judged ones (with a line in
+    ``qrels``); ``dangling``: how many judged (query, document) pairs name a document that is not in the corpus;
+    ``left_out``: what else of the judgements was not used -> how much of it (``queries_without_text``: judged queries that
+    the queries file lacks or has no text of; ``repeated_judgements``: lines that say again what another one says);
+    ``same_text``: queries whose text is that of the document of their id without its title.
+    """
+
+    name: str
+    split: str
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    qrels: Qrels
+    dangling: int = 0
+    same_text: frozenset[str] = frozenset()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def load_beir(
+    folder: Path | str, split: str = "test", name: str | None = None, *, with_title: bool = True
+) -> RetrievalData:
+    """Read one split of a folder in BEIR's layout.
+
+    Args:
+        folder: holds ``corpus.jsonl``, ``queries.jsonl`` (or their ``.gz``) and ``qrels/``.
+        split: the file of ``qrels/`` without ``.tsv``.
+        name: the data set's name; the folder's by default.
+        with_title: put a document's title before its text.
+
+    Raises:
+        UserError: with file and line, for anything malformed, a text's id there twice, or a document judged twice with
+            different scores; for a file that is missing, and a set without documents or without a relevant judgement of a
+            query that has a text. Empty documents are read: public collections hold some.
+    """
+    folder = Path(folder)
+    corpus = load_corpus(folder, with_title=with_title)
+    texts_path = either(folder, "queries.jsonl")
+    texts = _read_texts(texts_path, with_title=False)
+    qrels_path = either(folder, f"qrels/{split}.tsv")
+    judged, repeated = read_judgements(qrels_path)
+    qrels = {query: grades for query, grades in judged.items() if texts.get(query)}
+    left_out = Counter(queries_without_text=len(judged) - len(qrels), repeated_judgements=repeated)
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        without = f" (of {left_out['queries_without_text']} judged queries {texts_path.name} has no text)" if len(qrels) < len(judged) else ""
+        raise UserError(f"{qrels_path}: 0 queries with a relevant judgement (a score above 0){without}")
+    dangling = sum(document not in corpus for grades in qrels.values() for document in grades)
+    queries = {query: text for query, text in texts.items() if query in qrels}
+    same = _same_text(folder, corpus, queries) if with_title else frozenset()
+    return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling, same, dict(+left_out))
+
+
+def is_beir(folder: Path | str) -> bool:
+    """Whether a folder has a corpus in BEIR's layout."""
+    return any((Path(folder) / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
+
+
+def load_corpus(folder: Path | str, *, with_title: bool = True) -> dict[str, str]:
+    """The documents of a folder in BEIR's layout, ``title text`` (or ``text``) by id; UserError as `load_beir`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'is a file, not a directory' if folder.exists() else 'no such directory'}")
+    corpus = _read_texts(either(folder, "corpus.jsonl"), with_title=with_title)
+    if not corpus:
+        raise UserError(f"{folder}: the corpus has 0 documents")
+    return corpus
+
+
+def collection_texts(folder: Path | str, *, corpus: bool = True) -> Iterator[str]:
+    """Every query of a folder in BEIR's layout, judged or not, then every document's text without and with its title.
+
+    The texts are streamed, so ids are not compared. UserError as `load_beir`.
+    """
+    folder = Path(folder)
+    for row in stored_texts(either(folder, "queries.jsonl")):
+        yield row.text
+    for row in stored_texts(either(folder, "corpus.jsonl")) if corpus else ():
+        yield row.text
+        if row.title.strip():
+            yield row.with_title()
+
+
+def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for row in stored_texts(path):
+        if row.id in texts:
+            raise UserError(f"{row.place}: the id {row.id!r} was there before")
+        texts[row.id] = row.with_title() if with_title else row.text.strip()
+    return texts
+
+
+def _same_text(folder: Path, corpus: dict[str, str], queries: dict[str, str]) -> frozenset[str]:
+    """The queries that have the text of the document of their id, its title left aside; the corpus is read again for these."""
+    ends = {key: text for key, text in queries.items() if key in corpus and normalise_text(corpus[key]).endswith(normalise_text(text))}
+    if not ends:
+        return frozenset()
+    rows = stored_texts(either(folder, "corpus.jsonl"))
+    return frozenset(row.id for row in rows if row.id in ends and normalise_text(row.text) == normalise_text(ends[row.id]))

@@ -1,0 +1,1 @@
+"""The MTEB benchmark."""

@@ -1,0 +1,1 @@
+"""Tasks beside retrieval: STS, classification, zero-shot, clustering, pair classification, reranking."""

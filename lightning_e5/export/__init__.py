@@ -1,0 +1,1 @@
+"""An encoder for others: its folder, its model card, ONNX."""

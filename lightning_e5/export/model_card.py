@@ -1,0 +1,170 @@
+"""``README.md`` of an exported model: what it is, how it is used, what it was made from and how it was judged.
+
+The head is the Hub's metadata, checked by its own classes. Every text that comes from a run is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_e5.errors import UserError
+from lightning_e5.export.model_card_facts import CardFacts, Rows, card_facts, fenced
+from lightning_e5.export.model_card_usage import usage
+from lightning_e5.files.storage import read_json, write_text
+from lightning_e5.models.folder import stored_settings
+from lightning_e5.report.html import escaped
+from lightning_e5.results.run import RunData
+from lightning_e5.text import E5_PREFIXES
+
+CARD = "README.md"
+#: A row's task -> the Hub's name of it.
+TASKS = {
+    "retrieval": "Retrieval", "sts": "STS", "classification": "Classification", "zero-shot": "Classification",
+    "clustering": "Clustering", "pair classification": "PairClassification", "re-ranking": "Reranking",
+}  # fmt: skip
+
+
+#: As the Hub writes licenses (SPDX's identifiers in small letters, ``other``) and languages (ISO 639, with a script or region).
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_LANGUAGE = re.compile(r"(?:[a-z]{2,3}|multilingual|code)(?:-[A-Za-z0-9]{2,8}){0,3}")
+
+
+def check_metadata(language: str, license: str | None) -> None:
+    """UserError for a language or license that the Hub has no such form of."""
+    if not _LANGUAGE.fullmatch(language):
+        raise UserError(f"--language: {language[:80]!r} is no code of a language, such as en, de or zh-Hans")
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise UserError(f"--license: {license[:80]!r} is no license as the Hub writes them, such as mit, apache-2.0 or other")
+
+
+def write_model_card(run: Path, directory: Path, *, language: str = "en", license: str | None = None) -> Path:
+    """Write the card of an exported folder, atomically.
+
+    Args:
+        run: the run directory that was exported; of a plain model folder the card says how it is used and no more.
+        directory: the exported folder.
+        language: of the texts, as the Hub writes it (``en``).
+        license: as the Hub writes it (``mit``); none is named where it is not given.
+
+    Raises:
+        UserError: a damaged run, or metadata that the Hub would not take.
+    """
+    facts = card_facts(RunData(run)) if (run / "config.yaml").is_file() else None
+    text = card_text(directory, facts, language=language, license=license)
+    write_text(directory / CARD, text)
+    return directory / CARD
+
+
+def card_text(directory: Path, facts: CardFacts | None, *, language: str = "en", license: str | None = None) -> str:
+    """The card as text; arguments as `write_model_card`."""
+    check_metadata(language, license)
+    name = facts.name if facts is not None else directory.resolve().name
+    head = _head(name, facts, language, license)
+    stored = stored_settings(directory)
+    config = read_json(directory / "config.json")
+    length, width = stored.max_length or 512, int(config.get("hidden_size") or config.get("dim") or config.get("d_model") or 0)
+    unit = "unit vectors" if stored.head.normalize else f"vectors that are compared by {stored.head.similarity}"
+    described = f"\n{escaped(facts.description)}\n" if facts is not None and facts.description else ""
+    body = [
+        f"# {escaped(name)}\n{described}",
+        f"A text embedding model of the E5 kind ([arXiv 2212.03533](https://arxiv.org/abs/2212.03533)): one encoder for queries and "
+        f"passages, {'average' if stored.averages else 'its own'} pooling, {unit} of {stored.build_head(width).width} values, at most {length} tokens per text.\n",
+        usage(directory, stored.prefixes or E5_PREFIXES, length, averages=stored.averages),
+    ]
+    if facts is not None:
+        body += [_results(facts), _data(facts), _recipe(facts)]
+    body += [_limits(facts, length), *([_origin(facts)] if facts is not None else [])]
+    text = f"---\n{head}---\n\n" + "\n".join(body)
+    _check(directory, text)
+    return text
+
+
+def _head(name: str, facts: CardFacts | None, language: str, license: str | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type=TASKS.get(one.task, one.task), dataset_type=one.set, dataset_name=one.set, dataset_split=one.split,
+            metric_type=one.metric.replace("@", "_at_"), metric_name=one.metric, metric_value=one.value,
+            metric_args=None if one.low is None else {"interval_95": [one.low, one.high]},
+        )
+        for one in (facts.results if facts is not None else [])
+    ]  # fmt: skip
+    data = ModelCardData(
+        language=language, license=license, library_name="sentence-transformers", pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "text-embeddings", "e5"],
+        base_model=facts.base_model if facts is not None else None, model_name=name, eval_results=results or None,
+    )  # fmt: skip
+    return data.to_yaml().strip() + "\n"
+
+
+def _check(directory: Path, text: str) -> None:
+    """The Hub's own reader takes the card; UserError else."""
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard(text)
+    except ValueError as error:
+        raise UserError(f"{directory / CARD}: the Hub does not take the card's head ({str(error).splitlines()[0]})") from None
+
+
+def _results(facts: CardFacts) -> str:
+    if not facts.results:
+        return "## Results\n\nThe run judged this model on nothing.\n"
+    rows = facts.results_rows()
+    note = (
+        "95% intervals by bootstrap over the test queries (or pairs, texts); they say nothing of the spread between training seeds. "
+        "BM25: same queries, same passages, same judgements."
+    )
+    parts = ["## Results\n", table(rows), f"\n{note}\n", "### How the figures were made\n", table(facts.validity)]
+    parts += ["\nTruncated: share of the texts with more tokens than the limit. Missing: judged queries without a result, counted as 0. "
+              "Dangling: judgements of passages outside the collection.\n"]  # fmt: skip
+    parts += [f"- {escaped(line)}" for line in facts.remarks] + ([""] if facts.remarks else [])
+    return "\n".join(parts)
+
+
+def _data(facts: CardFacts) -> str:
+    parts = ["## Training data\n"]
+    if len(facts.sources) > 1:
+        parts += [table(facts.sources), ""]
+    parts += [f"{escaped(line)}\n" for line in facts.data_notes]
+    return "\n".join(parts) if len(parts) > 1 else "## Training data\n\nThe run does not record its sources.\n"
+
+
+def _recipe(facts: CardFacts) -> str:
+    if not facts.recipe:
+        return "## Training\n\nThe weights were not trained by this run.\n"
+    note = "What is not named has the default of the commit below."
+    return "\n".join(["## Training\n", table([["stage", "what", "value"], *facts.recipe]), f"\n{note}\n"])
+
+
+def _limits(facts: CardFacts | None, length: int) -> str:
+    lines = [
+        f"Texts are cut after {length} tokens, prefix included; what comes later has no influence.",
+        "Without the prefix that belongs to a text the vectors are worse: queries and passages each have their own.",
+        "Cosines tell which of several passages is nearer; their absolute values are no probabilities, and those of other models are on "
+        "another scale.",
+    ]
+    if facts is not None:
+        judged = sorted({one.set for one in facts.results})
+        lines.append(f"Judged on {', '.join(judged)} only; on other kinds of text it is untested." if judged else "Judged on nothing.")
+        lines.append(f"One training run with seed {facts.seed}: how much another seed would differ is not part of the figures.")
+    else:
+        lines.append("Exported from a model folder without a run: its training and its quality are not known here.")
+    return "## Limits\n\n" + "\n".join(f"- {escaped(line)}" for line in lines) + "\n"
+
+
+def _origin(facts: CardFacts) -> str:
+    made = table([["what", "value"], *facts.environment])
+    return f"## Where it comes from\n\nMade by lightning_e5, a PyTorch Lightning project on E5.\n\n{made}\n\n" + (
+        f"The run's configuration, resolved:\n\n{fenced(facts.configuration, 'yaml')}\n"
+    )
+
+
+def table(rows: Rows) -> str:
+    """A Markdown table of texts, escaped; the first row is its header."""
+    lines: list[Sequence[str]] = [[escaped(cell) for cell in row] for row in rows]
+    lines.insert(1, ["---"] * len(rows[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

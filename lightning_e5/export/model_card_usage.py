@@ -1,0 +1,77 @@
+"""The model card's code: programs that run in the exported folder as they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_e5.export.model_card_facts import fenced
+from lightning_e5.export.onnx import MODEL
+from lightning_e5.text import Prefixes
+
+_QUERY = "how do I read a file?"
+_PASSAGES = ("Open the file and go through its lines.", "A graph has nodes and edges.")
+
+_SENTENCE_TRANSFORMERS = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # this folder, or the model's name on the Hub
+queries = model.encode([{query!r}], prompt_name="query")
+passages = model.encode({passages!r}, prompt_name="passage")
+print(model.similarity(queries, passages))"""
+
+_TRANSFORMERS = """import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModel.from_pretrained(".")
+texts = {texts!r}
+inputs = tokenizer(texts, max_length={length}, padding=True, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    states = model(**inputs).last_hidden_state
+mask = inputs["attention_mask"].unsqueeze(-1)
+embeddings = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
+print(embeddings[:1] @ embeddings[1:].T)"""
+
+_ONNX = """import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer, session = AutoTokenizer.from_pretrained("."), onnxruntime.InferenceSession({model!r})
+texts = {texts!r}
+tokens = tokenizer(texts, max_length={length}, padding=True, truncation=True, return_tensors="np")
+(states,) = session.run(None, {{one.name: tokens[one.name].astype(np.int64) for one in session.get_inputs()}})
+mask = tokens["attention_mask"][..., None]
+embeddings = (states * mask).sum(1) / mask.sum(1)
+embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+print(embeddings[:1] @ embeddings[1:].T)"""
+
+
+def usage(directory: Path, prefixes: Prefixes, length: int, *, averages: bool = True) -> str:
+    """The card's section on use.
+
+    Args:
+        directory: the exported folder; its ONNX file is shown where it is there.
+        prefixes: of queries and passages.
+        length: tokens per text at most.
+        averages: whether the embeddings are plain means; the programs that pool by hand are shown of such a model alone.
+    """
+    texts = [prefixes.query + _QUERY, *(prefixes.passage + passage for passage in _PASSAGES)]
+    parts = ["## Use\n"]
+    if prefixes.query or prefixes.passage:
+        parts.append(f"Queries begin with {_code(prefixes.query)}, passages with {_code(prefixes.passage)}. Texts that are compared with "
+                     f"texts of their own kind (similarity, clustering, classification) all begin with {_code(prefixes.query)}.\n")  # fmt: skip
+    programs = {
+        "With sentence-transformers, which puts the prefixes there itself:": _SENTENCE_TRANSFORMERS.format(query=_QUERY, passages=list(_PASSAGES)),
+        **({"With transformers:": _TRANSFORMERS.format(texts=texts, length=length)} if averages else {}),
+    }
+    if averages and (directory / MODEL).is_file():
+        programs["With onnxruntime alone (sentence-transformers: `backend=\"onnx\"`):"] = _ONNX.format(model=MODEL, texts=texts, length=length)
+    for title, program in programs.items():
+        parts.append(f"{title}\n\n{fenced(program, 'python')}\n")
+    return "\n".join(parts)
+
+
+def _code(text: str) -> str:
+    """A prefix as inline code, readable whatever is in it."""
+    shown = repr(text)
+    longest = max((len(run) for run in "".join(c if c == "`" else " " for c in shown).split()), default=0)
+    ticks = "`" * (longest + 1)
+    return f"{ticks}{shown}{ticks}" if longest == 0 else f"{ticks} {shown} {ticks}"

@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, read line by line and row by row, with errors that name the place."""

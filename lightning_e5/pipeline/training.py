@@ -1,0 +1,74 @@
+"""What the training stages share: loggers, the resumable fit, and the record of what was seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+
+from lightning_e5.config.experiment import read_yaml
+from lightning_e5.distributed.launch import is_first_process
+from lightning_e5.modules.base import TrainingModule
+from lightning_e5.modules.fit import fit
+from lightning_e5.pipeline.stage import StageContext
+from lightning_e5.tracking.run_directory import JsonlLogger, read_metrics_log, warn
+from lightning_e5.tracking.wandb_live import WandbStage
+from lightning_e5.tracking.wandb_run import wandb_mode
+
+
+def train(out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, **trainer: object) -> dict[str, float] | None:
+    """Fit, with ``metrics.jsonl``, W&B and checkpoints in ``out``; returns what was seen and the last losses.
+
+    None in every rank but the first, whose part ends here.
+    """
+    if not is_first_process():
+        fit(module, data, checkpoints=out / "checkpoints", title="train", **trainer)  # type: ignore[arg-type]
+        return None
+    jsonl, wandb = JsonlLogger(out), _wandb(out, context)
+
+    def resumed(step: int) -> None:
+        jsonl.truncate(step)
+        if wandb is not None:
+            jsonl.hold(wandb.start(read_metrics_log(out)))
+
+    try:
+        fit(
+            module,
+            data,
+            checkpoints=out / "checkpoints",
+            title="train",
+            loggers=[logger for logger in (jsonl, wandb) if logger is not None],
+            resumed=resumed,
+            warn=warn,
+            **trainer,  # type: ignore[arg-type]
+        )
+    except BaseException as error:
+        if wandb is not None:
+            wandb.fail(error)
+        raise
+    jsonl.finalize("success")
+    metrics = _seen(out)
+    if wandb is not None:
+        wandb.finish(metrics)
+    return metrics
+
+
+def _wandb(out: Path, context: StageContext) -> WandbStage | None:
+    """The stage's W&B run, not yet started; None where it is disabled."""
+    if wandb_mode(context.logger) == "disabled":
+        return None
+    whole = context.run_dir / "config.yaml"
+    config = read_yaml(whole) if whole.is_file() else {"name": context.run, **context.config}
+    return WandbStage(context.logger, directory=out, stage=context.stage, config=config)
+
+
+def _seen(out: Path) -> dict[str, float]:
+    rows = read_metrics_log(out)
+    tail = rows[-min(10, len(rows)) :]
+    return {
+        "steps": rows[-1]["step"],
+        "pairs_seen": rows[-1]["pairs"],
+        "tokens_seen": rows[-1]["tokens"],
+        "final_loss": sum(r["loss"] for r in tail) / len(tail),
+        "final_accuracy": sum(r["accuracy"] for r in tail) / len(tail),
+    }

@@ -1,0 +1,132 @@
+"""What the user sees at the end of a run: the table of models, what the filter removed, and what to try next."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_e5.report.tables.evaluation import (
+    NONE_SHOWN,
+    NONE_SHOWN_NOTE,
+    aligned,
+    difference_cell,
+    further_comparisons,
+    interval,
+    labelled,
+    pairs_seen,
+    published_cells,
+    task_table,
+)
+from lightning_e5.results.durations import duration
+from lightning_e5.results.run import MAIN_METRIC, Result, RunData
+
+#: Letters of a line.
+WIDTH = 100
+
+
+def closing_table(directory: Path, headline: Sequence[str]) -> str:
+    """The run's results as text for a terminal."""
+    run = RunData(directory)
+    results, times = run.results(), run.times()
+    lines = [""]
+    if results:
+        lines += _retrieval(run, results, headline)
+    if tasks := run.tasks():
+        lines += ["", *aligned(task_table(tasks), texts=4)]
+    for stage in run.filters():
+        lines += _filter(run, stage)
+    total = sum(t["seconds"] for t in times.values())
+    peak = max((t["peak_memory_gb"] for t in times.values()), default=0.0)
+    shown = ", ".join(f"{name} {t['seconds']:.0f}" for name, t in times.items())
+    lines += ["", *_wrapped(f"time: {total:.0f} s in all ({shown}); peak memory {peak:.1f} GB"), *_next_steps(run, results)]
+    return "\n".join(lines)
+
+
+def _retrieval(run: RunData, results: Sequence[Result], headline: Sequence[str]) -> list[str]:
+    """The models on the collections: figures, and what each is above the step before it and above the reference."""
+    # The headline may name metrics of other tasks, too: those stand in the second table.
+    names = [name for name in headline if any(name in r.metrics for r in results)] or [MAIN_METRIC]
+    collections = list(dict.fromkeys(r.collection for r in results))
+    lines: list[str] = []
+    if any("difference" in r.row or r.previous for r in results):
+        for collection in collections:
+            lines += [*_differences(run, [r for r in results if r.collection == collection]), ""]
+    with_published = any(names[0] in r.row.get("published", {}) for r in results)
+    where = ["collection"] if len(collections) > 1 else []
+    beside = ["published", "difference to it"] if with_published else []
+    header = ["model", *where, names[0], "95% interval", *beside, *names[1:], "pairs seen", "time"]
+    rows = [_row(r, names, bool(where), with_published) for r in results]
+    lines += aligned([header, *rows], texts=1 + len(where))
+    return [*lines, "(pairs seen and time: of all the training in this run that a model's weights went through)"]
+
+
+def _differences(run: RunData, results: Sequence[Result]) -> list[str]:
+    """A collection's models, each beside what it is above the step before it and above the reference."""
+    reference = run.reference(results[0].collection)
+    with_steps = any(r.previous for r in results)
+    header = ["model", "nDCG@10", *(["to the step before"] if with_steps else []), *([f"to {reference}"] if reference else [])]
+    rows, further = [], []
+    for result in results:
+        steps = [difference_cell(result.previous[0]) if result.previous else ""] if with_steps else []
+        to_reference = [difference_cell(result.row) if "difference" in result.row else ""] if reference else []
+        rows.append([labelled(result.row), f"{result.metrics[MAIN_METRIC]:.3f}", *steps, *to_reference])
+        further += further_comparisons(result)
+    counts = [f"{result.row['queries']:,}" for result in results if "queries" in result.row]
+    title = f"{results[0].collection}, {counts[0]} queries; differences are paired, with 95% intervals" if counts else results[0].collection
+    unclear = any(NONE_SHOWN in cell for row in rows for cell in row)
+    note = [NONE_SHOWN_NOTE] if unclear else []
+    return [title, "", *aligned([header, *rows], texts={*range(len(header))} - {1}), *further, *note]
+
+
+def _row(result: Result, names: Sequence[str], with_collection: bool, with_published: bool) -> list[str]:
+    row = result.row
+    values = [f"{result.metrics[name]:.3f}" if name in result.metrics else "–" for name in names]
+    spent = "none" if not result.trained_by else "unknown" if result.seconds is None else duration(result.seconds)
+    beside = published_cells(result.metrics.get(names[0]), row.get("published", {}).get(names[0])) if with_published else []
+    where = [result.collection] if with_collection else []
+    cells = [values[0], interval(row), *beside, *values[1:]]
+    return [labelled(row), *where, *cells, pairs_seen(result), spent]
+
+
+def _filter(run: RunData, stage: str) -> list[str]:
+    metrics = run.metrics
+    if f"{stage}/removed_mismatches" not in metrics:
+        return []
+    removed, kept, precision = (metrics[f"{stage}/{key}"] for key in ("removed_mismatches", "kept_pairs", "precision"))
+    return ["", *_wrapped(
+        f"{stage}: removed {removed:.1%} of the planted mismatches, kept {kept:.1%} of the other pairs; of what it kept "
+        f"{precision:.1%} are true pairs"
+    )]  # fmt: skip
+
+
+def _next_steps(run: RunData, results: Sequence[Result]) -> list[str]:
+    """The report's place, and commands that work as the run lies there now."""
+    directory, report = run.path, run.path / "report.html"
+    steps = ["", f"report: {report}"] if report.is_file() else [""]
+    commands: list[list[str]] = []
+    collection = run.collection_folder(results[0].collection) if results else None
+    searchable = collection is not None and (directory / "encoder").is_dir() and collection.is_dir()
+    if searchable:
+        own_corpus = any((directory / "stages").glob("*/test/corpus.jsonl"))
+        corpus = [] if own_corpus else ["--corpus", str(collection)]
+        commands.append(["python", "-m", "lightning_e5", "search", str(directory), *corpus, "--interactive"])
+    if report.is_file():
+        commands.append(["python", "-m", "webbrowser", str(report)])
+    if searchable:
+        own = run.name if run.name not in ("start", "bm25") else "run"
+        split = results[0].row.get("split", "test")
+        evaluate = ["python", "-m", "lightning_e5", "evaluate", "--model", f"{own}={directory}", _other_model(run), "--beir", str(collection)]
+        commands.append([*evaluate, *(["--split", str(split)] if split != "test" else [])])
+    return [*steps, "try next:", *(f"  {shlex.join(command)}" for command in commands)] if commands else steps
+
+
+def _other_model(run: RunData) -> str:
+    """A model to evaluate beside the run's: what it started from, as it is used without us; else BM25."""
+    start = (run.config.get("encoder") or {}).get("pretrained")
+    return f"start={str(start).partition('#')[0]}" if start else "bm25"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH)

@@ -1,0 +1,293 @@
+"""A run directory as data: the one module through which the report, ``compare`` and the notebooks read runs.
+
+Stages are recognised by the files they left, not by their names: a training stage has ``metrics.jsonl``, a filter
+``ranks.parquet``, an evaluation ``table.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules import pair_store as pairs
+from lightning_e5.config.experiment import Node, outside_path
+from lightning_e5.errors import UserError, suggestion
+from lightning_e5.files.beir_layout import either, stored_texts
+from lightning_e5.files.parquet import parquet_columns, read_parquet
+from lightning_e5.files.storage import MANIFEST, sha256_file
+from lightning_e5.results import result_files as shapes
+from lightning_e5.results.filters import FilterRanks, FilterSample, draw_samples, read_filter
+from lightning_e5.results.recorded_config import load_recorded
+
+METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
+TABLE, TASKS_TABLE, PER_QUERY = "table.json", "tasks.json", "per_query.parquet"
+_HASHED: dict[tuple[int, ...], str] = {}
+#: The metric that a run's intervals and differences are given for.
+MAIN_METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One model on one collection.
+
+    ``metrics``: without the model and collection in their names; ``row``: as in ``table.json`` (interval, difference);
+    ``trained_by``: the stages that the model's weights went through, in order; ``pairs``, ``tokens``, ``steps`` and
+    ``seconds``: their sums, None where no such stage says; ``is_encoder``: False for BM25 and word vectors.
+    """
+
+    model: str
+    collection: str
+    metrics: dict[str, float]
+    row: Node
+    trained_by: tuple[str, ...]
+    pairs: int
+    tokens: int | None
+    steps: int | None
+    seconds: float | None
+    is_encoder: bool
+
+    @property
+    def previous(self) -> list[Node]:
+        """The comparisons with the step before it, and with other models behind that; each with ``model``, ``difference`` and so on."""
+        return list(self.row.get("previous") or [])
+
+
+@dataclass
+class RunData:
+    """A run directory, read when asked.
+
+    Args:
+        path: the directory, with ``config.yaml``.
+        given: the run's metrics while ``metrics.json``, the mark of a finished run, is not yet written.
+
+    Raises:
+        UserError: no such directory, or one without a readable ``config.yaml``.
+    """
+
+    path: Path
+    given: Mapping[str, float] | None = None
+    config: Node = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: no such run directory")
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: is no run directory (has no config.yaml)")
+        self.config = load_recorded(self.path / "config.yaml")
+        self._per_query: dict[tuple[Path, str], dict[str, float]] = {}
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.config["name"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done."""
+        return (self.path / METRICS).is_file()
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """All final metrics, flat; UserError names the stage reached where the run is unfinished."""
+        if self.given is not None:
+            return dict(self.given)
+        if not self.finished:
+            missing = [s for s in self.config["stages"] if not (self.stage(s) / MANIFEST).is_file()]
+            where = f"stage {missing[0]!r} is not done" if missing else "its report is not written"
+            raise UserError(f"{self.path}: the run is unfinished ({where}); run its experiment again, it continues")
+        return dict(shapes.read_result(self.path / METRICS, shapes.METRICS))
+
+    @property
+    def environment(self) -> Node:
+        """Commit, package versions and hardware; empty where they were not recorded."""
+        path = self.path / "environment.json"
+        return dict(shapes.read_result(path, shapes.ENVIRONMENT)) if path.is_file() else {}
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.path / "stages" / name
+
+    def stages_with(self, file: str) -> list[str]:
+        """The stages that left ``file``, in the order of the configuration."""
+        return [name for name in self.config["stages"] if (self.stage(name) / file).is_file()]
+
+    def times(self) -> dict[str, dict[str, float]]:
+        """Stage -> ``seconds`` and ``peak_memory_gb``."""
+        return {name: shapes.read_result(self.stage(name) / TIMING, shapes.TIMING) for name in self.stages_with(TIMING)}
+
+    def learning_curves(self) -> dict[str, list[dict[str, float]]]:
+        """Training stage -> its rows of ``metrics.jsonl``, one per step."""
+        curves = {name: shapes.read_steps(self.stage(name) / LOG) for name in self.stages_with(LOG)}
+        return {name: rows for name, rows in curves.items() if rows}
+
+    def filters(self) -> list[str]:
+        """The stages that filtered pairs."""
+        return self.stages_with(RANKS)
+
+    def filter_ranks(self, stage: str) -> FilterRanks:
+        """The ranks and decisions of a filter, with the planted truth where its pairs have it."""
+        return read_filter(self.stage(stage), self._pairs(stage), self.config["stages"][stage], _metrics(self.stage(stage)))
+
+    def filter_samples(self, stage: str, count: int = 5) -> list[FilterSample]:
+        """``count`` kept pairs, then ``count`` dropped ones, drawn at random (always the same); empty without texts."""
+        pairs = self._pairs(stage)
+        return [] if pairs is None else draw_samples(self.filter_ranks(stage), pairs, count)
+
+    def results(self) -> list[Result]:
+        """Every model on every collection, in the order of the evaluations' tables."""
+        return list(self._results)
+
+    @cached_property
+    def _results(self) -> list[Result]:
+        rows: dict[tuple[str, str], Result] = {}
+        for stage in self.stages_with(TABLE):
+            metrics = _metrics(self.stage(stage))
+            for row in shapes.read_table(self.stage(stage) / TABLE):
+                rows[row["model"], row["collection"]] = self._result(stage, row, metrics)
+        return list(rows.values())
+
+    def tasks(self) -> list[Node]:
+        """Every model on every task beside retrieval: ``model``, ``set``, ``task``, ``metric``, ``value``, ``low``, ``high``."""
+        return [row for stage in self.stages_with(TASKS_TABLE) for row in shapes.read_result(self.stage(stage) / TASKS_TABLE, shapes.TASKS)]
+
+    def reference(self, collection: str) -> str | None:
+        """The model that the others of a collection were compared with, if any was."""
+        rows = [r for r in self.results() if r.collection == collection]
+        without = [r.model for r in rows if "difference" not in r.row]
+        return without[0] if len(without) == 1 < len(rows) else None
+
+    def per_query(self, model: str, collection: str, metric: str = MAIN_METRIC) -> dict[str, float]:
+        """Query id -> the metric's value; UserError where the run did not judge that."""
+        path = self._judged(model, collection, PER_QUERY)
+        if (path, metric) not in self._per_query:
+            table = read_parquet(path, {"query_id": "string", metric: "double"})
+            found = dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
+            self._per_query[path, metric] = found
+        return self._per_query[path, metric]
+
+    def has_per_query(self, model: str, collection: str, metric: str) -> bool:
+        """Whether a metric is one of single queries: neither an interval's end nor that of another kind of task."""
+        path = self._judged(model, collection, PER_QUERY)
+        return path.is_file() and metric in parquet_columns(path)
+
+    def cosines(self, model: str, collection: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Cosines of judged pairs and of random ones; None for a model that is no encoder."""
+        path = self._judged(model, collection, "cosines.parquet")
+        if not path.is_file():
+            return None
+        table = read_parquet(path, {"positive": "float", "random": "float"})
+        return table["positive"].to_numpy(), table["random"].to_numpy()
+
+    def queries(self, collection: str) -> dict[str, str]:
+        """Query id -> text."""
+        return _texts(self._collection(collection), "queries.jsonl")
+
+    def passages(self, collection: str) -> dict[str, str]:
+        """Passage id -> title and text."""
+        return _texts(self._collection(collection), "corpus.jsonl")
+
+    def collection_folder(self, collection: str) -> Path:
+        """The folder of a collection that the run judged on; UserError where there is none of that name."""
+        return self._collection(collection)
+
+    def input_path(self, reference: str) -> Path:
+        """Where a stage's input lies, given as in the configuration (``STAGE/FILE``, ``path:DIR``, ...)."""
+        return self._resolve(reference)
+
+    def judged_file(self, model: str, collection: str, file: str) -> Path:
+        """A file that a model's evaluation left, such as ``run.trec``; UserError where the run did not judge that."""
+        return self._judged(model, collection, file)
+
+    def collection_files(self, collection: str) -> dict[str, str]:
+        """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets.
+
+        Where a stage of the run made them its manifest says so; other files are hashed, each once.
+        """
+        folder = self._collection(collection)
+        stage = folder.relative_to(self.path / "stages").parts[0] if folder.is_relative_to(self.path / "stages") else None
+        manifest = self.stage(stage) / MANIFEST if stage is not None else None
+        if manifest is not None and manifest.is_file():
+            files = {manifest.parent / name: digest for name, digest in shapes.read_result(manifest, shapes.MANIFEST)["files"].items()}
+            inside = {p.relative_to(folder).as_posix(): d for p, d in sorted(files.items()) if p.is_relative_to(folder)}
+            if inside:
+                return inside
+        return {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    def _result(self, stage: str, row: Node, metrics: Mapping[str, float]) -> Result:
+        model, collection, prefix = row["model"], row["collection"], f"{row['model']}/{row['collection']}/"
+        own = {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}
+        if MAIN_METRIC not in own:
+            raise UserError(f"{self.stage(stage) / METRICS}: lacks the key {prefix + MAIN_METRIC!r} of a row of {TABLE}; one of them is damaged")
+        trained_by = self._trained_by(stage, model)
+        seen = [_metrics(self.stage(s)) for s in trained_by]
+        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen") or 0)
+        tokens, steps = (_total(seen, key) for key in ("tokens_seen", "steps"))
+        seconds = _total([shapes.read_result(p, shapes.TIMING) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
+        is_encoder = (self.stage(stage) / model / collection / "cosines.parquet").is_file()
+        whole = [None if v is None else int(v) for v in (tokens, steps)]
+        return Result(model, collection, own, row, trained_by, pairs, whole[0], whole[1], seconds, is_encoder)
+
+    def _trained_by(self, evaluation: str, model: str) -> tuple[str, ...]:
+        """The stages with ``pairs_seen`` on the way of a model's weights: each one's input ``encoder`` leads on."""
+        inputs = self.config["stages"][evaluation].get("inputs") or {}
+        reference = (inputs.get("encoders") or {}).get(model)
+        if reference is None and model == "word-vectors":
+            reference = inputs.get("word_vectors")
+        found: list[str] = []
+        while isinstance(reference, str) and (name := reference.split("/")[0]) in self.config["stages"]:
+            if "pairs_seen" in _metrics(self.stage(name)):
+                found.append(name)
+            reference = (self.config["stages"][name].get("inputs") or {}).get("encoder")
+        return tuple(reversed(found))
+
+    def _judged(self, model: str, collection: str, file: str) -> Path:
+        for stage in reversed(self.stages_with(TABLE)):
+            if (self.stage(stage) / model / collection).is_dir():
+                return self.stage(stage) / model / collection / file
+        judged = [f"{r.model} on {r.collection}" for r in self.results()]
+        wanted = f"{model} on {collection}"
+        raise UserError(f"{self.path}: did not judge {wanted}{suggestion(wanted, judged)}")
+
+    def _collection(self, name: str) -> Path:
+        for stage in reversed(self.stages_with(TABLE)):
+            reference = ((self.config["stages"][stage].get("inputs") or {}).get("collections") or {}).get(name)
+            if reference is not None:
+                return self._resolve(reference)
+        raise UserError(f"{self.path}: has no collection {name!r}")
+
+    def _pairs(self, stage: str) -> pairs.PairStore | None:
+        reference = (self.config["stages"][stage].get("inputs") or {}).get("pairs")
+        folder = self._resolve(reference) if isinstance(reference, str) else None
+        return pairs.PairStore(folder) if folder is not None and any((folder / n).is_file() for n in (pairs.TABLE, pairs.SHARDS)) else None
+
+    def _resolve(self, reference: str) -> Path:
+        return outside_path(reference) or self.path / "stages" / reference
+
+
+def _sha256(path: Path) -> str:
+    """The sha256 of a file, hashed once for all its names: the device and the inode are those of the bytes."""
+    facts = path.stat()
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if key not in _HASHED:
+        _HASHED[key] = sha256_file(path)
+    return _HASHED[key]
+
+
+def _metrics(stage: Path) -> dict[str, float]:
+    return dict(shapes.read_result(stage / METRICS, shapes.METRICS)) if (stage / METRICS).is_file() else {}
+
+
+def _total(rows: list[dict[str, float]], key: str) -> float | None:
+    values = [row[key] for row in rows if key in row]
+    return math.fsum(values) if values else None
+
+
+def _texts(folder: Path, name: str) -> dict[str, str]:
+    return {row.id: row.with_title() for row in stored_texts(either(folder, name))}

@@ -1,0 +1,1 @@
+"""What a run records of itself: its directory, its environment, Weights & Biases."""

@@ -1,0 +1,93 @@
+"""A part is read in bounded memory and put in its place whole."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lightning_e5.curation.building import parts as pair_parts
+from lightning_e5.curation.building.merge import decide, pieces_by_source
+from lightning_e5.curation.building.parts import PartTask, finished_record, read_part
+from lightning_e5.curation.building.shards import shard_bounds
+from lightning_e5.types import PairCandidate, ReadReport
+
+LETTERS = 2000
+
+
+class Many:
+    """Pairs of ``LETTERS`` characters, of two sources in turn."""
+
+    name = "many"
+
+    def __init__(self, rows: int, broken_at: int | None = None) -> None:
+        self.rows, self.broken_at = rows, broken_at
+
+    def parts(self) -> Sequence[str]:
+        return ["all"]
+
+    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+        for row in range(self.rows):
+            if row == self.broken_at:
+                raise RuntimeError("broken")
+            yield PairCandidate(f"query {row}", f"{row} ".ljust(LETTERS, "x"), "odd" if row % 2 else "even", id=str(row))
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {}
+
+
+def task(folder: Path, source: Many) -> PartTask:
+    return PartTask("many", source, "all", (), None, None, folder / "part", "key")
+
+
+def test_memory_is_a_block_not_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_part(task(tmp_path / "imports", Many(3)))  # what is loaded once is not a part's memory
+    monkeypatch.setattr(pair_parts, "BLOCK_CHARACTERS", 2**20)
+    tracemalloc.start()
+    record = read_part(task(tmp_path, Many(10_000)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * 2**20 < 10_000 * LETTERS
+    assert [(s["name"], s["rows"]) for s in record["sources"]] == [("even", 5000), ("odd", 5000)]
+    rows = pq.read_table(tmp_path / "part" / record["sources"][1]["file"], columns=["id"])["id"].to_pylist()
+    assert rows == [str(row) for row in range(1, 10_000, 2)]
+
+
+def test_a_part_is_whole_or_absent(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="broken"):
+        read_part(task(tmp_path, Many(50, broken_at=40)))
+    assert list(tmp_path.iterdir()) == []
+    record = read_part(task(tmp_path, Many(50)))
+    assert finished_record(task(tmp_path, Many(50))) == record
+    (tmp_path / "part" / record["sources"][0]["file"]).write_bytes(b"damaged")
+    assert finished_record(task(tmp_path, Many(50))) is None
+    again = read_part(task(tmp_path, Many(50)))
+    assert again["sources"] == record["sources"] and [p.name for p in tmp_path.iterdir()] == ["part"]
+
+
+def test_texts_that_no_file_can_hold_are_counted(tmp_path: Path) -> None:
+    class Odd(Many):
+        def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+            yield PairCandidate("a lone \ud800", "passage", "odd")
+            yield PairCandidate(" ", "passage", "odd")
+            yield PairCandidate("query", "", "odd")
+            yield PairCandidate("Same  text", "same TEXT", "odd")
+
+    source = read_part(task(tmp_path, Odd(0)))["sources"][0]
+    assert source["dropped"] == {"not UTF-8": 1, "empty text": 2, "query is passage": 1} and source["rows"] == 0
+
+
+def test_a_cap_draws_by_its_seed_and_shards_have_equal_sizes(tmp_path: Path) -> None:
+    parts = [(tmp_path / "part", read_part(task(tmp_path, Many(400))))]
+    pieces = pieces_by_source(parts)
+    kept = [decide(pieces, None, 90, {"even": seed, "odd": 3}, tmp_path / "scratch").keep_N for seed in (1, 1, 2)]
+    assert (kept[0] == kept[1]).all() and (kept[0] != kept[2]).any()
+    assert [int(kept[0][half].sum()) for half in (slice(0, 200), slice(200, 400))] == [90, 90]
+    bounds = shard_bounds(kept[0], slice(200, 400), 40)
+    assert [int(kept[0][first:stop].sum()) for first, stop in bounds] == [40, 40, 10]
+    assert bounds[0][0] == 200 + int(np.flatnonzero(kept[0][200:])[0]) and bounds[-1][1] == 400

@@ -1,0 +1,65 @@
+"""``precision: auto`` takes bfloat16 where the hardware multiplies it, and float32 elsewhere; nothing is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lightning_e5.distributed import devices as precision
+from lightning_e5.distributed.devices import native_bf16, runs_in_bf16
+from lightning_e5.models.encoder import TextEncoder
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    native_bf16.cache_clear()
+    yield
+    native_bf16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 avx512f avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("fp asimd bf16", True), ("fpu avx512f avx512_vnni", False), ("", False)],
+)
+def test_auto_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, expected: bool) -> None:
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags.split()))
+    assert runs_in_bf16("auto", "cpu") is expected and runs_in_bf16("auto", torch.device("cpu")) is expected
+    assert runs_in_bf16("bf16", "cpu") and not runs_in_bf16("fp32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_auto_follows_the_compute_capability(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: bool) -> None:
+    """V100 (7.0) and T4 (7.5) emulate bfloat16, and torch says that they support it."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *arguments, **settings: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    assert runs_in_bf16("auto", "cuda") is expected and runs_in_bf16("auto", torch.device("cuda", 0)) is expected
+
+
+def test_an_encoder_with_auto_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch, small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
+    def embedded(name: str) -> torch.Tensor:
+        return TextEncoder(small_bert, small_tokenizer, precision=name).embed(texts[:5], "query")  # type: ignore[arg-type]
+
+    single, half = embedded("fp32"), embedded("bf16")
+    assert not torch.equal(single, half)
+    for native, expected in ((False, single), (True, half)):
+        monkeypatch.setattr(precision, "native_bf16", lambda kind, native=native: native)
+        assert torch.equal(embedded("auto"), expected)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("capability", "native"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_that_a_gpu_emulates_is_never_chosen_and_said_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], capability: tuple[int, int], native: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=0: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "the GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)  # as it says on V100 and T4
+    precision._say_if_emulated.cache_clear()
+    assert runs_in_bf16("auto", "cuda") is native
+    assert runs_in_bf16("bf16", "cuda:1") and runs_in_bf16("bf16", "cuda")
+    said = capsys.readouterr().err
+    assert said == ("" if native else "precision: bf16: the GPU only emulates bfloat16, slower than its float32; fp32, or auto, is faster\n")
