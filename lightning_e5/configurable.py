@@ -31,6 +31,16 @@ MOVED = {
     "lightning_e5.evaluation.baselines.bm25.BM25": "lightning_e5.retrieval.bm25.BM25",
     "lightning_e5.evaluation.zero_shot.ZeroShotPrompts": "lightning_e5.evaluation.tasks.zero_shot.ZeroShotPrompts",
 }
+#: Arguments of earlier versions, by the kind of what had them, and the key beside it that they stand under now.
+MOVED_ARGUMENTS = {
+    "training scheme": {
+        **dict.fromkeys(
+            ("learning_rate", "warmup_steps", "schedule", "weight_decay", "betas", "eps", "max_grad_norm", "learning_rate_factors", "freeze_positions"),
+            "optimizer",
+        ),
+        **dict.fromkeys(("chunk_tokens", "graph_tokens", "gradient_checkpointing"), "trainer"),
+    }
+}
 _allowed: list[str] = []
 
 Thing = TypeVar("Thing", bound=Callable[..., Any])

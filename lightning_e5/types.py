@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from lightning_e5.configurable import configurable
@@ -163,11 +164,12 @@ class PairBatch(NamedTuple):
 
 
 class LossOutput(NamedTuple):
-    """A loss and what is logged with it; all float32 scalars without graph but ``loss``."""
+    """A loss and what is logged with it; all float32 scalars without graph but ``loss``. ``logs``: further values by name."""
 
     loss: Tensor
     accuracy: Tensor
     masked_fraction: Tensor
+    logs: Mapping[str, float | Tensor] = MappingProxyType({})
 
 
 @configurable("baseline")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from lightning_e5.config.annotations import arguments_of, check_value, describe, given_arguments, metadata, takes
-from lightning_e5.configurable import declared, resolve_target
+from lightning_e5.configurable import MOVED_ARGUMENTS, declared, resolve_target
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.ranges import Given
 
@@ -88,6 +88,9 @@ def _check_call(node: dict[str, Any], key: str, given: Collection[str], special:
         if name not in accepted:
             if open_ended:
                 continue
+            says = declared(target)
+            if says is not None and (place := MOVED_ARGUMENTS.get(says.kind, {}).get(name)) is not None:
+                raise UserError(f"{key}.{name}: stands beside this node now; write it as {key.rpartition('.')[0]}.{place}.{name}")
             choices = [p for p in accepted if p not in given]
             raise UserError(f"{key}: {name_of} has no argument {name!r}{suggestion(name, choices)}")
         if name in given:

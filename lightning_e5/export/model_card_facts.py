@@ -191,7 +191,7 @@ def _recipe(run: RunData, stage: str) -> list[list[str]]:
     """(stage, what, value) of every setting given and of what was seen."""
     node, counts = run.config["stages"][stage], _metrics(run, stage)
     rows = []
-    for part in ("data", "module"):
+    for part in ("data", "optimizer", "module"):
         given = node.get(part)
         if isinstance(given, dict):
             rows += [[part, str(given.get("_target_", "")).rsplit(".", 1)[-1]]]

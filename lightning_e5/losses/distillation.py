@@ -1,10 +1,12 @@
-"""Knowledge distillation from a cross-encoder: the fine-tuning loss of E5."""
+"""Knowledge distillation from a cross-encoder, the fine-tuning loss of E5, and the listwise loss of that cross-encoder."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from lightning_e5.losses.info_nce import TEMPERATURE
 
 
 def has_teacher(teacher_BG: Tensor) -> Tensor:
@@ -20,9 +22,13 @@ def positive_first(logits_BG: Tensor) -> Tensor:
     return (logits_BG[:, 0] > others_BG.amax(1)).float().mean()
 
 
-def distillation_loss(
-    queries_BD: Tensor, passages_BGD: Tensor, teacher_BG: Tensor, *, temperature: float = 0.01
-) -> Tensor:
+def listwise_loss(logits_BG: Tensor) -> Tensor:
+    """Cross-entropy of the positive (column 0) among each query's passages."""
+    target_B = torch.zeros(len(logits_BG), dtype=torch.long, device=logits_BG.device)
+    return functional.cross_entropy(logits_BG, target_B)
+
+
+def distillation_loss(queries_BD: Tensor, passages_BGD: Tensor, teacher_BG: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
     """``D_KL(p_ce || p_stu)`` over each query's own group, averaged over the queries that have a teacher.
 
     ``p_stu`` is the softmax of the student's cosines at ``temperature``, ``p_ce`` that of the teacher's logits at 1. A

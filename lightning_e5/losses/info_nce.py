@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_e5.losses.duplicates import DuplicateMask, OwnColumnMask
+from lightning_e5.losses.false_negatives import FalseNegativeMask, OwnColumnMask
 from lightning_e5.types import LossOutput
 
+#: t of E5, of its table of hyperparameters.
+TEMPERATURE = 0.01
 #: Logits of one block where blocks are large enough by it: 2^22 float32 values are 16 MB.
 BLOCK_LOGITS = 2**22
 #: Fewer rows than this make the sum of passage gradients, which every block adds to, the slowest part ...
@@ -23,14 +25,14 @@ class InfoNCE(nn.Module):
     """``-log( exp(q.p+ / t) / sum_p exp(q.p / t) )``, averaged over the queries; from query to passage only.
 
     Args:
-        temperature: t, E5's is 0.01.
+        temperature: t.
         learned: make ``log(1 / t)`` a parameter, ``log_scale`` (not in E5).
         block_logits: logits held at once; by default from the number of candidates, 2^22 to 2^26.
 
-    Source: paper equation 1; temperature from its table of hyperparameters.
+    Source: paper equation 1.
     """
 
-    def __init__(self, temperature: float = 0.01, *, learned: bool = False, block_logits: int | None = None) -> None:
+    def __init__(self, temperature: float = TEMPERATURE, *, learned: bool = False, block_logits: int | None = None) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature: {temperature} is not above 0")
@@ -49,17 +51,17 @@ class InfoNCE(nn.Module):
         queries_QD: Tensor,
         passages_PD: Tensor,
         target_Q: Tensor,
-        mask: DuplicateMask | OwnColumnMask | None = None,
+        mask: FalseNegativeMask | OwnColumnMask | None = None,
         queue_KD: Tensor | None = None,
     ) -> LossOutput:
         """The loss, and what is logged with it.
 
         Args:
-            queries_QD: unit rows, float32 or float64 (half precision is raised to float32: at t = 0.01 it cannot tell
-                neighbouring logits apart).
+            queries_QD: unit rows, float32 or float64 (half precision is raised to float32: at E5's temperature it
+                cannot tell neighbouring logits apart).
             passages_PD: unit rows, every passage of the batch.
             target_Q: int64, the column of each query's positive in the candidates, passages before queue.
-            mask: candidates that are no negatives.
+            mask: candidates left out of the negatives.
             queue_KD: unit rows, further candidates that get no gradient.
 
         Returns:
@@ -92,7 +94,7 @@ class _BlockedInfoNCE(torch.autograd.Function):
         passages_PD: Tensor,
         scale: Tensor,
         target_Q: Tensor,
-        mask: DuplicateMask | OwnColumnMask | None,
+        mask: FalseNegativeMask | OwnColumnMask | None,
         queue_KD: Tensor | None,
         rows: int,
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,7 @@ class InteractionHead(nn.Module):
     """From the mean states of the query's and the passage's tokens to a logit.
 
     ``s * sum_d w_d q_d p_d + MLP([q, p])`` with unit q and p, w = 1 and the MLP 0 at the start: a cross-encoder that takes
-    over a bi-encoder's weights begins with about the bi-encoder's judgement, and learns what attention between the two
+    over a bi-encoder's weights begins with about the bi-encoder's scores, and learns what attention between the two
     texts adds. From a head without that start, minutes of training teach a small cross-encoder next to nothing (measured).
 
     Args:
@@ -193,9 +193,3 @@ def join_pairs(queries: TokenBatch, passages: TokenBatch) -> TokenBatch:
     starts = torch.stack([starts_q, starts_p + len(queries.ids_T)], 1).flatten()
     lengths = torch.stack([lengths_q, lengths_p], 1).flatten()
     return TokenBatch(gather_tokens(tokens, starts, lengths), lengths_q + lengths_p)
-
-
-def listwise_loss(logits_BG: Tensor) -> Tensor:
-    """Cross-entropy of the positive (column 0) among each query's passages."""
-    target_B = torch.zeros(len(logits_BG), dtype=torch.long, device=logits_BG.device)
-    return functional.cross_entropy(logits_BG, target_B)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import lightning as L
 import torch
@@ -25,14 +25,13 @@ from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.models.padded import checkpoint_layers
-from lightning_e5.ranges import Count, CountOrZero, LearningRate, Range, Seed
+from lightning_e5.ranges import Count, Seed
 from lightning_e5.rng import derive_seed
-from lightning_e5.training.grad_cache import EmbeddingLoss, EncodeChunk, GradCache
-from lightning_e5.training.parameters import clip_gradients, freeze_position_embeddings, parameter_groups
-from lightning_e5.training.schedules import Schedule, learning_rate_factor
+from lightning_e5.training.grad_cache import CachedStep, EmbeddingLoss, EncodeChunk, GradCache
+from lightning_e5.training.optimizer import AdamWConfig, clip_gradients, freeze_position_embeddings
 from lightning_e5.training.sharding import ParameterShards
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
-from lightning_e5.types import LossOutput, PairBatch, TokenBatch
+from lightning_e5.types import PairBatch, TokenBatch
 
 #: Row numbers that a message names at most, per rank.
 _ROWS_NAMED = 16
@@ -43,80 +42,47 @@ class NonFiniteError(TrainingStopped):
 
 
 class TrainingModule(L.LightningModule):
-    """A model, AdamW with warm-up and decay, and gradient-cached steps.
+    """A model and its gradient-cached optimizer steps; each scheme writes out its own ``training_step``.
 
     Args:
         model: what is trained.
-        learning_rate: peak.
+        optimizer: AdamW, its schedule, and which parameters it moves.
         max_steps: optimizer steps of the training.
-        warmup_steps: steps of linear warm-up.
-        weight_decay: of matrices; biases and LayerNorms have none.
-        schedule: shape of the decay after warm-up.
-        betas, eps: of AdamW.
-        max_grad_norm: clip the global gradient norm; None for no clipping.
-        learning_rate_factors: part of a parameter name -> factor on its learning rate.
-        freeze_positions: keep the position embeddings as they are (paper, App. B).
-        chunk_tokens: tokens encoded at once.
-        graph_tokens: tokens whose graphs are kept; the rest of a batch is encoded twice; None: as memory allows.
-        gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).
         seed: of dropout.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        learning_rate: LearningRate,
-        max_steps: Count,
-        warmup_steps: CountOrZero = 0,
-        weight_decay: Annotated[float, Range(0, 10)] = 0.01,
-        schedule: Schedule = "linear",
-        betas: tuple[Annotated[float, Range(0, 0.999999)], Annotated[float, Range(0, 0.999999)]] = (0.9, 0.999),
-        eps: Annotated[float, Range(0, 1, above=True)] = 1e-8,
-        max_grad_norm: Annotated[float, Range(0, 1e6, above=True)] | None = 1.0,
-        learning_rate_factors: Mapping[str, Annotated[float, Range(0, 1e4)]] | None = None,
-        freeze_positions: bool = True,
-        chunk_tokens: Count = 8192,
-        graph_tokens: CountOrZero | None = None,
-        gradient_checkpointing: bool = False,
-        seed: Seed = 0,
-    ) -> None:
+    def __init__(self, model: nn.Module, *, optimizer: AdamWConfig, max_steps: Count, seed: Seed = 0) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model = model
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.max_steps, self.warmup_steps, self.schedule = max_steps, warmup_steps, schedule
-        self.betas, self.eps, self.max_grad_norm = tuple(betas), eps, max_grad_norm
-        self.learning_rate_factors = dict(learning_rate_factors or {})
-        self.grad_cache = GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens)
-        self.seed = seed
-        #: Further values of the step, set while the loss is computed.
-        self.measures: dict[str, float | Tensor] = {}
-        for packed in (m for m in model.modules() if isinstance(m, PackedBert)):
-            packed.gradient_checkpointing, packed.scatter_word_gradient = gradient_checkpointing, True
-        if gradient_checkpointing and not self.packs:
-            checkpoint_layers(model)
+        self.model, self.adamw, self.max_steps, self.seed = model, optimizer, max_steps, seed
+        #: How a batch is cut into chunks; `lightning_e5.modules.fit.fit` sets what fits this machine.
+        self.grad_cache = GradCache()
+        for packed in self._packed:
+            packed.scatter_word_gradient = True
         #: Whether `configure_optimizers` cuts the model into shards, one per rank (set by the strategy).
         self.sharded = False
         self.shards: ParameterShards | None = None
         self.trained_pairs = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
-        learning_rate_factor(0, warmup_steps=warmup_steps, max_steps=max_steps, schedule=schedule)
-        if freeze_positions:
+        self._started = time.perf_counter()
+        optimizer.schedule_factor(0, max_steps)  # refuses a warm-up longer than the training
+        if optimizer.freeze_positions:
             freeze_position_embeddings(model)
 
+    def checkpoint_activations(self) -> None:
+        """Recompute each layer in the backward pass (less memory per chunk, a third more time)."""
+        for packed in self._packed:
+            packed.gradient_checkpointing = True
+        if not self._packed:
+            checkpoint_layers(self.model)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = parameter_groups(
-            self,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            factors=self.learning_rate_factors,
-        )
+        groups = self.adamw.parameter_groups(self)
         if self.sharded:
             self.shards = ParameterShards(groups, self.model)
             groups = self.shards.optimizer_groups
-        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps)  # type: ignore[arg-type]
+        return torch.optim.AdamW(groups, betas=tuple(self.adamw.betas), eps=self.adamw.eps)
 
     def step_seed(self) -> int:
         """The seed of this step's randomness on this rank: a function of (seed, step, rank) alone."""
@@ -126,58 +92,52 @@ class TrainingModule(L.LightningModule):
         # Sharded parameters are empty now; they were broadcast before they were cut into shards.
         broadcast_from_first([t for t in (*self.parameters(), *self.buffers()) if t.numel()])
 
+    def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+
     def on_train_end(self) -> None:
         if self.shards is not None:
             self.shards.restore()
             self.shards = None
 
     def cached_step(
-        self,
-        batch: PairBatch,
-        texts: TokenBatch,
-        encode: EncodeChunk,
-        loss: EmbeddingLoss,
-        *,
-        without_gradient: TokenBatch | None = None,
-        started: float | None = None,
-    ) -> LossOutput:
-        """One gradient-cached optimizer step on this rank's texts, guarded and logged; returns the loss.
+        self, batch: PairBatch, texts: TokenBatch, encode: EncodeChunk, loss: EmbeddingLoss, *, without_gradient: TokenBatch | None = None
+    ) -> CachedStep:
+        """One optimizer step on this rank's texts: embed, loss and backward by chunks, then AdamW, guarded and logged.
 
-        ``without_gradient``: texts that were encoded beside them, and ``started``: when that began, for the record.
+        Args:
+            batch: the rows of the step.
+            texts: what is embedded with a gradient.
+            encode: embeds one chunk of them.
+            loss: from all their embeddings; called again where memory runs out.
+            without_gradient: texts that were encoded beside them, for the record.
         """
-        started = time.perf_counter() if started is None else started
-        self.measures = {}
         of_model = [p for p in self.model.parameters() if p.requires_grad]
-        embedded: list[Tensor] = []
-
-        def watched(embeddings_ND: Tensor) -> LossOutput:
-            embedded[:] = [embeddings_ND.detach()]
-            return loss(embeddings_ND)
-
         with self.whole_parameters():
-            output, report = self.grad_cache.step(
-                texts, encode, watched, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters()
+            step = self.grad_cache.step(
+                texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters()
             )
             if self.shards is not None:
                 self.shards.reduce_gradients()
-        update = self._optimizer_step(batch, output.loss, embedded.pop())
-        measures: dict[str, float | Tensor] = {
-            "loss": output.loss, "accuracy": output.accuracy, "masked_fraction": output.masked_fraction, **self.measures,
-        }  # fmt: skip
-        flops, tokens = 3.0 * self._forward_flops(texts), report.tokens
+        update = self._update(batch, step)
+        flops, tokens = 3.0 * self._forward_flops(texts), step.tokens
         if without_gradient is not None:
             flops, tokens = flops + self._forward_flops(without_gradient), tokens + len(without_gradient.ids_T)
-        seconds = time.perf_counter() - started
-        measures |= {
+        seconds = time.perf_counter() - self._started
+        row: dict[str, float | Tensor] = {
+            "loss": step.loss.loss,
+            "accuracy": step.loss.accuracy,
+            "masked_fraction": step.loss.masked_fraction,
+            **step.loss.logs,
             **update,
-            "replayed_share": report.replayed_tokens / max(1, report.tokens),
-            "padding_share": 0.0 if self.packs else 1.0 - report.tokens / max(1, report.padded_tokens),
+            "replayed_share": step.recomputed_tokens / max(1, step.tokens),
+            "padding_share": 0.0 if self._packed else 1.0 - step.tokens / max(1, step.padded_tokens),
             "seconds": seconds,
             "mfu": flops / seconds / self._peak(),
             "memory_gb": used_bytes(self.device) / 2**30,
         }
-        self._log_step(measures, len(batch.rows_B), tokens)
-        return output
+        self._log_step(row, len(batch.rows_B), tokens)
+        return step
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Everything that is trained: the model's parameters and those of the loss."""
@@ -192,25 +152,24 @@ class TrainingModule(L.LightningModule):
         """The model's parameters are whole inside; with sharding a collective call."""
         return self.shards.gathered() if self.shards is not None else nullcontext()
 
-    def _optimizer_step(self, batch: PairBatch, loss: Tensor, embeddings_ND: Tensor) -> dict[str, float]:
+    def _update(self, batch: PairBatch, step: CachedStep) -> dict[str, float]:
         """Average over ranks, refuse non-finite values, clip, set the learning rate, step, clear the gradients."""
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         # With shards the model's gradients are averaged already.
         whole = self.trained_parameters() if self.shards is None else self.loss_parameters()
         average_gradients(whole)
-        norm = clip_gradients(whole, self.max_grad_norm, shards=[] if self.shards is None else self.shards.local)
+        norm = clip_gradients(whole, self.adamw.max_grad_norm, shards=[] if self.shards is None else self.shards.local)
+        loss = step.loss.loss
         finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
         if any_rank(not finite, loss.device):
-            self._refuse(batch, loss, norm, embeddings_ND)
-        factor = learning_rate_factor(
-            self.global_step, warmup_steps=self.warmup_steps, max_steps=self.max_steps, schedule=self.schedule
-        )
+            self._refuse(batch, loss, norm, step.embeddings_ND)
+        factor = self.adamw.schedule_factor(self.global_step, self.max_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {"learning_rate": self.learning_rate * factor, "gradient_norm": float(norm)}
+        return {"learning_rate": self.adamw.learning_rate * factor, "gradient_norm": float(norm)}
 
     def text_places(self, texts: int, rows: int) -> Tensor:
         """int64 ``[texts]``: which of this rank's rows each text of a step belongs to; here row after row."""
@@ -232,10 +191,10 @@ class TrainingModule(L.LightningModule):
             f"rows whose embeddings are not finite: {culprits}; rows of this rank's batch: {shown}"
         )
 
-    def _log_step(self, measures: Mapping[str, float | Tensor], pairs: int, tokens: float) -> None:
+    def _log_step(self, logs: Mapping[str, float | Tensor], pairs: int, tokens: float) -> None:
         """Write one row per optimizer step to every logger: means over the ranks, rates of all ranks together."""
-        *means, tokens = rank_means([*map(float, measures.values()), float(tokens)], self.device)
-        row = dict(zip(measures, means, strict=True))
+        *means, tokens = rank_means([*map(float, logs.values()), float(tokens)], self.device)
+        row = dict(zip(logs, means, strict=True))
         ranks = world_size()
         self.trained_pairs += pairs * ranks
         self.trained_tokens += round(tokens * ranks)
@@ -250,9 +209,9 @@ class TrainingModule(L.LightningModule):
             logger.log_metrics(row, step=self.global_step)
 
     @cached_property
-    def packs(self) -> bool:
-        """Whether the model runs without padding."""
-        return any(isinstance(m, PackedBert) for m in self.model.modules())
+    def _packed(self) -> list[PackedBert]:
+        """The encoders in the model that run without padding; none where it pads."""
+        return [m for m in self.model.modules() if isinstance(m, PackedBert)]
 
     @cached_property
     def _encoder_config(self) -> Any:
@@ -274,10 +233,3 @@ class TrainingModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.trained_pairs, self.trained_tokens = checkpoint["seen"]["pairs"], checkpoint["seen"]["tokens"]
-
-
-def spread(embeddings_ND: Tensor) -> Tensor:
-    """Standard deviation of unit vectors over a batch, averaged over dimensions and times sqrt(D): 0 = collapsed, 1 = uniform."""
-    if len(embeddings_ND) < 2:
-        return embeddings_ND.new_zeros(())
-    return embeddings_ND.detach().std(0).mean() * embeddings_ND.shape[1] ** 0.5

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
-from lightning_e5.losses.distillation import positive_first
-from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs, listwise_loss
+from lightning_e5.losses.distillation import listwise_loss, positive_first
+from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.types import LossOutput, PairBatch
 
@@ -30,10 +30,12 @@ class CrossEncoderModule(TrainingModule):
         self.cross_encoder = cross_encoder
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+        # [CLS] query [SEP] passage [SEP], a query's G passages in a row, the positive first.
         pairs = join_pairs(batch.queries, batch.passages)
-        self.cached_step(batch, pairs, self.cross_encoder, lambda logits_N1: self.batch_loss(batch, logits_N1))
 
-    def batch_loss(self, batch: PairBatch, logits_N1: Tensor) -> LossOutput:
-        logits_BG = logits_N1.view(len(batch.rows_B), -1)
-        accuracy = positive_first(logits_BG)
-        return LossOutput(listwise_loss(logits_BG), accuracy, torch.zeros_like(accuracy))
+        def loss(logits_N1: Tensor) -> LossOutput:
+            logits_BG = logits_N1.view(len(batch.rows_B), -1)
+            accuracy = positive_first(logits_BG)
+            return LossOutput(listwise_loss(logits_BG), accuracy, torch.zeros_like(accuracy))
+
+        self.cached_step(batch, pairs, self.cross_encoder, loss)

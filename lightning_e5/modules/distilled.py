@@ -1,4 +1,4 @@
-"""E5's fine-tuning scheme: a cross-encoder's judgement of each query's own passages, plus the contrastive loss."""
+"""E5's fine-tuning scheme: a cross-encoder's scores of each query's own passages, plus the contrastive loss."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Any
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.collectives import gather, gather_with_grad
 from lightning_e5.errors import UserError
 from lightning_e5.losses.distillation import distillation_loss, has_teacher
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives
 from lightning_e5.ranges import Weight
+from lightning_e5.training.chunks import concatenate
 from lightning_e5.types import LossOutput, PairBatch
 
 
 @configurable("training scheme")
-class DistilledModule(InBatchModule):
+class DistilledModule(BiEncoderModule):
     """``D_KL(p_ce || p_stu) + alpha * L_cont`` over 1 positive and N hard negatives per query.
 
     Rows without teacher scores contribute the contrastive loss only.
@@ -25,7 +27,7 @@ class DistilledModule(InBatchModule):
         encoder: the bi-encoder, pre-trained.
         alpha: weight of the contrastive loss over all passages of the global batch (E5: 0.2).
         without_teacher: it is meant that no row at all has teacher scores; an experiment whose stages give none is else refused.
-        **training: see `InBatchModule`.
+        **training: see `BiEncoderModule`.
 
     Source: paper section 3.3, equation 2.
     """
@@ -36,13 +38,25 @@ class DistilledModule(InBatchModule):
             raise UserError(f"alpha: {alpha} is below 0")
         self.alpha, self.without_teacher = alpha, without_teacher
 
-    def contrastive_loss(self, batch: PairBatch, queries_BD: Tensor, passages_ND: Tensor) -> LossOutput:
-        contrastive = super().contrastive_loss(batch, queries_BD, passages_ND)
-        if batch.teacher_BG is None:
-            return contrastive._replace(loss=self.alpha * contrastive.loss)
-        groups_BGD = passages_ND.view(len(queries_BD), -1, passages_ND.shape[1])
-        divergence = distillation_loss(queries_BD, groups_BGD, batch.teacher_BG, temperature=self.info_nce.temperature)
-        # The mean is over rows with a teacher; weighting by their share makes it the mean over the whole batch.
-        share = has_teacher(batch.teacher_BG).float().mean()
-        self.measures |= {"divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
-        return contrastive._replace(loss=share * divergence + self.alpha * contrastive.loss)
+    def training_step(self, batch: PairBatch, batch_idx: int) -> None:
+        texts = self.drop_tokens(concatenate([batch.queries, batch.passages]))
+
+        def loss(embeddings_ND: Tensor) -> LossOutput:
+            queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
+            logs = self.embedding_logs(queries_BD, passages_ND)
+            # L_cont: every passage of the global batch is a candidate, the hard negatives of all queries among them.
+            passages_PD, text_P = gather_with_grad(passages_ND), gather(batch.passage_text_P)
+            target_B = own_positives(batch)
+            mask = self.false_negatives(batch, text_P, target_B, text_P)
+            contrastive = self.info_nce(queries_BD, passages_PD, target_B, mask)
+            if batch.teacher_BG is None:
+                return contrastive._replace(loss=self.alpha * contrastive.loss, logs=logs)
+            # D_KL: the query's own passages alone, the student's softmax against the teacher's.
+            passages_BGD = passages_ND.view(len(queries_BD), -1, passages_ND.shape[1])
+            divergence = distillation_loss(queries_BD, passages_BGD, batch.teacher_BG, temperature=self.info_nce.temperature)
+            # Its mean is over rows with a teacher; weighting by their share makes it the mean over the whole batch.
+            share = has_teacher(batch.teacher_BG).float().mean()
+            logs |= {"divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
+            return contrastive._replace(loss=share * divergence + self.alpha * contrastive.loss, logs=logs)
+
+        self.cached_step(batch, texts, self.embed_chunk, loss)

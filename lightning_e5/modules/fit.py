@@ -20,13 +20,13 @@ from lightning_e5.distributed.ranks import join
 from lightning_e5.errors import UserError
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
-from lightning_e5.modules.strategy import RanksStrategy, ShardedStrategy
-from lightning_e5.ranges import ArgumentsOf, Count, Seconds, Workers
+from lightning_e5.modules.strategy import ShardedStrategy, UnwrappedDDPStrategy
+from lightning_e5.ranges import ArgumentsOf, Count, CountOrZero, Seconds, Workers
 from lightning_e5.training.checkpointing import latest_checkpoint
-from lightning_e5.training.grad_cache import StepGivenUp
+from lightning_e5.training.grad_cache import GradCache, StepGivenUp
 
 #: How several ranks share the work, by the name that a YAML gives.
-STRATEGIES: dict[str, type[RanksStrategy]] = {"ranks": RanksStrategy, "fsdp": ShardedStrategy}
+STRATEGIES: dict[str, type[UnwrappedDDPStrategy]] = {"ddp": UnwrappedDDPStrategy, "fsdp": ShardedStrategy}
 
 #: How many devices of a node train.
 Devices = Annotated[Workers | Literal["auto", -1], "a count; which ones is said by CUDA_VISIBLE_DEVICES"]
@@ -47,7 +47,10 @@ def fit(
     devices: Devices = "auto",
     num_nodes: Workers = 1,
     backend: Literal["gloo", "nccl"] | None = None,
-    strategy: Literal["ranks", "fsdp"] = "ranks",
+    strategy: Literal["ddp", "fsdp"] = "ddp",
+    chunk_tokens: Count = 8192,
+    graph_tokens: CountOrZero | None = None,
+    gradient_checkpointing: bool = False,
 ) -> None:
     """Train ``module`` for its ``max_steps`` with Lightning.
 
@@ -63,8 +66,11 @@ def fit(
         checkpoint_steps: and after every so many steps.
         accelerator, devices, num_nodes: as for ``lightning.Trainer``; several devices or nodes run as ranks.
         backend: of the process group.
-        strategy: of several ranks: ``ranks`` (each holds the whole model) or ``fsdp`` (parameters, gradients and AdamW's
+        strategy: of several ranks: ``ddp`` (each holds the whole model) or ``fsdp`` (parameters, gradients and AdamW's
             state sharded over the ranks); on one device the same. Checkpoints are of one form, so it may change on resume.
+        chunk_tokens: tokens encoded at once.
+        graph_tokens: tokens whose activations are kept; the rest of a batch is encoded twice; None: as memory allows.
+        gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).
 
     Raises:
         UserError: another ``strategy``.
@@ -75,6 +81,9 @@ def fit(
         raise UserError(f"strategy: {strategy!r} is not one of {', '.join(STRATEGIES)}")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    module.grad_cache = GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens)
+    if gradient_checkpointing:
+        module.checkpoint_activations()
     several = several_ranks(accelerator, devices, num_nodes)
     if several:
         join(checkpoints)
@@ -115,11 +124,17 @@ def fit(
         raise SystemExit(143)
 
 
-#: What a YAML's ``trainer`` may hold.
+#: What a YAML's ``trainer`` may hold: how a training runs on this machine.
 Trainer = Annotated[
     dict[str, Any],
-    ArgumentsOf(fit, ("checkpoint_seconds", "checkpoint_steps", "accelerator", "devices", "num_nodes", "backend", "strategy")),
-]
+    ArgumentsOf(
+        fit,
+        (
+            "checkpoint_seconds", "checkpoint_steps", "accelerator", "devices", "num_nodes", "backend", "strategy",
+            "chunk_tokens", "graph_tokens", "gradient_checkpointing",
+        ),
+    ),
+]  # fmt: skip
 
 
 def several_ranks(accelerator: str, devices: int | str, num_nodes: int = 1) -> bool:

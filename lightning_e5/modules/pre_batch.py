@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
-from lightning_e5.distributed.collectives import gather
+from lightning_e5.distributed.collectives import gather, gather_with_grad
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.modules.in_batch import InBatchModule
+from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives
 from lightning_e5.ranges import Count
+from lightning_e5.training.chunks import concatenate
 from lightning_e5.training.negative_queue import NegativeQueue
 from lightning_e5.types import LossOutput, PairBatch
 
 
 @configurable("training scheme")
-class PreBatchModule(InBatchModule):
+class PreBatchModule(BiEncoderModule):
     """In-batch negatives plus a queue of past passages, without gradient.
 
     Args:
         encoder: the bi-encoder.
         queue_size: passages held (paper: 65,536).
-        **training: see `InBatchModule`.
+        **training: see `BiEncoderModule`.
 
     Source: paper table 8, after Lee et al. 2021 (DensePhrases). How the authors filled the queue is not published; here
     every passage of a step enters it after the step, and the oldest leave.
@@ -31,18 +33,21 @@ class PreBatchModule(InBatchModule):
     def __init__(self, encoder: TextEncoder, *, queue_size: Count = 65536, **training: Any) -> None:
         super().__init__(encoder, **training)
         self.queue = NegativeQueue(queue_size, encoder.width)
-        self._passages_PD: Tensor | None = None
-
-    def queued(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.queue.entries() if self.queue.filled else (None, None)
-
-    def contrastive_loss(self, batch: PairBatch, queries_BD: Tensor, passages_ND: Tensor) -> LossOutput:
-        self._passages_PD = passages_ND.detach()
-        self.measures["queue"] = float(self.queue.filled)
-        return super().contrastive_loss(batch, queries_BD, passages_ND)
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
-        super().training_step(batch, batch_idx)
-        assert self._passages_PD is not None
-        self.queue.push(gather(self._passages_PD), gather(batch.passage_text_P))
-        self._passages_PD = None
+        texts = self.drop_tokens(concatenate([batch.queries, batch.passages]))
+
+        def loss(embeddings_ND: Tensor) -> LossOutput:
+            queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
+            # Candidates: the passages of all ranks, as in-batch, then those of the queue (none in the first step).
+            passages_PD, text_P = gather_with_grad(passages_ND), gather(batch.passage_text_P)
+            queue_KD, queue_text_K = self.queue.entries()
+            target_B = own_positives(batch)
+            mask = self.false_negatives(batch, torch.cat([text_P, queue_text_K]), target_B, text_P)
+            output = self.info_nce(queries_BD, passages_PD, target_B, mask, queue_KD)
+            return output._replace(logs={**self.embedding_logs(queries_BD, passages_ND), "queue": float(len(queue_KD))})
+
+        step = self.cached_step(batch, texts, self.embed_chunk, loss)
+        # After the step, its passages enter the queue.
+        passages_ND = step.embeddings_ND[len(batch.rows_B) :]
+        self.queue.push(gather(passages_ND), gather(batch.passage_text_P))

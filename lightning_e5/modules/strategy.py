@@ -48,7 +48,7 @@ def _watch(children: Sequence[subprocess.Popen[bytes]]) -> None:
         time.sleep(1.0)
 
 
-class RanksStrategy(DDPStrategy):
+class UnwrappedDDPStrategy(DDPStrategy):
     """DDP's processes, environments (its own, torchrun's, SLURM's) and process group; the module stays unwrapped.
 
     ``DistributedDataParallel`` reduces gradients inside the backward pass and copies buffers from rank 0 before every
@@ -76,14 +76,14 @@ class RanksStrategy(DDPStrategy):
         pass
 
 
-class ShardedStrategy(RanksStrategy):
+class ShardedStrategy(UnwrappedDDPStrategy):
     """Fully sharded data parallel: each rank keeps its part of parameters, gradients and AdamW's state.
 
     What is sharded when, and why not with torch's own FSDP: `lightning_e5.training.sharding`. A checkpoint holds the
-    whole tensors, gathered by all ranks and written by the first; it is the checkpoint that `RanksStrategy` or one
+    whole tensors, gathered by all ranks and written by the first; it is the checkpoint that `UnwrappedDDPStrategy` or one
     device would write, so a training may continue from it with another strategy or another number of ranks.
 
-    Args: those of `RanksStrategy`; the module must be a `TrainingModule`.
+    Args: those of `UnwrappedDDPStrategy`; the module must be a `TrainingModule`.
     """
 
     @property

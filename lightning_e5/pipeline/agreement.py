@@ -246,16 +246,16 @@ def _check_groups(stage: _Stage, ranked: list[Facts], *, least: int) -> None:
 
 def _check_training(stage: _Stage, rows: int | None, what: str) -> None:
     """Steps, warm-up and batch of a training on at most ``rows``."""
-    data, module = stage.node["data"], stage.node["module"]
+    data, optimizer = stage.node["data"], stage.node["optimizer"]
     batch, steps, epochs = data.get("batch_size"), data.get("max_steps"), data.get("epochs")
     if rows is not None and batch is not None and rows < batch:
         held = f" ({data['hold_out']} are held out)" if data.get("hold_out") else ""
         raise stage.refuse("data.batch_size", f"{batch:,} {what} are more than the {max(0, rows):,} that there can be{held}")
     if steps is None and None not in (epochs, batch, rows):
         steps = max(1, math.ceil(epochs * rows / batch))
-    warmup = module.get("warmup_steps", 0)
+    warmup = optimizer.get("warmup_steps", 0)
     if steps is not None and warmup > steps:
-        raise stage.refuse("module.warmup_steps", f"{warmup:,} steps of warm-up are more than the {steps:,} of the training")
+        raise stage.refuse("optimizer.warmup_steps", f"{warmup:,} steps of warm-up are more than the {steps:,} of the training")
 
 
 def _evaluate(stage: _Stage) -> Facts:

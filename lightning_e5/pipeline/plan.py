@@ -116,7 +116,8 @@ def training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, max
     pairs = f", {data['max_steps'] * batch:,} pairs" if data.get("max_steps") else ""
     lines = [f"batch {batch:,} x {group} passages, {steps}{pairs}, at most {texts * length:,} tokens per step"]
     if sizes is not None:
-        graph, chunk = module.get("graph_tokens"), module.get("chunk_tokens", 8192)
+        trainer = node.get("trainer") or {}
+        graph, chunk = trainer.get("graph_tokens"), trainer.get("chunk_tokens", 8192)
         bytes_of = 2.5 if node.get("precision") == "bf16" else 4.0  # under autocast some values stay float32
         least = step_memory(sizes, texts, min(max(graph or 0, chunk), texts * length), bytes_of) / 2**30
         more = "" if graph is not None else ", and as many graphs as then fit in half of the free memory"

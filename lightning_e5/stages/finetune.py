@@ -11,12 +11,13 @@ from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import start_of, texts_of_files
+from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.fit import Trainer
-from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length
 from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.training.optimizer import AdamWConfig
 
 
 @configurable("stage")
@@ -26,7 +27,8 @@ def finetune(
     encoder: Path,
     ranked: Path | Mapping[str, Path],
     data: Annotated[Callable[..., Any], Given(("ranked", "tokenizer", "cache_dir", "seed"), kind="data module")],
-    module: Annotated[Callable[..., InBatchModule], Given(("max_steps", "seed"), 1)],
+    optimizer: AdamWConfig,
+    module: Annotated[Callable[..., BiEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     max_length: Length | None = None,
     train_length: Length | None = None,
     precision: Precision = "fp32",
@@ -40,6 +42,7 @@ def finetune(
         encoder: folder of the pre-trained encoder.
         ranked: groups with, for distillation, teacher scores (``ranked.parquet``); a mapping of names for a mixture.
         data, module: partial data module and training scheme.
+        optimizer: AdamW and its schedule.
         max_length: tokens per text (E5: 192 after 128 in pre-training; the position embeddings are frozen).
         train_length: tokens per text while training, where that is less than the encoder reads afterwards.
         precision, trainer: see the pre-training stage.
@@ -52,7 +55,7 @@ def finetune(
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision, training_start=True)
     batches = data(ranked=ranked, tokenizer=model.tokenizer.cut_at(train_length), cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
-    metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
+    metrics = train(out, module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
     if metrics is None:
         return {}
     model.save_pretrained(out / "encoder")

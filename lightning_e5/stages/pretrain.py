@@ -11,12 +11,13 @@ from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import start_of, texts_of_tokens
+from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.fit import Trainer
-from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given
 from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.training.optimizer import AdamWConfig
 
 
 @configurable("stage")
@@ -26,7 +27,8 @@ def pretrain(
     encoder: Path,
     tokens: Path,
     data: Annotated[Callable[..., Any], Given(("tokens", "keep", "seed"), kind="data module")],
-    module: Annotated[Callable[..., InBatchModule], Given(("max_steps", "seed"), 1)],
+    optimizer: AdamWConfig,
+    module: Annotated[Callable[..., BiEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     keep: Path | None = None,
     precision: Precision = "fp32",
     trainer: Trainer | None = None,
@@ -40,10 +42,11 @@ def pretrain(
         encoder: folder of the initial encoder.
         tokens: token cache of the pairs, made with that encoder's tokenizer.
         data: partial data module; takes tokens, keep, seed.
-        module: partial training scheme; takes encoder, max_steps, seed.
+        optimizer: AdamW and its schedule.
+        module: partial training scheme; takes encoder, optimizer, max_steps, seed.
         keep: the consistency filter's ``ranks.parquet``; None keeps all.
         precision: of the backbone.
-        trainer: devices, strategy and checkpoint intervals (see `lightning_e5.modules.fit.fit`).
+        trainer: devices, strategy, memory and checkpoint intervals (see `lightning_e5.modules.fit.fit`).
 
     Returns:
         Steps, pairs and tokens seen, mean loss and accuracy of the last 10 steps.
@@ -53,7 +56,7 @@ def pretrain(
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, precision=precision, training_start=True)
     batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"))
-    scheme = module(model, max_steps=batches.max_steps, seed=seed)
+    scheme = module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed)
     metrics = train(out, scheme, batches, context, **(trainer or {}))
     if metrics is None:
         return {}

@@ -28,6 +28,7 @@ from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Weight, WorkersOrZero
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.training.chunks import sorted_chunks
+from lightning_e5.training.optimizer import AdamWConfig
 
 
 @configurable("stage")
@@ -37,7 +38,8 @@ def teacher(
     encoder: Path,
     ranked: Path,
     data: Annotated[Callable[..., Any], Given(("ranked", "tokenizer", "cache_dir", "seed"), kind="data module")],
-    module: Annotated[Callable[..., CrossEncoderModule], Given(("max_steps", "seed"), 1)],
+    optimizer: AdamWConfig,
+    module: Annotated[Callable[..., CrossEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     max_length: Length | None = None,
     precision: Precision = "fp32",
     trainer: Trainer | None = None,
@@ -50,6 +52,7 @@ def teacher(
         encoder: folder of the bi-encoder, or of any Hugging Face encoder, whose weights it starts from.
         ranked: mined groups (``ranked.parquet``).
         data: partial data module; with ``hold_out``, groups that training leaves out.
+        optimizer: see `AdamWConfig`.
         module: partial training scheme.
         max_length: tokens of a query and of a passage, each.
         precision, trainer: see the pre-training stage.
@@ -62,7 +65,7 @@ def teacher(
     seed_torch(seed)
     model = CrossEncoder.from_start(encoder, max_length=max_length, precision=precision)
     batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
-    metrics = train(out, module(model, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
+    metrics = train(out, module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
     if metrics is None:
         return {}
     metrics |= _held_out(model, batches)

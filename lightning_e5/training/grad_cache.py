@@ -1,15 +1,12 @@
-"""The gradient of one big batch, with the memory of a small one.
+"""The gradient of one big batch, with the memory of a small one: the gradient cache.
 
-1. The texts of the step, queries and passages together, are sorted by length and cut into chunks of a token budget.
-2. Every chunk is encoded; the graphs of the first chunks are kept as far as ``graph_tokens`` allows, the others run
-   without a graph.
-3. The loss is computed from all embeddings, and differentiated down to them.
-4. Each kept chunk is differentiated from its part of that gradient; each other chunk is encoded once more with a graph,
-   and then differentiated. Dropout draws the same numbers the second time, because every chunk has its own seed.
+The steps are numbered as in the paper; what is ours beside them: texts are sorted by length and cut into chunks of a token budget
+(`lightning_e5.training.chunks`), and the activations of the first chunks are kept as far as ``graph_tokens`` allows, so that these
+chunks need not be encoded twice.
 
-The sum over chunks is the gradient of the whole batch. Where memory runs out, fewer graphs are kept, then chunks are
-smaller, and the step is done again, on all ranks; the batch, and so its negatives, stays as it is. Where a rank is told to
-stop, the step is given up between two chunks, on all ranks, as if it had not begun.
+Where memory runs out, fewer activations are kept, then chunks are smaller, and the step is done again, on all ranks; the batch,
+and so its negatives, stays as it is. Where a rank is told to stop, the step is given up between two chunks, on all ranks, as if it
+had not begun.
 
 Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (E5 itself used many
 GPUs instead).
@@ -18,7 +15,8 @@ GPUs instead).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -34,8 +32,8 @@ from lightning_e5.types import LossOutput, TokenBatch
 EncodeChunk = Callable[[Tensor, list[int]], Tensor]
 #: All embeddings in the order of the texts -> the loss.
 EmbeddingLoss = Callable[[Tensor], LossOutput]
-#: Share of the free memory that the kept graphs may take where their budget is found automatically.
-_GRAPH_SHARE = 0.5
+#: Share of the free memory that the kept activations may take where their budget is found automatically.
+_KEPT_SHARE = 0.5
 _logger = logging.getLogger(__name__)
 #: How a rank's part of a step went, the most important last.
 _DONE, _OUT_OF_MEMORY, _STOPPED = 0, 1, 2
@@ -45,18 +43,26 @@ class StepGivenUp(Exception):
     """A step was given up on all ranks because one was told to stop; parameters and optimizer are as before it."""
 
 
-class StepReport(NamedTuple):
-    """What one gradient-cached step did.
+class _ToldToStop(Exception):
+    """This rank was told to stop."""
 
-    texts and tokens encoded, those encoded twice, the tokens that padding every chunk to its longest text would make,
-    chunks.
+
+class _RunAgain(Exception):
+    """Memory ran out on some rank: all ranks do the step again with less."""
+
+
+class CachedStep(NamedTuple):
+    """What one gradient-cached step gave and did.
+
+    loss: detached. embeddings_ND: of all texts, without graph. tokens encoded, those encoded twice, and those that padding every
+    chunk to its longest text would make.
     """
 
-    texts: int
+    loss: LossOutput
+    embeddings_ND: Tensor
     tokens: int
-    replayed_tokens: int
+    recomputed_tokens: int
     padded_tokens: int
-    chunks: int
 
 
 class GradCache:
@@ -64,15 +70,14 @@ class GradCache:
 
     Args:
         chunk_tokens: tokens encoded at once.
-        graph_tokens: tokens whose graphs may be held at the same time; 0 replays every chunk; None finds the number
-            in the first step, from the free memory and from what the longest chunk's graph takes.
-        replay_dropout: draw the same dropout in the replay (False only to show that a test would notice).
+        graph_tokens: tokens whose activations may be kept at the same time; 0 recomputes every chunk; None finds the number
+            in the first step, from the free memory and from what the longest chunk's activations take.
     """
 
-    def __init__(self, *, chunk_tokens: int = 8192, graph_tokens: int | None = None, replay_dropout: bool = True) -> None:
+    def __init__(self, *, chunk_tokens: int = 8192, graph_tokens: int | None = None) -> None:
         if chunk_tokens < 1 or (graph_tokens is not None and graph_tokens < 0):
             raise ValueError(f"chunk_tokens: {chunk_tokens} and graph_tokens: {graph_tokens} must be >= 1 and >= 0")
-        self.chunk_tokens, self.graph_tokens, self.replay_dropout = chunk_tokens, graph_tokens, replay_dropout
+        self.chunk_tokens, self.graph_tokens = chunk_tokens, graph_tokens
         #: Whether this rank was told to stop; asked between two chunks.
         self.told_to_stop: Callable[[], bool] = lambda: False
 
@@ -85,8 +90,8 @@ class GradCache:
         seed: int,
         parameters: Sequence[Tensor] = (),
         loss_parameters: Sequence[Tensor] = (),
-    ) -> tuple[LossOutput, StepReport]:
-        """Add the gradient of ``loss(encode(texts))`` to the parameters' ``.grad``.
+    ) -> CachedStep:
+        """Add the gradient of ``loss(encode(texts))`` to the parameters' ``.grad``; again with less memory where it runs out.
 
         Args:
             texts: all texts of the step.
@@ -97,20 +102,21 @@ class GradCache:
                 (without them, running out of memory is an error).
             loss_parameters: those of the loss.
 
-        Returns:
-            The loss (detached) and what was done.
-
         Raises:
             StepGivenUp: a rank was told to stop.
         """
         before = [p.grad for p in parameters]
-        for parameter in parameters:
-            parameter.grad = None
+        done: CachedStep | None = None
         try:
-            while (done := self._attempt(texts, encode, loss, seed, parameters, loss_parameters)) is None:
+            while done is None:
                 for parameter in parameters:
                     parameter.grad = None
-                self._shrink()
+                try:
+                    done = self._gradients(texts, encode, loss, seed, parameters, loss_parameters)
+                except _RunAgain:
+                    pass
+                if done is None:  # outside of the handler: its exception holds on to the activations
+                    self._shrink()
         except StepGivenUp:
             for parameter, gradient in zip(parameters, before, strict=True):
                 parameter.grad = gradient
@@ -120,7 +126,7 @@ class GradCache:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
         return done
 
-    def _attempt(
+    def _gradients(
         self,
         texts: TokenBatch,
         encode: EncodeChunk,
@@ -128,86 +134,115 @@ class GradCache:
         seed: int,
         parameters: Sequence[Tensor],
         loss_parameters: Sequence[Tensor],
-    ) -> tuple[LossOutput, StepReport] | None:
-        """One try; None where memory ran out on some rank, which all ranks learn at the same two places."""
-        device = texts.ids_T.device
+    ) -> CachedStep:
+        """The algorithm."""
+        device, again = texts.ids_T.device, bool(parameters)
         chunks = sorted_chunks(texts, self.chunk_tokens)
-        kept: list[Tensor] = []
         embeddings = Embeddings(len(texts.lengths_B))
-        outcome = _DONE
-        try:
+        kept: list[Tensor] = []  # outputs with their activations, of the first chunks
+
+        # Step 1, graph-less forward: embed all chunks (with a graph as far as its activations may be kept).
+        with self._all_ranks(device, again):
             if self.graph_tokens is None:
                 self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
-            graph_tokens = 0
+            tokens = 0
             for index, chunk in enumerate(chunks):
-                if self.told_to_stop():
-                    outcome = _STOPPED
-                    break
-                graph_tokens += len(chunk.ids_T)
-                keep = graph_tokens <= self.graph_tokens and len(kept) == index
+                self._check_stop()
+                tokens += len(chunk.ids_T)
+                keep = tokens <= self.graph_tokens and len(kept) == index
                 with torch.set_grad_enabled(keep):
-                    output_BD = self._encode(chunk, encode, seed, index, replay=False)
+                    output_BD = _encode(chunk, encode, seed, index)
                 embeddings.put(chunk, output_BD)
                 if keep:
                     kept.append(output_BD)
                 del output_BD
-        except (RuntimeError, MemoryError) as error:
-            outcome = self._ran_out(error, parameters)
-        if self._ranks_outcome(outcome, device):
-            return None
+
+        # Step 2, representation gradient computation and caching: the loss, differentiated down to the embeddings.
         embeddings_ND = embeddings.all()
-        try:
-            with torch.enable_grad():
-                embeddings_ND.requires_grad_(True)
-                output = loss(embeddings_ND)
-                gradient_ND, *of_loss = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
-        except (RuntimeError, MemoryError) as error:
-            # Several ranks gather within the loss, so one cannot leave it alone; without kept graphs nothing is left to free.
-            if world_size() > 1 or not self.graph_tokens or not self._ran_out(error, parameters):
-                raise
-            return None
-        try:
+        with self._alone(again), torch.enable_grad():
+            embeddings_ND.requires_grad_(True)
+            output = loss(embeddings_ND)
+            gradient_ND, *loss_gradients = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
+
+        # Step 3, sub-batch gradient accumulation: each chunk is encoded once more (or its activations were kept) and differentiated
+        # from its rows of the cached gradient. Dropout draws the same numbers, because every chunk has its own seed.
+        with self._all_ranks(device, again):
             for index, chunk in enumerate(chunks):
-                if self.told_to_stop():
-                    outcome = _STOPPED
-                    break
+                self._check_stop()
                 with torch.enable_grad():
-                    embedded = kept[index] if index < len(kept) else self._encode(chunk, encode, seed, index, replay=True)
-                torch.autograd.backward(embedded, gradient_ND[chunk.rows_B].to(embedded.dtype))
+                    output_BD = kept[index] if index < len(kept) else _encode(chunk, encode, seed, index)
+                torch.autograd.backward(output_BD, gradient_ND[chunk.rows_B].to(output_BD.dtype))
                 if index < len(kept):
-                    kept[index] = embedded.detach()  # frees the graph
-        except (RuntimeError, MemoryError) as error:
-            outcome = self._ran_out(error, parameters)
-        if self._ranks_outcome(outcome, device):
-            return None
-        for parameter, gradient in zip(loss_parameters, of_loss, strict=True):
+                    kept[index] = output_BD.detach()  # frees the activations
+        for parameter, gradient in zip(loss_parameters, loss_gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        replayed_tokens = sum(len(c.ids_T) for c in chunks[len(kept) :])
-        padded_tokens = sum(len(c.lengths) * c.lengths[-1] for c in chunks)
-        report = StepReport(len(texts.lengths_B), len(texts.ids_T), replayed_tokens, padded_tokens, len(chunks))
-        return output._replace(loss=output.loss.detach()), report
 
-    def go_on(self, stopped: bool, device: torch.device) -> None:
-        """Raise StepGivenUp where this or another rank has ``stopped`` before the end of its part; a collective call."""
-        self._ranks_outcome(_STOPPED if stopped else _DONE, device)
+        # Step 4, optimization, is the caller's.
+        return CachedStep(
+            output._replace(loss=output.loss.detach()),
+            embeddings_ND.detach(),
+            tokens=len(texts.ids_T),
+            recomputed_tokens=sum(len(c.ids_T) for c in chunks[len(kept) :]),
+            padded_tokens=sum(len(c.lengths) * c.lengths[-1] for c in chunks),
+        )
 
-    @staticmethod
-    def _ranks_outcome(outcome: int, device: torch.device) -> int:
-        """What all ranks make of theirs: 0 where each did its part, else that memory ran out on some."""
+    @torch.no_grad()
+    def embed(self, texts: TokenBatch, encode: EncodeChunk) -> Tensor:
+        """Embeddings ``[N, D]`` without gradient, in smaller chunks where this rank's memory runs out; a collective call.
+
+        Raises:
+            StepGivenUp: a rank was told to stop.
+        """
+        chunk_tokens = self.chunk_tokens
+        with self._all_ranks(texts.ids_T.device, again=False):
+            while True:
+                embeddings = Embeddings(len(texts.lengths_B))
+                try:
+                    for chunk in sorted_chunks(texts, chunk_tokens):
+                        self._check_stop()
+                        embeddings.put(chunk, encode(chunk.ids_T, chunk.lengths))
+                    break
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                chunk_tokens = smaller_chunk(chunk_tokens)
+        return embeddings.all()
+
+    def _check_stop(self) -> None:
+        if self.told_to_stop():
+            raise _ToldToStop
+
+    @contextmanager
+    def _all_ranks(self, device: torch.device, again: bool) -> Iterator[None]:
+        """A part of a step that all ranks finish or none: what ends it on one, ends it on all.
+
+        ``again``: where memory runs out, the step can be done again.
+        """
+        outcome = _DONE
+        try:
+            yield
+        except _ToldToStop:
+            outcome = _STOPPED
+        except (RuntimeError, MemoryError) as error:
+            if not (again and is_out_of_memory(error)):
+                raise
+            outcome = _OUT_OF_MEMORY
         worst = highest_of_ranks(outcome, device)
-        if worst == _STOPPED:
-            raise StepGivenUp
-        return worst
+        if worst != _DONE:
+            raise StepGivenUp if worst == _STOPPED else _RunAgain
 
-    @staticmethod
-    def _ran_out(error: BaseException, parameters: Sequence[Tensor]) -> int:
-        """Where memory ran out and the step can be done again, that; any other error is raised."""
-        if not (is_out_of_memory(error) and parameters):
-            raise error
-        return _OUT_OF_MEMORY
+    @contextmanager
+    def _alone(self, again: bool) -> Iterator[None]:
+        """A part with collectives in it, which one of several ranks cannot leave; without kept activations nothing is left to free."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if world_size() > 1 or not self.graph_tokens or not (again and is_out_of_memory(error)):
+                raise
+            raise _RunAgain from None
 
     def _shrink(self) -> None:
-        """Half the graphs, then none, then half the chunk."""
+        """Half the kept activations, then none, then half the chunk."""
         if self.graph_tokens:
             half = self.graph_tokens // 2
             self.graph_tokens = half if half >= self.chunk_tokens else 0
@@ -223,8 +258,9 @@ class GradCache:
     def _find_graph_tokens(self, longest: Chunk, encode: EncodeChunk, parameters: Sequence[Tensor]) -> int:
         known = {p.untyped_storage().data_ptr() for p in parameters}
         bytes_per_token = graph_bytes(lambda: encode(longest.ids_T, longest.lengths), known) / len(longest.ids_T)
-        return int(_GRAPH_SHARE * available_bytes(longest.ids_T.device) / max(1.0, bytes_per_token))
+        return int(_KEPT_SHARE * available_bytes(longest.ids_T.device) / max(1.0, bytes_per_token))
 
-    def _encode(self, chunk: Chunk, encode: EncodeChunk, seed: int, index: int, *, replay: bool) -> Tensor:
-        seed_torch(seed, "chunk", index if self.replay_dropout or not replay else -1 - index)
-        return encode(chunk.ids_T, chunk.lengths)
+
+def _encode(chunk: Chunk, encode: EncodeChunk, seed: int, index: int) -> Tensor:
+    seed_torch(seed, "chunk", index)
+    return encode(chunk.ids_T, chunk.lengths)

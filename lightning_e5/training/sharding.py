@@ -67,7 +67,7 @@ class ParameterShards:
     steps they are empty, so that reading one by mistake is an error of shape and not an old value.
 
     Args:
-        groups: parameter groups of the optimizer (see `lightning_e5.training.parameters.parameter_groups`).
+        groups: parameter groups of the optimizer (see `lightning_e5.training.optimizer.AdamWConfig.parameter_groups`).
         model: whose parameters are sharded; others in the groups (a learned temperature) stay whole on every rank.
         bucket_values: values that are gathered or reduced at once, more where one parameter has more.
     """

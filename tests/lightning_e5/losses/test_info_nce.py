@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lightning_e5.losses.duplicates import DuplicateMask, Siblings
+from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask
 from lightning_e5.losses.info_nce import InfoNCE
 
 
@@ -17,9 +17,9 @@ def unit(count: int, width: int, seed: int, dtype: torch.dtype = torch.float64) 
     return functional.normalize(rows, dim=1).requires_grad_()
 
 
-def mask(texts: torch.Tensor, target: torch.Tensor, query_texts: torch.Tensor | None = None) -> DuplicateMask:
-    siblings = None if query_texts is None else Siblings(query_texts, query_texts, texts[target])
-    return DuplicateMask(texts, texts[target], target, siblings=siblings)
+def mask(texts: torch.Tensor, target: torch.Tensor, query_texts: torch.Tensor | None = None) -> FalseNegativeMask:
+    duplicates = None if query_texts is None else DuplicateQueries(query_texts, query_texts, texts[target])
+    return FalseNegativeMask(texts, texts[target], target, duplicates=duplicates)
 
 
 def oracle(queries, passages, target, temperature, passage_text=None, query_text=None):  # type: ignore[no-untyped-def]
@@ -66,7 +66,7 @@ def test_a_collapsed_encoder_hits_nothing(group: int, block_logits: int | None) 
     assert float(loss(torch.eye(4)[:1], one, target[2:3]).accuracy) == 1.0
 
 
-def test_duplicates_of_the_positive_are_no_negatives() -> None:
+def test_duplicates_of_the_positive_are_masked() -> None:
     queries, passages = unit(6, 5, 2), unit(6, 5, 3)
     target = torch.arange(6)
     texts = torch.tensor([10, 11, 10, 12, 13, 13])

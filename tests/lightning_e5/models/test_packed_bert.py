@@ -8,7 +8,7 @@ import torch
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.models.pooling import LengthRun, average_pool, length_runs
-from lightning_e5.training.parameters import freeze_position_embeddings
+from lightning_e5.training.optimizer import freeze_position_embeddings
 
 
 def padded_states(bert, pieces):  # type: ignore[no-untyped-def]

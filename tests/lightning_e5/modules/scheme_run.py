@@ -25,21 +25,24 @@ from lightning_e5.modules import base
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.distilled import DistilledModule
 from lightning_e5.modules.fit import fit
+from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.modules.moco import MoCoModule
 from lightning_e5.modules.pre_batch import PreBatchModule
+from lightning_e5.modules.symmetric import SymmetricModule
+from lightning_e5.training.optimizer import AdamWConfig
 from lightning_e5.types import PairBatch, TokenBatch
 
 STEPS, BATCH = int(os.environ.get("SCHEME_STEPS", "4")), 8
 WORKERS, FAULT = int(os.environ.get("SCHEME_WORKERS", "0")), os.environ.get("SCHEME_FAULT", "")
-STRATEGY = os.environ.get("SCHEME_STRATEGY", "ranks")
+STRATEGY = os.environ.get("SCHEME_STRATEGY", "ddp")
 CASES: dict[str, tuple[type[TrainingModule], int, dict[str, Any]]] = {
     f"{name}-{negatives}": (scheme, negatives, options)
     for name, scheme, options in (
         ("in_batch", InBatchModule, {}),
         ("pre_batch", PreBatchModule, {"queue_size": 40}),
         ("moco", MoCoModule, {"queue_size": 48, "momentum": 0.9}),
-        ("everything", InBatchModule, {"symmetric": True, "query_negatives": True, "learn_temperature": True}),
+        ("everything", SymmetricModule, {"symmetric": True, "query_negatives": True, "learn_temperature": True}),
         ("distilled", DistilledModule, {}),
     )
     for negatives in (0, 1, 3)
@@ -140,7 +143,7 @@ def encoder() -> TextEncoder:
     return TextEncoder(BertModel(config, add_pooling_layer=False), Words()).double()  # type: ignore[arg-type]
 
 
-def plant_fault(module: InBatchModule) -> None:
+def plant_fault(module: BiEncoderModule) -> None:
     """Let the last rank's encoder fail once."""
     calls, embed = [0], module.embed_chunk
 
@@ -161,16 +164,14 @@ def main(out: Path, ranks: int, cases: list[str]) -> None:
     results = {}
     for case in cases or list(CASES):
         scheme, negatives, options = CASES[case]
-        module = scheme(
-            encoder(), temperature=0.05, learning_rate=1e-3, max_steps=STEPS, chunk_tokens=64, graph_tokens=200, **options
-        ).double()
+        module = scheme(encoder(), temperature=0.05, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=STEPS, **options).double()
         recorder = Recorder(module)
         if FAULT:
-            assert isinstance(module, InBatchModule)
+            assert isinstance(module, BiEncoderModule)
             plant_fault(module)
         fit(
             module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks,
-            backend="gloo", checkpoint_steps=2, strategy=STRATEGY,
+            backend="gloo", checkpoint_steps=2, strategy=STRATEGY, chunk_tokens=64, graph_tokens=200,
         )  # fmt: skip
         if STRATEGY == "fsdp" and is_first_process():
             module.model.backbone.save_pretrained(out / case / "weights")  # type: ignore[operator,union-attr]

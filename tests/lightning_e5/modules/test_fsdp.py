@@ -13,6 +13,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.modules.fit import fit
 from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.training.checkpointing import latest_checkpoint, load_checkpoint
+from lightning_e5.training.optimizer import AdamWConfig
 from tests.lightning_e5.modules.scheme_run import STEPS, RandomPairs, encoder
 from tests.lightning_e5.modules.test_faults import finish, result, start, wait_for_checkpoint
 from tests.lightning_e5.modules.test_ranks import assert_same_training, run
@@ -40,7 +41,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return Trained(tmp_path_factory.mktemp("one"), 1, "ranks")
+    return Trained(tmp_path_factory.mktemp("one"), 1, "ddp")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_resumed_is_bit_equal(sharded: Trained, tmp_path: Path) -> None:
             assert torch.equal(value, resumed[case]["state"][name]), name
 
 
-@pytest.mark.parametrize(("ranks", "strategy"), [(1, "ranks"), pytest.param(2, "ranks", marks=pytest.mark.slow), pytest.param(4, "fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("ranks", "strategy"), [(1, "ddp"), pytest.param(2, "ddp", marks=pytest.mark.slow), pytest.param(4, "fsdp", marks=pytest.mark.slow)])
 def test_a_sharded_checkpoint_is_anyones(sharded: Trained, tmp_path: Path, ranks: int, strategy: str) -> None:
     assert_continues(sharded, sharded.continued(tmp_path, ranks, strategy))
 
@@ -130,12 +131,12 @@ def test_a_signal_stops_all_ranks_after_a_whole_checkpoint(sharded: Trained, tmp
 
 
 def test_one_device_is_not_sharded(tmp_path: Path) -> None:
-    module = InBatchModule(encoder(), learning_rate=1e-3, max_steps=STEPS).double()
+    module = InBatchModule(encoder(), optimizer=AdamWConfig(learning_rate=1e-3), max_steps=STEPS).double()
     fit(module, RandomPairs(0), checkpoints=tmp_path, title="one", accelerator="cpu", devices=1, strategy="fsdp")
     assert not module.sharded and all(p.numel() for p in module.parameters())
 
 
 def test_an_unknown_strategy_is_named(tmp_path: Path) -> None:
-    module = InBatchModule(encoder(), learning_rate=1e-3, max_steps=STEPS).double()
-    with pytest.raises(UserError, match="strategy: 'fdsp' is not one of ranks, fsdp"):
+    module = InBatchModule(encoder(), optimizer=AdamWConfig(learning_rate=1e-3), max_steps=STEPS).double()
+    with pytest.raises(UserError, match="strategy: 'fdsp' is not one of ddp, fsdp"):
         fit(module, RandomPairs(0), checkpoints=tmp_path, title="none", accelerator="cpu", devices=1, strategy="fdsp")

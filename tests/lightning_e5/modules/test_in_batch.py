@@ -9,12 +9,18 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lightning_e5.config.instantiate import check_node
 from lightning_e5.errors import UserError
 from lightning_e5.losses.info_nce import InfoNCE
+from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.modules.moco import MoCoModule
 from lightning_e5.modules.pre_batch import PreBatchModule
+from lightning_e5.modules.symmetric import SymmetricModule
+from lightning_e5.training.grad_cache import GradCache
+from lightning_e5.training.optimizer import AdamWConfig
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
+from tests.lightning_e5.modules.loss_of_step import loss_of_step
 
 EMPTY = TokenBatch(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
 BATCH, WIDTH, T = 7, 32, 0.05
@@ -26,20 +32,20 @@ def unit(count: int, seed: int) -> torch.Tensor:
     return functional.normalize(torch.randn(count, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def make(scheme: type[InBatchModule], small_bert: Any, **options: Any) -> InBatchModule:
+def make(scheme: type[BiEncoderModule], small_bert: Any, **options: Any) -> BiEncoderModule:
     from lightning_e5.models.encoder import TextEncoder
 
     tokenizer: Any = SimpleNamespace(max_length=32)
     encoder = TextEncoder(small_bert, tokenizer)
-    return scheme(encoder, temperature=T, learning_rate=1e-3, max_steps=10, **options)
+    return scheme(encoder, temperature=T, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=10, **options)
 
 
 def loss_of(
-    module: InBatchModule, queries: torch.Tensor, passages: torch.Tensor, group: int = 1, texts: torch.Tensor | None = None
+    module: BiEncoderModule, queries: torch.Tensor, passages: torch.Tensor, group: int = 1, texts: torch.Tensor | None = None
 ) -> LossOutput:
     texts = texts if texts is not None else PASSAGE_TEXTS if group == 1 else torch.arange(BATCH * group) + 100
     batch = PairBatch(EMPTY, EMPTY, QUERY_TEXTS, texts, torch.arange(BATCH))
-    return module.contrastive_loss(batch, queries, passages)
+    return loss_of_step(module, batch, torch.cat([queries, passages]))
 
 
 def masked(logits: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
@@ -67,7 +73,7 @@ def no_negatives() -> torch.Tensor:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("query_negatives", [False, True])
 def test_options_equal_whole_matrices(small_bert, symmetric: bool, query_negatives: bool) -> None:  # type: ignore[no-untyped-def]
-    module = make(InBatchModule, small_bert, symmetric=symmetric, query_negatives=query_negatives)
+    module = make(SymmetricModule, small_bert, symmetric=symmetric, query_negatives=query_negatives)
     queries, passages = unit(BATCH, 0).requires_grad_(), unit(BATCH, 1).requires_grad_()
     output = loss_of(module, queries, passages)
     logits, same = queries @ passages.T / T, no_negatives()
@@ -92,18 +98,18 @@ def test_options_equal_whole_matrices(small_bert, symmetric: bool, query_negativ
 def test_without_masking_a_query_alone_is_left_out_of_its_own_negatives(small_bert, query_negatives: bool) -> None:  # type: ignore[no-untyped-def]
     """Copies of the positive (rows 1 and 4) and of the query (rows 0 and 3) stay."""
     queries, passages = unit(BATCH, 0), unit(BATCH, 1)
-    output = loss_of(make(InBatchModule, small_bert, mask_duplicates=False, query_negatives=query_negatives), queries, passages)
+    output = loss_of(make(SymmetricModule, small_bert, symmetric=False, mask_duplicates=False, query_negatives=query_negatives), queries, passages)
     logits, same = queries @ passages.T / T, torch.zeros(BATCH, BATCH, dtype=torch.bool)
     if query_negatives:
         logits, same = torch.cat([logits, queries @ queries.T / T], 1), torch.cat([same, torch.eye(BATCH, dtype=torch.bool)], 1)
     assert float(output.loss) == pytest.approx(float(masked(logits, same)), rel=1e-12)
     assert float(output.masked_fraction) == pytest.approx(float(same.float().mean()))
-    duplicates_out = loss_of(make(InBatchModule, small_bert, query_negatives=query_negatives), queries, passages)
+    duplicates_out = loss_of(make(SymmetricModule, small_bert, symmetric=False, query_negatives=query_negatives), queries, passages)
     assert float(duplicates_out.loss) < float(output.loss)
 
 
 @pytest.mark.parametrize("scheme", [InBatchModule, PreBatchModule])
-def test_a_batch_of_one_text_has_loss_0_and_a_finite_gradient(small_bert, scheme: type[InBatchModule]) -> None:  # type: ignore[no-untyped-def]
+def test_a_batch_of_one_text_has_loss_0_and_a_finite_gradient(small_bert, scheme: type[BiEncoderModule]) -> None:  # type: ignore[no-untyped-def]
     """Every negative is a copy of the positive; the positive itself is never left out."""
     module = make(scheme, small_bert, **({"queue_size": 9} if scheme is PreBatchModule else {})).double()
     if scheme is PreBatchModule:
@@ -118,7 +124,7 @@ def test_a_batch_of_one_text_has_loss_0_and_a_finite_gradient(small_bert, scheme
 
 def test_options_are_off_by_default(small_bert) -> None:  # type: ignore[no-untyped-def]
     module = make(InBatchModule, small_bert)
-    assert not (module.symmetric or module.query_negatives or module.token_dropout or module.info_nce.log_scale is not None)
+    assert not (module.token_dropout or module.info_nce.log_scale is not None)
     assert module.mask_duplicates and InfoNCE().temperature == 0.01
 
 
@@ -127,14 +133,12 @@ def test_moco_leaves_out_positives_of_equal_queries(small_bert) -> None:  # type
     keys, old, queries = unit(BATCH, 1).float(), unit(5, 2).float(), unit(BATCH, 0).float()
     old_texts = torch.tensor([13, 40, 41, 10, 42])
     module.queue.push(old, old_texts)
-    module.embed_keys, module.drop_tokens = lambda passages: keys, lambda texts: texts
-    outputs: list[LossOutput] = []
-    module.cached_step = lambda batch, texts, encode, loss, **rest: outputs.append(loss(queries))
-    module.training_step(PairBatch(EMPTY, EMPTY, QUERY_TEXTS, PASSAGE_TEXTS, torch.arange(BATCH)), 0)
+    module.grad_cache.embed = lambda passages, encode: keys
+    output = loss_of_step(module, PairBatch(EMPTY, EMPTY, QUERY_TEXTS, PASSAGE_TEXTS, torch.arange(BATCH)), queries)
     positives = [{int(t) for t, p in zip(PASSAGE_TEXTS, equal_rows(QUERY_TEXTS)[i], strict=True) if p} for i in range(BATCH)]
     queued = torch.tensor([[int(t) in positives[i] for t in old_texts] for i in range(BATCH)])
     expected = masked(torch.cat([queries @ keys.T, queries @ old.T], 1) / T, torch.cat([no_negatives(), queued], 1))
-    assert float(outputs[0].loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(output.loss) == pytest.approx(float(expected), rel=1e-5)
     plain = masked(torch.cat([queries @ keys.T, queries @ old.T], 1) / T, torch.zeros(BATCH, BATCH + 5, dtype=torch.bool))
     assert abs(float(plain) - float(expected)) > 1e-3
 
@@ -168,9 +172,10 @@ def test_the_queue_of_pre_batch_adds_negatives_without_gradient(small_bert) -> N
 
 
 def test_moco_makes_keys_in_smaller_chunks_where_memory_runs_out(small_bert) -> None:  # type: ignore[no-untyped-def]
-    module: Any = make(MoCoModule, small_bert, queue_size=12, chunk_tokens=64).eval()
+    module: Any = make(MoCoModule, small_bert, queue_size=12).eval()
+    module.grad_cache = GradCache(chunk_tokens=64)
     passages = TokenBatch(torch.randint(5, 90, (40,), generator=torch.Generator().manual_seed(0)), torch.tensor([10, 4, 9, 12, 5]))
-    expected, sizes, encode = module.embed_keys(passages), [], module.momentum_encoder.forward
+    expected, sizes, encode = module.grad_cache.embed(passages, module.key_chunk), [], module.momentum_encoder.forward
 
     def limited(ids_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         sizes.append(len(ids_T))
@@ -179,14 +184,14 @@ def test_moco_makes_keys_in_smaller_chunks_where_memory_runs_out(small_bert) -> 
         return encode(ids_T, lengths)
 
     module.momentum_encoder.forward = limited
-    assert torch.allclose(module.embed_keys(passages), expected, atol=1e-6) and max(sizes) > 20
+    assert torch.allclose(module.grad_cache.embed(passages, module.key_chunk), expected, atol=1e-6) and max(sizes) > 20
     module.momentum_encoder.forward = lambda ids_T, lengths: (_ for _ in ()).throw(torch.OutOfMemoryError("planted"))
     with pytest.raises(MemoryError, match="a single text does not fit in memory"):
-        module.embed_keys(passages)
+        module.grad_cache.embed(passages, module.key_chunk)
 
 
 def test_moco_refuses_what_has_no_meaning(small_bert) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UserError, match="symmetric"):
-        make(MoCoModule, small_bert, symmetric=True)
+        check_node({"_target_": "lightning_e5.modules.moco.MoCoModule", "_partial_": True, "symmetric": True}, "module")
     with pytest.raises(UserError, match=r"momentum: 1\.5"):
         make(MoCoModule, small_bert, momentum=1.5)

@@ -17,12 +17,13 @@ from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.fit import fit
 from lightning_e5.training.checkpointing import checkpoint_path, latest_checkpoint, load_checkpoint, save_checkpoint
 from lightning_e5.training.negative_queue import NegativeQueue
+from lightning_e5.training.optimizer import AdamWConfig
 from tests.lightning_e5.modules.scheme_run import CASES, STEPS, RandomPairs, Recorder, encoder
 
 
 def train(directory: Path, case: str, told_in_chunk: int | None = None, number: int = signal.SIGTERM) -> tuple[TrainingModule, list[dict[str, float]], list[int]]:
     scheme, negatives, options = CASES[case]
-    module = scheme(encoder(), temperature=0.05, learning_rate=1e-2, max_steps=STEPS, chunk_tokens=64, graph_tokens=200, **options).double()
+    module = scheme(encoder(), temperature=0.05, optimizer=AdamWConfig(learning_rate=1e-2), max_steps=STEPS, **options).double()
     recorder, resumed = Recorder(module), []
     calls, embed = [0], module.embed_chunk  # type: ignore[operator]
 
@@ -36,7 +37,10 @@ def train(directory: Path, case: str, told_in_chunk: int | None = None, number: 
 
     module.embed_chunk = embed_and_signal  # type: ignore[assignment,method-assign]
     module.embedded = calls  # type: ignore[assignment]
-    fit(module, RandomPairs(negatives), checkpoints=directory, title=case, accelerator="cpu", devices=1, checkpoint_steps=2, resumed=resumed.append)
+    fit(
+        module, RandomPairs(negatives), checkpoints=directory, title=case, accelerator="cpu", devices=1, checkpoint_steps=2,
+        resumed=resumed.append, chunk_tokens=64, graph_tokens=200,
+    )  # fmt: skip
     return module, recorder.rows, resumed
 
 

@@ -21,7 +21,7 @@ GLOBAL_VALUES = {"loss": 1e-12, "gradient_norm": 1e-12, "temperature": 1e-6, "ac
                  "pairs": 0.0, "tokens": 0.0}  # fmt: skip
 
 
-def run(out: Path, ranks: int, *cases: str, strategy: str = "ranks") -> dict[str, Any]:
+def run(out: Path, ranks: int, *cases: str, strategy: str = "ddp") -> dict[str, Any]:
     script = ROOT / "tests/lightning_e5/modules/scheme_run.py"
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Which candidates are no negatives of which query, by the ids of their texts; never a Q x C matrix."""
+"""False-negative masking: candidates left out of a query's negatives, by the ids of their texts; never a Q x C matrix."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-class Siblings(NamedTuple):
-    """The (query, positive) text ids of a global batch, by which positives of equal queries are known.
+class DuplicateQueries(NamedTuple):
+    """The (query, positive) text ids of a global batch, by which the positives of duplicate queries are known.
 
     query_text_Q: of the rows of the loss; all_query_text_N and all_positive_text_N: of the whole batch, own rows included.
     """
@@ -19,17 +19,17 @@ class Siblings(NamedTuple):
     all_positive_text_N: Tensor
 
 
-class DuplicateMask:
-    """Candidates that are left out of a query's negatives.
+class FalseNegativeMask:
+    """Candidates that are left out of a query's negatives, since their text is that of a positive.
 
-    A candidate is left out where its text is that of the query's positive, that of a positive of an equal query
-    (``siblings``), or the query's own (``own_text_Q``, for queries among the candidates); never the positive itself.
+    A candidate is left out where its text is that of the query's positive, that of a positive of a duplicate
+    query (``duplicates``), or the query's own (``own_text_Q``, for queries among the candidates); never the positive itself.
 
     Args:
         candidate_text_C: int64 text id of every candidate, in the order of the loss's columns.
         positive_text_Q: int64 text id of each query's positive.
         target_Q: int64 column of each query's positive.
-        siblings: of the global batch; None leaves equal queries unconsidered.
+        duplicates: of the global batch; None leaves duplicate queries unconsidered.
         own_text_Q: int64 further text id per query that is left out.
     """
 
@@ -39,14 +39,14 @@ class DuplicateMask:
         positive_text_Q: Tensor,
         target_Q: Tensor,
         *,
-        siblings: Siblings | None = None,
+        duplicates: DuplicateQueries | None = None,
         own_text_Q: Tensor | None = None,
     ) -> None:
         self._sorted_C, self._column_C = torch.sort(candidate_text_C)
         self._positive_Q, self._target_Q, self._own_Q = positive_text_Q, target_Q, own_text_Q
-        self._query_Q = siblings.query_text_Q if siblings is not None else None
-        if siblings is not None:
-            pairs = torch.unique(torch.stack([siblings.all_query_text_N, siblings.all_positive_text_N], 1), dim=0)
+        self._query_Q = duplicates.query_text_Q if duplicates is not None else None
+        if duplicates is not None:
+            pairs = torch.unique(torch.stack([duplicates.all_query_text_N, duplicates.all_positive_text_N], 1), dim=0)
             self._pair_query, self._pair_positive = pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
 
     def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,106 @@
+"""What the contrastive schemes share: how texts are embedded, where a query's positive stands, and false-negative masking."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_e5.distributed.collectives import gather, rank
+from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask
+from lightning_e5.losses.info_nce import TEMPERATURE, InfoNCE
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.modules.base import TrainingModule
+from lightning_e5.ranges import Range, Temperature
+from lightning_e5.training.token_dropout import drop_inner_tokens
+from lightning_e5.types import PairBatch, TokenBatch
+
+
+class BiEncoderModule(TrainingModule):
+    """Contrastive training of a bi-encoder; each scheme says where the negatives come from.
+
+    Args:
+        encoder: the bi-encoder; it is what is saved and evaluated.
+        temperature: of InfoNCE.
+        mask_duplicates: passages equal to a query's positive, and positives of duplicate queries, are masked as false negatives.
+            The paper does not say that it does so; equal texts as negatives teach nothing, so it is on by default.
+        learn_temperature: make the temperature a parameter (not in E5).
+        token_dropout: share of a text's inner tokens left out in training (ours: regularises small models).
+        **training: see `TrainingModule`.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        temperature: Temperature = TEMPERATURE,
+        mask_duplicates: bool = True,
+        learn_temperature: bool = False,
+        token_dropout: Annotated[float, Range(0, 0.99)] = 0.0,
+        **training: Any,
+    ) -> None:
+        super().__init__(encoder, **training)
+        self.encoder = encoder
+        self.info_nce = InfoNCE(temperature, learned=learn_temperature)
+        self.mask_duplicates, self.token_dropout = mask_duplicates, token_dropout
+
+    def drop_tokens(self, texts: TokenBatch) -> TokenBatch:
+        """The texts with some inner tokens left out; the prefix and the special tokens stay."""
+        return drop_inner_tokens(texts, self.token_dropout, seed=self.step_seed(), keep_first=self.prefix_tokens)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens at the start of every text that are not the text's own: the special token and the prefix."""
+        tokenizer = self.encoder.tokenizer
+        return min(int(tokenizer.encode([""], kind)[1][0]) for kind in ("query", "passage")) - 1
+
+    def embed_chunk(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
+        """Unit embeddings of one chunk."""
+        return functional.normalize(self.encoder(ids_T, lengths), dim=1)
+
+    def false_negatives(
+        self, batch: PairBatch, candidate_text_C: Tensor, target_B: Tensor, text_P: Tensor, *, own_text_B: Tensor | None = None
+    ) -> FalseNegativeMask | None:
+        """The mask of candidates whose text is that of the query's positive or of a duplicate query's; a collective call.
+
+        Args:
+            batch: of this rank.
+            candidate_text_C: text id of every candidate, in the order of the loss's columns.
+            target_B: column of each query's positive.
+            text_P: text id of every passage of the global batch.
+            own_text_B: further text id per query that is left out.
+        """
+        if not self.mask_duplicates:
+            return None
+        _, group = batch_shape(batch)
+        duplicates = DuplicateQueries(batch.query_text_B, gather(batch.query_text_B), text_P[::group])
+        return FalseNegativeMask(candidate_text_C, batch.passage_text_P[::group], target_B, duplicates=duplicates, own_text_Q=own_text_B)
+
+    def embedding_logs(self, queries_ND: Tensor, passages_ND: Tensor) -> dict[str, float | Tensor]:
+        """What every contrastive scheme logs beside its loss."""
+        return {"temperature": self.info_nce.temperature, "std_query": embedding_std(queries_ND), "std_passage": embedding_std(passages_ND)}
+
+    def text_places(self, texts: int, rows: int) -> Tensor:
+        """The queries, then the passages (none where they have no gradient), row after row."""
+        passages = torch.arange(texts - rows)
+        return torch.cat([torch.arange(rows), passages // max(1, len(passages) // rows)])
+
+
+def batch_shape(batch: PairBatch) -> tuple[int, int]:
+    """B, this rank's queries, and G, passages of each."""
+    return len(batch.rows_B), len(batch.passage_text_P) // len(batch.rows_B)
+
+
+def own_positives(batch: PairBatch) -> Tensor:
+    """int64 ``[B]``: where this rank's positives stand among the passages of all ranks: the first of each G passages."""
+    count, group = batch_shape(batch)
+    return (torch.arange(count, device=batch.rows_B.device) + rank() * count) * group
+
+
+def embedding_std(embeddings_ND: Tensor) -> Tensor:
+    """Standard deviation of unit vectors over a batch, averaged over dimensions and times sqrt(D): 0 = collapsed, 1 = uniform."""
+    if len(embeddings_ND) < 2:
+        return embeddings_ND.new_zeros(())
+    return embeddings_ND.detach().std(0).mean() * embeddings_ND.shape[1] ** 0.5
