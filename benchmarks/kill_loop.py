@@ -107,6 +107,7 @@ def train(out: Path, scheme: str, workers: int) -> None:
     from lightning_e5.modules.in_batch import InBatchModule
     from lightning_e5.modules.moco import MoCoModule
     from lightning_e5.tracking.run_directory import JsonlLogger
+    from lightning_e5.training.optimizer import AdamWConfig
 
     torch.set_num_threads(1)
     data_folder = out.parent / "data"
@@ -121,12 +122,12 @@ def train(out: Path, scheme: str, workers: int) -> None:
     classes: dict[str, Any] = {"in_batch": InBatchModule, "moco": MoCoModule, "distilled": DistilledModule}
     extra: dict[str, Any] = {"queue_size": 64} if scheme == "moco" else {}
     module = classes[scheme](
-        encoder, temperature=0.05, learning_rate=1e-3, max_steps=data.max_steps, seed=3, chunk_tokens=256, graph_tokens=512, **extra
+        encoder, temperature=0.05, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=data.max_steps, seed=3, **extra
     )
     logger = JsonlLogger(out)
     fit(
         module, data, checkpoints=out / "checkpoints", title=f"{scheme}-{workers}", loggers=[logger], resumed=logger.truncate,
-        accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS,
+        accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS, chunk_tokens=256, graph_tokens=512,
     )  # fmt: skip
     logger.finalize("success")
     with atomic_path(out / "final.pt") as temporary:

@@ -34,7 +34,8 @@ stages:
     inputs: {encoder: "path:DATA/encoder", ranked: "path:DATA/ranked.parquet"}
     max_length: 32
     data: {_target_: data_modules.finetune.datamodule.RankedDataModule, _partial_: true, batch_size: 16, negatives: 2, epochs: 1, hold_out: 16}
-    module: {_target_: lightning_e5.modules.cross_encoder.CrossEncoderModule, _partial_: true, learning_rate: 1.0e-3}
+    optimizer: {_target_: lightning_e5.training.optimizer.AdamWConfig, learning_rate: 1.0e-3}
+    module: {_target_: lightning_e5.modules.cross_encoder.CrossEncoderModule, _partial_: true}
     trainer: {accelerator: cpu, checkpoint_steps: 3}
   scores:
     _target_: lightning_e5.stages.teacher.teacher_scores

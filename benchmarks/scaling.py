@@ -78,12 +78,12 @@ def child(batch: int, shape: str, graph_tokens: int, chunk_tokens: int) -> None:
         step()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    tokens = step.report.tokens
+    tokens = step.done.tokens
     print(json.dumps({
         "name": shape, "batch": batch, "precision": "fp32", "seconds": wall, "cpu_us_per_pair": cpu / batch * 1e6,
         "tokens": tokens, "cpu_us_per_token": cpu / tokens * 1e6, "peak_gb": peak / 2**30,
         "rss_more_than_at_256_mb": (peak - before) / 2**20, "live_more_than_at_256_mb": (live.peak - few.peak) / 2**20,
-        "formula_mb": (formula(2 * batch, tokens, SHAPES[shape][1]) - formula(512, small.report.tokens, SHAPES[shape][1])) / 2**20,
+        "formula_mb": (formula(2 * batch, tokens, SHAPES[shape][1]) - formula(512, small.done.tokens, SHAPES[shape][1])) / 2**20,
     }))  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 Both get the same tokens of real text, the same weights, dropout 0.1, temperature 0.01; tokenising and the optimizer are
 not timed. The peer runs at the fastest of its mini-batch sizes, found beforehand; ``gemm_share`` is our arithmetic (the
-replay's included) per second over the measured peak of a matrix product.
+recomputation's included) per second over the measured peak of a matrix product.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MINI_BATCHES = (16, 32, 64, 128)
 
 
 class Ours:
-    """Gradient-cached steps of our engine; ``graph_tokens`` 0 replays every chunk, None keeps what fits."""
+    """Gradient-cached steps of our engine; ``graph_tokens`` 0 recomputes every chunk, None keeps what fits."""
 
     def __init__(self, encoder: TextEncoder, queries: TokenBatch, passages: TokenBatch, graph_tokens: int | None, chunk_tokens: int) -> None:
         self.encoder, self.count = encoder.train(), len(queries.lengths_B)
@@ -36,12 +36,12 @@ class Ours:
         self.texts = concatenate([queries, passages])
         self.cache = GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens)
         self.loss = InfoNCE(0.01)
-        self.report: Any = None
+        self.done: Any = None
 
     def __call__(self) -> None:
         parameters = [p for p in self.encoder.parameters() if p.requires_grad]
         target = torch.arange(self.count, device=self.texts.ids_T.device)
-        _, self.report = self.cache.step(
+        self.done = self.cache.step(
             self.texts,
             lambda ids, lengths: functional.normalize(self.encoder(ids, lengths), dim=1),
             lambda e: self.loss(e[: self.count], e[self.count :], target),
@@ -117,7 +117,7 @@ def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_t
             times = alternate({"replayed": replayed, "kept": kept, **peers}, rounds, warm_up=0, minutes=minutes)
             forward = encoder_flops(encoder.backbone.config, replayed.texts.lengths_B.tolist())
             for name, ours in (("replayed", replayed), ("kept", kept)):
-                done = forward * (3 + ours.report.replayed_tokens / ours.report.tokens)
+                done = forward * (3 + ours.done.recomputed_tokens / ours.done.tokens)
                 for against in peers:
                     peer = f"{against} mb{mini_batch}" if against == "cached" else against
                     rows.append({

@@ -50,6 +50,9 @@ def changed(key: str, value: Any, *, remove: bool = False) -> dict[str, Any]:
     [
         ("stages.filter.pool_sise", 10, ["stages.filter", "'pool_sise'", "did you mean 'pool_size'"]),
         ("stages.noisy.module.temprature", 0.1, ["stages.noisy.module", "did you mean 'temperature'"]),
+        ("stages.noisy.module.learning_rate", 0.1, ["stages.noisy.module.learning_rate: ", "write it as stages.noisy.optimizer.learning_rate"]),
+        ("stages.noisy.optimizer.warmup_step", 2, ["stages.noisy.optimizer", "did you mean 'warmup_steps'"]),
+        ("stages.noisy.trainer.graph_token", 2, ["stages.noisy.trainer", "did you mean 'graph_tokens'"]),
         ("stages.noisy.data.batch_sise", 8, ["stages.noisy.data", "did you mean 'batch_size'"]),
         ("stages.pairs.source.package", [], ["stages.pairs.source", "did you mean 'packages'"]),
         ("stages.filter._target_", "lightning_e5.stages.consistency_filter.consistency_filtre", ["did you mean 'consistency_filter'"]),

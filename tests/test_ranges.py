@@ -25,10 +25,7 @@ WRONG = (-1, -0.5, 0, 0.0, 10**30, 1e308, -1e308, math.nan, math.inf, -math.inf,
 NEGATIVE = {"MinScore.score", "StackExchangePosts.min_score", "hard_negatives.relative_margin"}
 ZERO = NEGATIVE | {
     "InBatchModule.token_dropout", "PreBatchModule.token_dropout", "MoCoModule.token_dropout", "DistilledModule.token_dropout", "MoCoModule.momentum",
-    "InBatchModule.warmup_steps", "PreBatchModule.warmup_steps", "MoCoModule.warmup_steps", "DistilledModule.warmup_steps", "CrossEncoderModule.warmup_steps",
-    "InBatchModule.graph_tokens", "PreBatchModule.graph_tokens", "MoCoModule.graph_tokens", "DistilledModule.graph_tokens", "CrossEncoderModule.graph_tokens",
-    "InBatchModule.word_embeddings", "PreBatchModule.word_embeddings", "MoCoModule.word_embeddings", "DistilledModule.word_embeddings",
-    "InBatchModule.weight_decay", "PreBatchModule.weight_decay", "MoCoModule.weight_decay", "DistilledModule.weight_decay",
+    "AdamWConfig.warmup_steps", "AdamWConfig.word_embeddings", "AdamWConfig.weight_decay", "pretrain.graph_tokens", "finetune.graph_tokens", "teacher.graph_tokens",
     "DistilledModule.alpha", "CCPairsDataModule.alpha", "RankedDataModule.hold_out", "RankedDataModule.num_workers", "CCPairsDataModule.num_workers",
     "Length.min_query_chars", "Length.min_passage_chars", "Nli.random_negatives", "RandomCrops.probability", "InverseCloze.keep",
     "build_pairs.passages_per_judged", "build_pairs.planted_mismatches", "build_ccpairs.planted_mismatches", "teacher_scores.retriever_scale",
@@ -149,11 +146,11 @@ def test_every_declared_default_is_in_its_range() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
-        ("stages.pretrain.module.learning_rate", 0, ">= 1e-12"), ("stages.pretrain.module.learning_rate", -1e-3, ">= 1e-12"),
-        ("stages.pretrain.module.learning_rate", 1e308, "<= 1"), ("stages.pretrain.module.learning_rate", math.nan, "a finite number"),
+        ("stages.pretrain.optimizer.learning_rate", 0, ">= 1e-12"), ("stages.pretrain.optimizer.learning_rate", -1e-3, ">= 1e-12"),
+        ("stages.pretrain.optimizer.learning_rate", 1e308, "<= 1"), ("stages.pretrain.optimizer.learning_rate", math.nan, "a finite number"),
         ("stages.pretrain.module.temperature", 0, ">= 0.0001"), ("stages.pretrain.data.batch_size", 0, ">= 2"),
         ("stages.pairs.planted_mismatches", 2, "<= 1"), ("stages.filter.k", 0, ">= 1"), ("stages.finetune.module.alpha", -0.1, ">= 0"),
-        ("stages.start.encoder.max_length", 0, ">= 4"), ("stages.pretrain.module.betas", [0.9, 1.0], "from 0 to 0.999999"), ("threads", 0, ">= 1"),
+        ("stages.start.encoder.max_length", 0, ">= 4"), ("stages.pretrain.optimizer.betas", [0.9, 1.0], "from 0 to 0.999999"), ("threads", 0, ">= 1"),
         ("seed", 2**31, "<= 2,147,483,647"), ("stages.filter.pool_size", 2**40 + 1, "<= 2^40"), ("stages.pretrain.seed", -1, ">= 0"),
     ],
 )  # fmt: skip

@@ -82,7 +82,8 @@ class TrainingModule(L.LightningModule):
         if self.sharded:
             self.shards = ParameterShards(groups, self.model)
             groups = self.shards.optimizer_groups
-        return torch.optim.AdamW(groups, betas=tuple(self.adamw.betas), eps=self.adamw.eps)
+        beta_1, beta_2 = self.adamw.betas  # a list in a YAML
+        return torch.optim.AdamW(groups, betas=(beta_1, beta_2), eps=self.adamw.eps)
 
     def step_seed(self) -> int:
         """The seed of this step's randomness on this rank: a function of (seed, step, rank) alone."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import torch
@@ -111,11 +111,9 @@ class GradCache:
             while done is None:
                 for parameter in parameters:
                     parameter.grad = None
-                try:
+                with suppress(_RunAgain):
                     done = self._gradients(texts, encode, loss, seed, parameters, loss_parameters)
-                except _RunAgain:
-                    pass
-                if done is None:  # outside of the handler: its exception holds on to the activations
+                if done is None:  # only here is the exception gone, which holds on to the activations
                     self._shrink()
         except StepGivenUp:
             for parameter, gradient in zip(parameters, before, strict=True):

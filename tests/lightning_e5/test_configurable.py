@@ -29,7 +29,8 @@ NAMED = {
         teacher.teacher teacher.teacher_scores tokens.tokens vocabulary.vocabulary word_vectors.word_vectors""",
     "encoder": "lightning_e5.models: factory.EncoderSpec",
     "training scheme": """lightning_e5.modules: cross_encoder.CrossEncoderModule distilled.DistilledModule in_batch.InBatchModule
-        moco.MoCoModule pre_batch.PreBatchModule""",
+        moco.MoCoModule pre_batch.PreBatchModule symmetric.SymmetricModule""",
+    "optimizer": "lightning_e5.training: optimizer.AdamWConfig",
     "data module": "data_modules: ccpairs.datamodule.CCPairsDataModule finetune.datamodule.RankedDataModule",
     "token writer": "data_modules: token_cache.write_token_cache",
     "engine": "lightning_e5.curation.engines: engine.LocalEngine engine.RayEngine",

@@ -169,13 +169,14 @@ stages:
 """
     overrides = [
         "logger.mode=disabled", "stages.start.encoder.layers=2", "stages.train.trainer.devices=1", "stages.train.inputs.keep=a/b",
-        "stages.train.module.temperature=0.02", "stages.build.heuristics.0.chars=7", "stages.build.near_duplicates.threshold=0.5",
+        "stages.train.module.temperature=0.02", "stages.train.optimizer.learning_rate=1e-4", "stages.build.heuristics.0.chars=7", "stages.build.near_duplicates.threshold=0.5",
     ]  # fmt: skip
     loaded = load(tmp_path, text, *overrides)
     stages = loaded["stages"]
     assert loaded["logger"] == {"mode": "disabled"} and loaded["encoder"]["layers"] == 1
     assert stages["start"]["encoder"]["layers"] == 2 and stages["train"]["trainer"] == {"devices": 1}
     assert stages["train"]["inputs"] == {"keep": "a/b"} and stages["train"]["module"]["temperature"] == 0.02
+    assert stages["train"]["optimizer"] == {"learning_rate": 1e-4}
     assert stages["build"]["heuristics"][0]["chars"] == 7 and loaded["variables"]["rules"][0]["chars"] == 5
     for override, message in [
         ("stages.train.trainr.devices=1", "no key 'trainr' in stages.train; did you mean 'trainer'"),

@@ -93,13 +93,24 @@ def test_unknown_arguments() -> None:
     with pytest.raises(UserError, match=r"key\.count: is given by the runner"):
         check_node({"_target_": RULES, "count": 3}, "key", given=["count"])
     scheme = {"_target_": "lightning_e5.modules.distilled.DistilledModule", "_partial_": True}
-    check_node({**scheme, "alpha": 0.2, "temperature": 0.1, "learning_rate": 1e-3}, "key")
-    with pytest.raises(UserError, match="DistilledModule has no argument 'learning_rat'; did you mean 'learning_rate'"):
-        check_node({**scheme, "learning_rat": 1e-3}, "key")
+    check_node({**scheme, "alpha": 0.2, "temperature": 0.1}, "key")
+    with pytest.raises(UserError, match="DistilledModule has no argument 'temprature'; did you mean 'temperature'"):
+        check_node({**scheme, "temprature": 0.1}, "key")
+    optimizer = {"_target_": "lightning_e5.training.optimizer.AdamWConfig"}
+    check_node({**optimizer, "learning_rate": 1e-3}, "key")
+    with pytest.raises(UserError, match="AdamWConfig has no argument 'learning_rat'; did you mean 'learning_rate'"):
+        check_node({**optimizer, "learning_rat": 1e-3}, "key")
     with pytest.raises(UserError, match=r"key\.learning_rate: 'high' is not a number"):
-        check_node({**scheme, "learning_rate": "high"}, "key")
+        check_node({**optimizer, "learning_rate": "high"}, "key")
     with pytest.raises(UserError, match="has no argument 3"):
         check_node({"_target_": RULES, 3: 3}, "key")
+
+
+@pytest.mark.parametrize(("argument", "place"), [("learning_rate", "optimizer"), ("warmup_steps", "optimizer"), ("chunk_tokens", "trainer")])
+def test_an_argument_of_earlier_versions_is_told_its_place(argument: str, place: str) -> None:
+    node = {"_target_": "lightning_e5.modules.in_batch.InBatchModule", "_partial_": True, argument: 1}
+    with pytest.raises(UserError, match=rf"stages\.a\.module\.{argument}: stands beside this node now; write it as stages\.a\.{place}\.{argument}"):
+        check_node(node, "stages.a.module")
 
 
 def test_nested_nodes() -> None:

@@ -23,6 +23,7 @@ from lightning_e5.models.cross_encoder import CrossEncoder, segment_means
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.text import TextTokenizer
+from lightning_e5.training.optimizer import AdamWConfig
 
 NAMES = ("bert", "roberta", "distilbert", "electra")
 
@@ -75,7 +76,7 @@ def test_a_folder_gives_it_back(name: str, tmp_path: Path, small_tokenizer: Text
 @pytest.mark.parametrize("name", NAMES)
 def test_every_layer_gets_a_gradient(name: str, small_tokenizer: TextTokenizer, texts: list[str]) -> None:
     model = of(name, small_tokenizer)
-    module = CrossEncoderModule(model, learning_rate=1e-3, max_steps=4)
+    module = CrossEncoderModule(model, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=4)
     ids, lengths = small_tokenizer.encode(texts[:4], "query")
     logits = model(torch.from_numpy(ids).long(), lengths.tolist())
     logits.sum().backward()

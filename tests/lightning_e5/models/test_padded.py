@@ -24,6 +24,7 @@ from lightning_e5.models.packed_bert import is_packable
 from lightning_e5.models.padded import usable_positions
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.training.grad_cache import GradCache
+from lightning_e5.training.optimizer import AdamWConfig
 from lightning_e5.types import LossOutput, TokenBatch
 
 BACKBONES = ("roberta", "distilbert", "electra")
@@ -102,11 +103,11 @@ def gradients(encoder: TextEncoder, tokens: TokenBatch) -> dict[str, torch.Tenso
 def test_gradient_checkpointing_of_other_encoders_changes_no_gradient(name: str, small_tokenizer, tokens) -> None:  # type: ignore[no-untyped-def]
     model = backbone(name, small_tokenizer.backend.get_vocab_size())
     encoder = TextEncoder(model, small_tokenizer).double()
-    TrainingModule(encoder, learning_rate=1e-3, max_steps=1)
+    TrainingModule(encoder, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1)
     assert not model.is_gradient_checkpointing
     plain = gradients(encoder.train(), tokens)
     evaluated = gradients(encoder.eval(), tokens)
-    TrainingModule(encoder, learning_rate=1e-3, max_steps=1, gradient_checkpointing=True)
+    TrainingModule(encoder, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1).checkpoint_activations()
     assert model.is_gradient_checkpointing
     again = gradients(encoder.train(), tokens)
     scale = max(float(g.abs().max()) for g in plain.values())
@@ -117,7 +118,7 @@ def test_gradient_checkpointing_of_other_encoders_changes_no_gradient(name: str,
 
 def test_gradient_checkpointing_of_what_cannot_is_refused() -> None:
     with pytest.raises(UserError, match="gradient_checkpointing: Linear cannot"):
-        TrainingModule(torch.nn.Linear(2, 2), learning_rate=1e-3, max_steps=1, gradient_checkpointing=True)
+        TrainingModule(torch.nn.Linear(2, 2), optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1).checkpoint_activations()
 
 
 def test_a_bert_that_reads_left_to_right_is_not_packed(small_bert) -> None:  # type: ignore[no-untyped-def]

@@ -23,9 +23,9 @@ from lightning_e5.distributed.launch import is_first_process, leave_after_first
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules import base
 from lightning_e5.modules.base import TrainingModule
+from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.distilled import DistilledModule
 from lightning_e5.modules.fit import fit
-from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.modules.moco import MoCoModule
 from lightning_e5.modules.pre_batch import PreBatchModule

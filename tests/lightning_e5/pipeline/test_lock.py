@@ -34,7 +34,8 @@ stages:
     _target_: lightning_e5.stages.pretrain.pretrain
     inputs: {encoder: vocabulary/encoder, tokens: vocabulary/tokens}
     data: {_target_: data_modules.ccpairs.datamodule.CCPairsDataModule, _partial_: true, batch_size: 8, max_steps: 6}
-    module: {_target_: lightning_e5.modules.in_batch.InBatchModule, _partial_: true, learning_rate: 1.0e-3}
+    optimizer: {_target_: lightning_e5.training.optimizer.AdamWConfig, learning_rate: 1.0e-3}
+    module: {_target_: lightning_e5.modules.in_batch.InBatchModule, _partial_: true}
     trainer: {accelerator: cpu, checkpoint_steps: 2}
 """
 

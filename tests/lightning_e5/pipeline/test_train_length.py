@@ -16,6 +16,7 @@ from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.stages.finetune import finetune
 from lightning_e5.stages.vocabulary import vocabulary
 from lightning_e5.text import E5_PREFIXES
+from lightning_e5.training.optimizer import AdamWConfig
 
 
 def test_the_start_of_a_recipe(tmp_path: Path, encoder_folder: Path, texts: list[str]) -> None:
@@ -47,7 +48,7 @@ def test_fine_tuning(tmp_path: Path, encoder_folder: Path, texts: list[str]) -> 
     context = StageContext("run", "finetune", tmp_path, {"mode": "disabled"}, {})
     finetune(
         tmp_path / "out", encoder=encoder_folder, ranked=tmp_path / "ranked.parquet", train_length=10,
-        data=partial(RankedDataModule, batch_size=4, negatives=1, epochs=1), module=partial(Watched, learning_rate=1e-4),
+        data=partial(RankedDataModule, batch_size=4, negatives=1, epochs=1), module=partial(Watched), optimizer=AdamWConfig(learning_rate=1e-4),
         seed=1, context=context, trainer={"accelerator": "cpu", "devices": 1},
     )  # fmt: skip
     assert max(seen) == 10

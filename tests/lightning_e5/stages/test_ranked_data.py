@@ -145,7 +145,8 @@ def test_two_sets_are_read_and_trained_on_together(tmp_path: Path, texts: list[s
         "inputs": {"encoder": f"path:{tmp_path}/encoder", "ranked": {"msmarco": "msmarco/ranked.parquet", "nli": "nli/ranked.parquet"}},
         "trainer": {"accelerator": "cpu"},
         "data": {"_target_": "data_modules.finetune.datamodule.RankedDataModule", "_partial_": True, "batch_size": 8, "epochs": 2, "negatives": 3, "choose": "window", "weights": {"msmarco": 3, "nli": 1}},
-        "module": {"_target_": "lightning_e5.modules.distilled.DistilledModule", "_partial_": True, "learning_rate": 1.0e-3, "temperature": 0.05},
+        "optimizer": {"_target_": "lightning_e5.training.optimizer.AdamWConfig", "learning_rate": 1.0e-3},
+        "module": {"_target_": "lightning_e5.modules.distilled.DistilledModule", "_partial_": True, "temperature": 0.05},
     }  # fmt: skip
     experiment = {
         "name": "mixture", "seed": 1, "threads": 1, "runs_dir": str(tmp_path / "runs"), "final_encoder": "finetune", "logger": {"mode": "disabled"},
@@ -181,7 +182,8 @@ def test_a_set_without_negatives_is_mined_and_teaches_any_encoder(tmp_path: Path
     source = {"_target_": "data_modules.finetune.beir.BeirRanked", "folder": str(write_collection(tmp_path / "set", texts)), "name": "made"}
     training = {
         "data": {"_target_": "data_modules.finetune.datamodule.RankedDataModule", "_partial_": True, "batch_size": 4, "epochs": 2, "negatives": 3, "hold_out": 4},
-        "module": {"_target_": "lightning_e5.modules.cross_encoder.CrossEncoderModule", "_partial_": True, "learning_rate": 1.0e-3},
+        "optimizer": {"_target_": "lightning_e5.training.optimizer.AdamWConfig", "learning_rate": 1.0e-3},
+        "module": {"_target_": "lightning_e5.modules.cross_encoder.CrossEncoderModule", "_partial_": True},
         "trainer": {"accelerator": "cpu"},
     }  # fmt: skip
     bm25 = {"_target_": "lightning_e5.retrieval.bm25.BM25"}

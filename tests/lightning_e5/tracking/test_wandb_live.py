@@ -98,12 +98,13 @@ def test_a_training_that_fails_ends_its_run_as_failed(tmp_path: Path, small_bert
     from lightning_e5.modules.in_batch import InBatchModule
     from lightning_e5.pipeline import training
     from lightning_e5.pipeline.stage import StageContext
+    from lightning_e5.training.optimizer import AdamWConfig
 
     class Broken(L.LightningDataModule):
         def train_dataloader(self) -> Any:
             raise OSError("the disk is gone")
 
-    module = InBatchModule(TextEncoder(small_bert, small_tokenizer), temperature=0.05, learning_rate=1e-3, max_steps=3, seed=1)
+    module = InBatchModule(TextEncoder(small_bert, small_tokenizer), temperature=0.05, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=3, seed=1)
     context = StageContext("r", "pretrain", tmp_path, {"mode": "offline"}, {"seed": 1})
     with pytest.raises(OSError, match="the disk is gone"):
         training.train(tmp_path / "out", module, Broken(), context, accelerator="cpu", devices=1)

@@ -17,6 +17,7 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
+from lightning_e5.training.optimizer import AdamWConfig
 
 STEPS, BATCH, CHECKPOINT_STEPS = 105, 8, 45
 
@@ -26,7 +27,7 @@ def attempt(out: Path) -> None:
     torch.set_num_threads(1)
     encoder = TextEncoder.from_pretrained(out.parent / "data" / "encoder").train()
     data = CCPairsDataModule(tokens=out.parent / "data" / "tokens", batch_size=BATCH, seed=5, max_steps=STEPS)
-    schedule: dict[str, Any] = {"temperature": 0.05, "learning_rate": 1e-3, "max_steps": data.max_steps, "seed": 3}
+    schedule: dict[str, Any] = {"temperature": 0.05, "optimizer": AdamWConfig(learning_rate=1e-3), "max_steps": data.max_steps, "seed": 3}
     context = StageContext("variant-seed3", "pretrain", out.parent, {"mode": "offline", "group": "g"}, {"seed": 3})
     train(out, InBatchModule(encoder, **schedule), data, context, accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS)
 

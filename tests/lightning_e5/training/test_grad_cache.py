@@ -9,6 +9,7 @@ from torch.nn import functional
 from lightning_e5.losses.info_nce import InfoNCE
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.rng import seed_torch
+from lightning_e5.training import grad_cache
 from lightning_e5.training.chunks import concatenate, sorted_chunks
 from lightning_e5.training.grad_cache import GradCache
 from lightning_e5.types import TokenBatch
@@ -66,22 +67,30 @@ def test_gradient_cached_equals_one_graph(small_bert, small_tokenizer, texts, dt
     ])  # fmt: skip
     loss = one_graph(encoder, tokens, queries, group, chunk_tokens)
     expected = gradients(encoder)
-    output, report = step(encoder, tokens, queries, group, GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens))
+    done = step(encoder, tokens, queries, group, GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens))
     found = gradients(encoder)
-    assert float(output.loss) == pytest.approx(float(loss), rel=bound)
+    assert float(done.loss.loss) == pytest.approx(float(loss), rel=bound)
     assert found.keys() == expected.keys()
     assert relative_difference(found, expected) <= bound
-    assert report.tokens == len(tokens.ids_T)
-    assert (report.replayed_tokens == 0) == (graph_tokens == 10**6)
+    assert done.tokens == len(tokens.ids_T) and done.embeddings_ND.shape == (len(tokens.lengths_B), encoder.width)
+    assert (done.recomputed_tokens == 0) == (graph_tokens == 10**6)
 
 
-def test_without_the_replay_of_dropout_the_gradient_is_wrong(small_bert, small_tokenizer, texts) -> None:  # type: ignore[no-untyped-def]
+def test_with_other_dropout_in_the_recomputation_the_gradient_is_wrong(small_bert, small_tokenizer, texts, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """The negative control: the tests above would notice."""
+    seen: set[object] = set()
+
+    def other_the_second_time(*parts: object) -> None:
+        seed_torch(*parts, *(["again"] if parts in seen else []))  # type: ignore[arg-type]
+        seen.add(parts)
+
+    monkeypatch.setattr(grad_cache, "seed_torch", other_the_second_time)
     encoder = TextEncoder(small_bert, small_tokenizer).double().train()
     tokens = concatenate([batch(small_tokenizer, texts[:6], "query"), batch(small_tokenizer, texts[6:12], "passage")])
     one_graph(encoder, tokens, 6, 1, 64)
     expected = gradients(encoder)
-    step(encoder, tokens, 6, 1, GradCache(chunk_tokens=64, graph_tokens=0, replay_dropout=False))
+    step(encoder, tokens, 6, 1, GradCache(chunk_tokens=64, graph_tokens=0))
+    assert seen
     found = gradients(encoder)
     assert relative_difference(found, expected) > 1e-3
 
@@ -127,8 +136,8 @@ def test_gradient_cached_equals_hugging_faces_padded_big_batch(small_bert, small
     loss = functional.cross_entropy(embeddings[:8] @ embeddings[8:].T / 0.05, torch.arange(8) * 3)
     loss.backward()
     expected = gradients(encoder)
-    output, _ = step(encoder, tokens, 8, 3, GradCache(chunk_tokens=70, graph_tokens=150))
-    assert float(output.loss) == pytest.approx(float(loss.detach()), rel=1e-12)
+    done = step(encoder, tokens, 8, 3, GradCache(chunk_tokens=70, graph_tokens=150))
+    assert float(done.loss.loss) == pytest.approx(float(loss.detach()), rel=1e-12)
     assert relative_difference(gradients(encoder), expected) <= 1e-12
 
 
@@ -182,9 +191,9 @@ def test_out_of_memory_halves_the_budget_and_keeps_the_gradient(small_bert, smal
         before = torch.ones_like(parameters[0])
         parameters[0].grad = before.clone()  # of an earlier step that is accumulated on
         held[0] = 0
-        output, _ = cache.step(tokens, encode, loss, seed=1, parameters=parameters)
+        done = cache.step(tokens, encode, loss, seed=1, parameters=parameters)
         parameters[0].grad -= before
-        return output.loss, gradients(encoder)
+        return done.loss.loss, gradients(encoder)
 
     expected_loss, expected = run(GradCache(chunk_tokens=50, graph_tokens=0), 10**9)
     cache = GradCache(chunk_tokens=100, graph_tokens=graph_tokens)

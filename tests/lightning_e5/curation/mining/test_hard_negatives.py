@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,9 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.stages.hard_negatives import hard_negatives
 from lightning_e5.text import TextTokenizer, normalise_text
+from lightning_e5.training.optimizer import AdamWConfig
+from lightning_e5.types import PairBatch, TokenBatch
+from tests.lightning_e5.modules.loss_of_step import loss_of_step
 
 
 class Case(NamedTuple):
@@ -143,8 +145,10 @@ def test_a_positive_that_ties_is_not_first() -> None:
     assert separation([np.array([2, 1, 1], np.float32), np.array([1, 1, 0], np.float32)])["positive_first"] == 0.5
     logits = torch.tensor([[1.0, 1.0, 1.0], [2.0, 1.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
     assert float(positive_first(logits)) == 0.25 and float(positive_first(logits[:, :1])) == 1.0
-    batch = SimpleNamespace(rows_B=torch.arange(4))
-    assert float(CrossEncoderModule.batch_loss(None, batch, logits.view(-1, 1)).accuracy) == 0.25  # type: ignore[arg-type]
+    module = CrossEncoderModule(torch.nn.Linear(2, 2), optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1)  # type: ignore[arg-type]
+    none = TokenBatch(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    output = loss_of_step(module, PairBatch(none, none, torch.arange(4), torch.arange(12), torch.arange(4)), logits.view(-1, 1))
+    assert float(output.accuracy) == 0.25
 
 
 @pytest.mark.timeout(20)
