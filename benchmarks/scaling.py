@@ -93,7 +93,7 @@ def main() -> None:
         __doc__ or "",
         batch={"type": int, "nargs": "+", "default": [256, 2048, 8192, 32768]},
         shape={"default": "2x128", "choices": list(SHAPES)},
-        graph_tokens={"type": int, "default": 0, "help": "tokens whose graphs are kept; 0 shows the least memory"},
+        graph_tokens={"type": int, "default": 0, "help": "tokens whose activations are kept; 0 shows the least memory"},
         chunk_tokens={"type": int, "default": 4096},
         child={"action": "store_true", "help": "measure one batch in this process"},
     )

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lightning_e5.ablation.launchers import end_with_parent
+from lightning_e5.ablation.launchers import sigterm_with_parent
 
 
 class ClusterJob:
@@ -29,7 +29,7 @@ class ClusterJob:
         first = os.environ.get("SLURM_PROCID", "0") == "0"
         with Path(self.log).open("ab") if first else Path(os.devnull).open("wb") as output:
             self._process = subprocess.Popen(
-                self.command, cwd=self.directory, stdout=output, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
+                self.command, cwd=self.directory, stdout=output, stderr=subprocess.STDOUT, preexec_fn=sigterm_with_parent
             )
             return self._process.wait()
 

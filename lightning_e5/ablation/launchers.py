@@ -73,7 +73,7 @@ class LocalLauncher:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
-                preexec_fn=end_with_parent,
+                preexec_fn=sigterm_with_parent,
             )
         self._running[name] = (process, gpus)
 
@@ -96,7 +96,7 @@ class LocalLauncher:
                 continue
 
 
-def end_with_parent() -> None:
+def sigterm_with_parent() -> None:
     """In a child, before its command: SIGTERM where its parent dies, however that happens (Linux)."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

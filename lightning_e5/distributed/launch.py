@@ -79,7 +79,8 @@ def leave_after_first(seconds: float = 10.0) -> None:
 
 
 def end_with_parent() -> None:
-    """In a worker process: end it when the process that started it ends, however that happens."""
+    """In a Python worker: end it at once when the process that started it ends, however that happens (a command gets SIGTERM instead:
+    `lightning_e5.ablation.launchers.sigterm_with_parent`)."""
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()

@@ -121,7 +121,7 @@ def teacher_scores(
 
     Returns:
         How well the teacher separates: mean margin of the positive over the best negative, share of positives ranked
-        first, the spread of its scores.
+        first, the standard deviation of its scores.
 
     Raises:
         UserError: the teacher has collapsed, that is, it scores all passages of nearly every query alike.

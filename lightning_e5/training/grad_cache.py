@@ -25,7 +25,7 @@ from torch import Tensor
 from lightning_e5.distributed.collectives import highest_of_ranks, world_size
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
-from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory, smaller_chunk
+from lightning_e5.training.out_of_memory import available_bytes, activation_bytes, is_out_of_memory, smaller_chunk
 from lightning_e5.types import LossOutput, TokenBatch
 
 #: Encodes one chunk: ([T] ids, lengths) -> [B, D].
@@ -255,7 +255,7 @@ class GradCache:
 
     def _find_graph_tokens(self, longest: Chunk, encode: EncodeChunk, parameters: Sequence[Tensor]) -> int:
         known = {p.untyped_storage().data_ptr() for p in parameters}
-        bytes_per_token = graph_bytes(lambda: encode(longest.ids_T, longest.lengths), known) / len(longest.ids_T)
+        bytes_per_token = activation_bytes(lambda: encode(longest.ids_T, longest.lengths), known) / len(longest.ids_T)
         return int(_KEPT_SHARE * available_bytes(longest.ids_T.device) / max(1.0, bytes_per_token))
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is, what a graph takes of it, and how to tell that it ran out."""
+"""How much memory there is, what kept activations take of it, and how to tell that it ran out."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def available_bytes(device: torch.device) -> int:
     return free
 
 
-def graph_bytes(encode: Callable[[], Tensor], without: set[int]) -> int:
+def activation_bytes(encode: Callable[[], Tensor], without: set[int]) -> int:
     """Bytes that autograd keeps of one call, each storage counted once; ``without``: data pointers not to count."""
     kept: dict[int, int] = {}
 

@@ -37,8 +37,9 @@ def with_model(run: Path, **changes: Any) -> Path:
     """The run of `make_run` with a final encoder and settings of its training."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     config |= {"final_encoder": "tuned", "seed": 7, "encoder": {"pretrained": "google-bert/bert-base-uncased"}}
-    module = {"_target_": "lightning_e5.modules.in_batch.InBatchModule", "temperature": 0.03, "learning_rate": 0.001}
-    config["stages"]["tuned"] |= {"data": {"_target_": "x.CCPairsDataModule", "batch_size": 512}, "module": module, "precision": "bf16"}
+    module = {"_target_": "lightning_e5.modules.in_batch.InBatchModule", "temperature": 0.03, "learning_rate": 0.001}  # as of earlier versions
+    optimizer = {"_target_": "lightning_e5.training.optimizer.AdamWConfig", "warmup_steps": 7}
+    config["stages"]["tuned"] |= {"data": {"_target_": "x.CCPairsDataModule", "batch_size": 512}, "optimizer": optimizer, "module": module, "precision": "bf16"}
     (run / "config.yaml").write_text(yaml.safe_dump(config | changes, sort_keys=False))
     return run
 
@@ -76,7 +77,7 @@ def test_the_head_is_the_hubs_and_the_figures_are_the_runs(make_run: Any, export
     }
     line = next(line for line in card.splitlines() if line.startswith("| docs | test | retrieval | ndcg@10"))
     assert f"{metrics['second/docs/ndcg@10']:.3f} | {second['low']:.3f} to {second['high']:.3f} | {metrics['bm25/docs/ndcg@10']:.3f} |" in line
-    for words in ("| one 1.2 | pairs | 1,234 |", "held out for the test | 55", "1,200 pairs to train on", "temperature | 0.03", "batch size | 512",
+    for words in ("| one 1.2 | pairs | 1,234 |", "held out for the test | 55", "1,200 pairs to train on", "temperature | 0.03", "learning rate | 0.001", "warmup steps | 7", "batch size | 512",
                   "| tuned | pairs seen | 320 |", "| noisy | pairs seen | 100 |", "seed 7", "| commit | abc with uncommitted changes |", "| torch | 2 |",
                   "rules of BEIR's quora", "docs: 7.5% of the test items (3) also lie in the training texts", "Consistency filter"):  # fmt: skip
         assert words in card.replace("\\", ""), words

@@ -26,10 +26,10 @@ def oracle(queries, passages, target, temperature, passage_text=None, query_text
     """By loops, from equation 1 of the paper."""
     total = 0.0
     for i in range(len(queries)):
-        siblings = {i}
+        same_query = {i}
         if query_text is not None:
-            siblings = {j for j in range(len(queries)) if query_text[j] == query_text[i]}
-        positives = {int(passage_text[target[j]]) for j in siblings} if passage_text is not None else set()
+            same_query = {j for j in range(len(queries)) if query_text[j] == query_text[i]}
+        positives = {int(passage_text[target[j]]) for j in same_query} if passage_text is not None else set()
         terms = []
         for j in range(len(passages)):
             if j != target[i] and passage_text is not None and int(passage_text[j]) in positives:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_e5.models.packed_bert import PackedBert
-from lightning_e5.training.out_of_memory import available_bytes, graph_bytes, is_out_of_memory
+from lightning_e5.training.out_of_memory import available_bytes, activation_bytes, is_out_of_memory
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 
 
@@ -24,13 +24,13 @@ def test_a_peak_is_measured() -> None:
     assert gemm_peak(torch.device("cpu"), torch.float32, seconds=0.02) > 1e9
 
 
-def test_graph_bytes_counts_each_storage_once() -> None:
+def test_activation_bytes_counts_each_storage_once() -> None:
     weight = torch.randn(50, 40, requires_grad=True)
     inputs = torch.randn(20, 50)
     without = {weight.untyped_storage().data_ptr()}
     # relu keeps its output, the first product its input: 20 x 50 and 20 x 40 floats.
-    assert graph_bytes(lambda: torch.relu(inputs @ weight), without) == 4 * (20 * 50 + 20 * 40)
-    assert graph_bytes(lambda: inputs * 2, without) == 0
+    assert activation_bytes(lambda: torch.relu(inputs @ weight), without) == 4 * (20 * 50 + 20 * 40)
+    assert activation_bytes(lambda: inputs * 2, without) == 0
 
 
 def test_out_of_memory_is_told_from_other_errors() -> None:

@@ -1,0 +1,37 @@
+"""AdamW's schedule against its definition, and its parameter groups."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lightning_e5.errors import UserError
+from lightning_e5.training.optimizer import AdamWConfig
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4, 10])
+def test_warm_up_and_decay(warmup: int) -> None:
+    steps = 10
+    rest = [(steps - step) / max(1, steps - warmup) for step in range(warmup, steps)]
+    rising = [(step + 1) / (warmup + 1) for step in range(warmup)]
+    falling = {"linear": rest, "constant": [1.0] * len(rest), "cosine": [0.5 * (1 + math.cos(math.pi * (1 - r))) for r in rest]}
+    for schedule, decay in falling.items():
+        optimizer = AdamWConfig(learning_rate=1e-3, warmup_steps=warmup, schedule=schedule)  # type: ignore[arg-type]
+        assert [optimizer.schedule_factor(step, steps) for step in range(steps)] == pytest.approx([*rising, *decay])
+
+
+def test_a_warm_up_longer_than_the_training_is_refused() -> None:
+    with pytest.raises(UserError, match=r"warmup_steps: 11 is not in 0 \.\. max_steps = 10"):
+        AdamWConfig(learning_rate=1e-3, warmup_steps=11).schedule_factor(0, 10)
+
+
+def test_parameter_groups() -> None:
+    module = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
+    module[1].weight.requires_grad_(False)
+    groups = AdamWConfig(learning_rate=0.5, weight_decay=0.1, learning_rate_factors={"0.": 3.0}).parameter_groups(module)
+    found = {(g["lr"], g["weight_decay"]): [tuple(p.shape) for p in g["params"]] for g in groups}
+    assert found == {(1.5, 0.1): [(5, 4)], (0.5, 0.0): [(3,), (3,), (3,)]}
+    with pytest.raises(UserError, match="learning_rate_factors: no parameter's name holds 'word'"):
+        AdamWConfig(learning_rate=0.5, learning_rate_factors={"word": 2.0}).parameter_groups(module)
