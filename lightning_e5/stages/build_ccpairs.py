@@ -98,7 +98,8 @@ def build_ccpairs(
         for index, part in enumerate(source.parts()):
             folder = work / "parts" / f"{number:02d}-{safe_component(source.name)}-{index:05d}"
             raw = RawPart(source, part, tuple(heuristics), near_duplicates, evaluation, folder)
-            parts.append(Part(f"{source.name}: {part}", folder / RECORD, raw, key=part_key(source, part, heuristics, near_duplicates, identity), folder=folder))
+            own_key = part_key(source, part, heuristics, near_duplicates, identity)
+            parts.append(Part(f"{source.name}: {part}", folder / RECORD, raw, key=own_key, folder=folder))
     settings = {
         "shard_rows": shard_rows, "most": max_pairs_per_source, "planted": planted_mismatches, "seed": seed,
         "sources": [source.name for source in sources],
@@ -168,7 +169,8 @@ def _write_shards(
         for number, (first, stop) in enumerate(shard_bounds(decisions.keep_N, span, settings["shard_rows"])):
             inside = [p for p in of_source if p.first < stop and p.first + p.rows > first]
             file = shard_name(name, number)
-            shard = Shard(out, file, name, inside, first, stop, keep, settings["planted"] or None, derive_seed(settings["seed"], "planted", name, number))
+            noise_seed = derive_seed(settings["seed"], "planted", name, number)
+            shard = Shard(out, file, name, inside, first, stop, keep, settings["planted"] or None, noise_seed)
             parts.append(Part(file, out / WORK / "shards" / f"{len(parts):06d}.json", shard, key=f"{key} {file}", folder=out))
     wanted = {out / part.name for part in parts}
     for path in (out / SHARD_FOLDER).rglob("*"):

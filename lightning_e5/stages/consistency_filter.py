@@ -119,7 +119,7 @@ def consistency_filter(
     ranking = RankPairs(embedder, Path(pairs), out / "pool", exact_up_to, previous)
     parts = parts_of(
         out / "ranks" / "part", store.rows, rows_per_part, lambda rows: (rows, code_N[rows].tobytes() if pool == "per_source" else b""),
-        suffix=".parquet", what="pairs", steps=lambda rows: 3 * (rows.stop - rows.start),
+        suffix=".parquet", what="pairs", steps=lambda rows: 3 * (rows.stop - rows.start),  # two texts to embed, one rank
     )  # fmt: skip
     where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
 

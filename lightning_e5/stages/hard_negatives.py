@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,9 @@ def hard_negatives(
     passage_kind = _passage_kind(collection, passage_kind)
     parts = out / "parts"
     if encoder is not None:
+        where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
         embedder = EmbedTexts(encoder, max_length, precision)
-        candidates = dense_candidates(data, embedder, last_rank, parts, passage_kind=passage_kind, engine=engine, gpus_per_task=gpus_per_task)
+        candidates = dense_candidates(data, embedder, last_rank, parts, passage_kind=passage_kind, **where)
     else:
         assert retriever is not None
         candidates = lexical_candidates(data, retriever, last_rank, parts)
@@ -143,7 +144,9 @@ def _write(
 ) -> dict[str, float]:
     import pyarrow as pa
 
-    negatives, scores_QN, report = mine(*candidates, data.known, data.corpus_text_P, rules, seed=seed, false_negatives_QK=vetoed_QK, known_negatives=data.known_negatives)
+    negatives, scores_QN, report = mine(
+        *candidates, data.known, data.corpus_text_P, rules, seed=seed, false_negatives_QK=vetoed_QK, known_negatives=data.known_negatives
+    )
     columns = {
         "query": list(data.queries),
         "positive": list(data.positive_texts),

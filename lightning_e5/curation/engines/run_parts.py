@@ -73,11 +73,12 @@ def parts_of(
         what: the rows are, for messages; the stem's name by default.
         steps: rows -> steps of the progress bar.
     """
-    slices = [slice(first, min(rows, first + size)) for first in range(0, rows, size)]
-    return [
-        Part(f"{what or stem.name} {own.start} to {own.stop}", stem.with_name(f"{stem.name}-{number:05d}{suffix}"), work(own), own.stop - own.start, steps(own))
-        for number, own in enumerate(slices)
-    ]
+    parts = []
+    for number, first in enumerate(range(0, rows, size)):
+        own = slice(first, min(rows, first + size))
+        path = stem.with_name(f"{stem.name}-{number:05d}{suffix}")
+        parts.append(Part(f"{what or stem.name} {own.start} to {own.stop}", path, work(own), own.stop - own.start, steps(own)))
+    return parts
 
 
 def run_parts(
@@ -101,7 +102,8 @@ def run_parts(
     missing = [part for part in parts if part.is_record or not part.path.is_file()]
     if engine is not None and missing:
         call = f"{os.getpid()} {time.time_ns()}"
-        found = make_engine(engine).map(_compute_in_worker, [_Task(part.name, function, part, call) for part in missing], title=title, gpus_per_task=gpus_per_task)
+        tasks = [_Task(part.name, function, part, call) for part in missing]
+        found = make_engine(engine).map(_compute_in_worker, tasks, title=title, gpus_per_task=gpus_per_task)
         if missing[0].is_record:
             yield from found
             return

@@ -28,7 +28,9 @@ class Candidates(NamedTuple):
     positive_scores_Q: NDArray[np.float32]
 
 
-def dense_candidates(data: MiningData, embedder: EmbedTexts, depth: int, folder: Path, *, passage_kind: Kind = "passage", **where: Any) -> Candidates:
+def dense_candidates(
+    data: MiningData, embedder: EmbedTexts, depth: int, folder: Path, *, passage_kind: Kind = "passage", **where: Any
+) -> Candidates:
     """By an encoder's cosine (or dot product, where that is its similarity), over all passages, exactly.
 
     Args:
@@ -81,7 +83,7 @@ def _searched(search: Callable[[slice, Progress], dict[str, NDArray[Any]]], quer
 def false_negatives(
     data: MiningData, candidates: Candidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
 ) -> NDArray[np.bool_]:
-    """Which candidates a cross-encoder takes for answers, that is, for false negatives: bool ``[Q, K]``, False outside the window of ranks.
+    """Which candidates a cross-encoder takes for answers (false negatives): bool ``[Q, K]``, False outside the window of ranks.
 
     A candidate is one where it scores at least ``positive - margin`` (a tie with the positive is an answer, too: a collapsed
     cross-encoder vetoes everything instead of nothing) or above ``max_score``. It reads every candidate in the
@@ -104,7 +106,10 @@ def false_negatives(
         scores[tuple(places.T)] = logits[len(own) :]
         return {"positive": logits[: len(own)], "scores": scores}
 
-    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, steps=lambda rows: int(allowed_QK[rows].sum()) + rows.stop - rows.start)
+    def pairs(rows: slice) -> int:
+        return int(allowed_QK[rows].sum()) + rows.stop - rows.start
+
+    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, steps=pairs)
     vetoes = []
     for block in run_parts(score, parts, title="de-noise", unit="pair"):
         veto = block["scores"] >= (block["positive"] - margin)[:, None]

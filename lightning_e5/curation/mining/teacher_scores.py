@@ -18,7 +18,9 @@ GROUPS = 2048
 COLLAPSED = 1e-4
 
 
-def group_scores(scorer: ScoreGroups, queries: Sequence[str], groups: Sequence[Sequence[str]], folder: Path, **where: Any) -> list[NDArray[np.float32]]:
+def group_scores(
+    scorer: ScoreGroups, queries: Sequence[str], groups: Sequence[Sequence[str]], folder: Path, **where: Any
+) -> list[NDArray[np.float32]]:
     """float32 logits of each query's passages, group by group.
 
     Args:
