@@ -52,8 +52,8 @@ def test_targets_that_are_not_ours(target: str) -> None:
     ("target", "message"),
     [
         ("NegativeRules", "not a dotted name"), (3, "not a dotted name"), (None, "not a dotted name"), ([RULES], "not a dotted name"),
-        (RULES + "x", "did you mean 'NegativeRules'"), ("lightning_e5.curation.hard_negative.NegativeRules", "did you mean 'hard_negatives'"),
-        ("lightning_e5.curaton.hard_negatives", "did you mean 'curation'"), (RULES + ".no_such", "is not configurable"),
+        (RULES + "x", "did you mean 'NegativeRules'"), ("lightning_e5.curation.mining.hard_negative.NegativeRules", "did you mean 'hard_negatives'"),
+        ("lightning_e5.curaton.mining.hard_negatives", "did you mean 'curation'"), (RULES + ".no_such", "is not configurable"),
         ("lightning_e5.", "has no ''|not"), ("lightning_e5..storage", "has no ''|not"),
     ],
 )  # fmt: skip
