@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.building.label_noise import plant_mismatches
+from lightning_e5.curation.building.label_noise import inject_label_noise
 from lightning_e5.curation.cleaning.decontaminate import decontaminate
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.parquet import write_parquet
@@ -75,7 +75,7 @@ def build_pairs(
     train = _sample(clean.kept, max_pairs, seeds[0])
     if not train:
         raise UserError(f"held_out={list(held_out)} leaves no pair to train on")
-    planting = plant_mismatches(train, planted_mismatches, seeds[1])
+    planting = inject_label_noise(train, planted_mismatches, seeds[1])
     _write_pool(out / "pairs.parquet", planting.pairs, planting.planted)
     test_queries, test_passages, judgements = _write_test(out / "test", test, max_test_queries, passages_per_judged, seeds[2])
 
