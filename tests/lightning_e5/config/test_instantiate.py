@@ -22,7 +22,7 @@ SPEC = "lightning_e5.models.factory.EncoderSpec"
 @pytest.mark.parametrize(
     "target",
     [
-        RULES, SPEC, "data_modules.token_cache.write_token_cache",
+        RULES, SPEC,
         "torch.optim.AdamW", "lightning.pytorch.callbacks.LearningRateMonitor",
     ],
 )  # fmt: skip
@@ -52,8 +52,8 @@ def test_targets_that_are_not_ours(target: str) -> None:
     ("target", "message"),
     [
         ("NegativeRules", "not a dotted name"), (3, "not a dotted name"), (None, "not a dotted name"), ([RULES], "not a dotted name"),
-        (RULES + "x", "did you mean 'NegativeRules'"), ("lightning_e5.curation.hard_negative.NegativeRules", "did you mean 'hard_negatives'"),
-        ("lightning_e5.curaton.hard_negatives", "did you mean 'curation'"), (RULES + ".no_such", "is not configurable"),
+        (RULES + "x", "did you mean 'NegativeRules'"), ("lightning_e5.curation.mining.hard_negative.NegativeRules", "did you mean 'hard_negatives'"),
+        ("lightning_e5.curaton.mining.hard_negatives", "did you mean 'curation'"), (RULES + ".no_such", "is not configurable"),
         ("lightning_e5.", "has no ''|not"), ("lightning_e5..storage", "has no ''|not"),
     ],
 )  # fmt: skip
@@ -167,3 +167,9 @@ def test_errors_of_a_constructor_stay_the_users() -> None:
         instantiate({"_target_": RULES, "first_rank": 3, "last_rank": 2})
     with pytest.raises(UserError, match="does not divide"):
         instantiate({"_target_": SPEC, "hidden_size": 10, "heads": 4})
+
+
+def test_an_argument_of_earlier_versions_is_refused_with_what_takes_its_place() -> None:
+    node = {"_target_": "lightning_e5.stages.vocabulary.tokens", "write_tokens": {"_target_": "data_modules.token_cache.write_token_cache", "_partial_": True}}
+    with pytest.raises(UserError, match=r"stages\.one\.write_tokens: is not needed any more, the stage writes the tokens itself; leave the line out"):
+        check_node(node, "stages.one", given=["out", "pairs", "encoder", "seed"])
