@@ -59,7 +59,7 @@ def build_ccpairs(
     """Write ``shards/<source>/part-*.parquet`` and ``pairs.json`` (see `PairStore`), the same bytes from every engine.
 
     A task reads one part of one source: rules in their order, then evaluation texts. One pass over all parts drops
-    exact and near duplicates and what is above the cap; tasks then write the shards, with planted mismatches.
+    exact and near duplicates and what is above the cap; tasks then write the shards, with injected label noise.
 
     Args:
         out: the stage's folder; on a cluster all nodes see it under this path.
@@ -72,9 +72,9 @@ def build_ccpairs(
             text; drops nothing. GPT-3's is 13.
         shard_rows: rows of a shard.
         max_pairs_per_source: a random part of larger sources; None for all.
-        planted_mismatches: share of the pairs of each source that get another one's passage; 0 for none.
+        planted_mismatches: share of the pairs of each source with injected label noise (another pair's passage); 0 for none.
         engine: where tasks run: ``local``, ``ray``, or an engine with settings.
-        seed: of the caps and the planting.
+        seed: of the caps and the label noise.
 
     Returns:
         Counts, ``<source>/pairs`` and ``<source>/dropped: <rule>`` among them.

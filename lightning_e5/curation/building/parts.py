@@ -60,7 +60,7 @@ class PartTask:
 
     name: str
     source: PairFiles
-    part: str
+    part: Any
     heuristics: Sequence[PairHeuristic]
     near_duplicates: NearDuplicates | None
     evaluation: Path | None
@@ -70,7 +70,7 @@ class PartTask:
 
 def part_key(
     source: PairFiles,
-    part: str,
+    part: Any,
     heuristics: Sequence[PairHeuristic],
     near_duplicates: NearDuplicates | None,
     evaluation: str | None,
@@ -152,7 +152,7 @@ def _read(task: PartTask, folder: Path) -> dict[str, Any]:
     return {
         "key": task.key,
         "source": task.source.name,
-        "part": task.part,
+        "part": str(task.part),
         "read": report.as_json(),
         "sources": sources,
         "overlap": sha256_file(folder / OVERLAP) if ngrams is not None else None,

@@ -1,6 +1,6 @@
 """Which of some test texts occur in training texts: as they are, with other case or punctuation, or inside a longer text.
 
-`overlap` counts, for a person to judge, which training pairs share words with an evaluation set; this says of each test
+`overlap` counts, for a person to read, which training pairs share words with an evaluation set; this says of each test
 text whether it was there, so that a score can be given without those that were.
 """
 

@@ -1,4 +1,4 @@
-"""How many training pairs share a run of words with an evaluation text: a report for a person to judge; drops nothing.
+"""How many training pairs share a run of words with an evaluation text: a report for a person to read; drops nothing.
 
 Exact match misses an evaluation text with other punctuation or inside a longer text. Shared runs of words find those, and
 also find quotations, licences and stock phrases that tell nothing about the evaluation text: false hits. So the report
