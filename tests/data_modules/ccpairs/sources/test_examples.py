@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from data_modules.ccpairs.sources import acl_anthology, common_crawl, news, papers, reddit, reddit_csv, stackexchange, wikipedia
+from data_modules.ccpairs.sources import (
+    acl_anthology,
+    common_crawl,
+    news,
+    papers,
+    reddit,
+    reddit_csv,
+    stackexchange,
+    wikipedia,
+)
 from lightning_e5.types import PairFiles, ReadReport
 
 Write = Callable[[str, str], str]
