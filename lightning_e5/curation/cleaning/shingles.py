@@ -110,7 +110,7 @@ class _BitFilter:
         np.bitwise_or.at(self._bytes, places >> _THREE, _bit(places))
 
     def may_hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """False where a hash is surely no member."""
+        """False only where a hash is no member."""
         places = hashes >> self._shift
         return (self._bytes[places >> _THREE] & _bit(places)) != 0
 

@@ -98,6 +98,8 @@ class JsonlTexts(PassagesOf):
 class BeirTexts(FileParts):
     """The documents of ``corpus.jsonl`` in BEIR's layout: the title, where there is one, then the text, on two lines.
 
+    Read as a raw dump is (up to where it is damaged, ids not needed), where `beir_layout` reads collections strictly.
+
     Args:
         paths: ``corpus.jsonl`` files, also compressed, or patterns.
     """
