@@ -73,7 +73,7 @@ def build_ccpairs(
             text; drops nothing. GPT-3's is 13.
         shard_rows: rows of a shard.
         max_pairs_per_source: a random part of larger sources; None for all.
-        planted_mismatches: share of the pairs of each source that get another one's passage (injected label noise, column ``planted``); 0 for none.
+        planted_mismatches: share of the pairs of each source with injected label noise (another pair's passage, column ``planted``); 0 for none.
         engine: where tasks run: ``local``, ``ray``, or an engine with settings.
         seed: of the caps and the label noise.
 

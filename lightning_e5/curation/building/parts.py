@@ -54,7 +54,7 @@ class RawPart:
     """
 
     source: PairFiles
-    part: str
+    part: Any
     heuristics: Sequence[PairHeuristic]
     near_duplicates: NearDuplicates | None
     evaluation: Path | None
@@ -63,7 +63,7 @@ class RawPart:
 
 def part_key(
     source: PairFiles,
-    part: str,
+    part: Any,
     heuristics: Sequence[PairHeuristic],
     near_duplicates: NearDuplicates | None,
     evaluation: str | None,
@@ -124,7 +124,7 @@ def _read(work: RawPart, folder: Path) -> dict[str, Any]:
     ]
     return {
         "source": work.source.name,
-        "part": work.part,
+        "part": str(work.part),
         "read": report.as_json(),
         "sources": sources,
         "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
