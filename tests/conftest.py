@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: waiting threads give their core away, as under the command line.
+# Before torch is imported: threads that wait sleep, as under the command line.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
+# Processes that tests start elsewhere, notebooks among them, import this clone, installed or not.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 SMOKE = ROOT / "experiments" / "smoke.yaml"
 
 
