@@ -39,6 +39,13 @@ class ExactIndex:
     Args:
         corpus_chunk: rows per matmul.
         query_chunk: queries per matmul; memory is about ``query_chunk * corpus_chunk * 5`` bytes.
+
+    Example:
+        >>> index = ExactIndex()
+        >>> index.add(np.eye(3, dtype=np.float32))
+        >>> scores, rows = index.search(np.array([[0.6, 0.8, 0.0]], dtype=np.float32), k=2)
+        >>> rows.tolist()
+        [[1, 0]]
     """
 
     def __init__(self, corpus_chunk: Count = 4096, query_chunk: Count = 512) -> None:

@@ -21,6 +21,10 @@ def learning_rate_factor(step: int, *, warmup_steps: int, max_steps: int, schedu
     Returns:
         A factor in [0, 1].
 
+    Example:
+        >>> [round(learning_rate_factor(step, warmup_steps=1, max_steps=4), 2) for step in range(5)]
+        [0.5, 1.0, 0.67, 0.33, 0.0]
+
     Source: warm-up steps from the paper's table of hyperparameters; the shape of the decay is not stated there and is
     ours (linear, as in the authors' SimLM code).
     """
