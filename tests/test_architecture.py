@@ -121,6 +121,14 @@ def test_imports_go_down() -> None:
     assert upward(product()) == []
 
 
+def test_what_is_imported_is_there() -> None:
+    """Also what a function imports when it is called."""
+    sources = product()
+    modules = {module_name(path) for path in sources}
+    ours = {(path, name) for path, source in sources.items() for name in imported(path, source) if name.split(".")[0] in ("lightning_e5", "data_modules")}
+    assert [f"{path} imports {name}" for path, name in sorted(ours) if name not in modules and name.rpartition(".")[0] not in modules] == []
+
+
 def test_folders_form_no_circle() -> None:
     assert circle(product()) == []
 
@@ -161,6 +169,12 @@ def test_files_are_one_concept() -> None:
     benchmarks = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in (ROOT / "benchmarks").rglob("*.py")}
     lines = {path: len(source.splitlines()) for path, source in {**product(), **benchmarks}.items()}
     assert {path: count for path, count in lines.items() if count > 300 and path not in LONG_FILES} == {}
+
+
+def test_tests_mirror_the_tree() -> None:
+    """Every folder of tests has a room of the same name."""
+    tested = {p.parent.relative_to(ROOT / "tests").as_posix() for package in ("lightning_e5", "data_modules") for p in (ROOT / "tests" / package).rglob("*.py")}
+    assert tested - {PurePosixPath(path).parent.as_posix() for path in product()} == set()
 
 
 def test_folders_are_one_room() -> None:

@@ -70,10 +70,10 @@ def command_line(table: Mapping[str, Verb], argv: Sequence[str] | None = None) -
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     with ending_on_signals():
-        return ending(lambda: run_verb(arguments, sys.argv[1:] if argv is None else argv))
+        return ending(lambda: _run_verb(arguments, sys.argv[1:] if argv is None else argv))
 
 
-def run_verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+def _run_verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     _check_words(words)
     if packages := getattr(arguments, "allow_package", []):
         from lightning_e5.configurable import allow_packages
