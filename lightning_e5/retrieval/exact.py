@@ -1,4 +1,4 @@
-"""Exact inner-product search: the referee of every other index.
+"""Exact inner-product search: the brute-force reference of every other index.
 
 A plain chunked search breaks ties in another way for another chunk size; `BestRows` explains why this one does not.
 """
