@@ -109,17 +109,17 @@ class FaissIndex:
                 self._search(array, np.arange(start, min(len(array), start + _QUERIES_AT_ONCE)), k, scores, rows)
         return scores, rows
 
-    def recall_against(self, referee: VectorIndex, queries: Any, k: int) -> float:
-        """Recall@k against exact search: the mean share of the referee's best ``k`` that this index finds.
+    def recall_against(self, reference: VectorIndex, queries: Any, k: int) -> float:
+        """Recall@k against exact search: the mean share of the reference's best ``k`` that this index finds.
 
-        A row whose score equals the referee's k-th counts as one of them, so ties cost nothing.
+        A row whose score equals the reference's k-th counts as one of them, so ties cost nothing.
 
         Args:
-            referee: an `ExactIndex`, say, with the same rows.
+            reference: an `ExactIndex`, say, with the same rows.
             queries: ``[Q, D]`` float32, at least one.
             k: cut to the number of rows.
         """
-        expected, _ = referee.search(queries, k)
+        expected, _ = reference.search(queries, k)
         if not len(expected):
             raise UserError("recall needs at least one query")
         found, _ = self.search(queries, k)
