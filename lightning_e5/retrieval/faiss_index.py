@@ -15,8 +15,8 @@ import numpy as np
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.ranges import Count, Range, Seed, Workers
-from lightning_e5.retrieval.best_rows import Float32, Int64, exact_scores, longest_norm, score_error_bound
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
+from lightning_e5.retrieval.top_k import Float32, Int64, exact_scores, longest_norm, score_error_bound
 from lightning_e5.rng import derive_seed, generator
 
 Kind = Literal["flat", "ivf", "hnsw"]
@@ -140,8 +140,8 @@ class FaissIndex:
             scores[places] = np.take_along_axis(exact, order, axis=1)
             rows[places] = np.take_along_axis(found, order, axis=1)
             # what was not fetched scores at most the last that was, give or take the rounding
-            unsure = (found[:, -1] >= 0) & (approximate[:, -1] + 2 * slack >= scores[places, -1]) & (fetch < len(self))
-            places, slack, fetch = places[unsure], slack[unsure], min(len(self), 2 * fetch)
+            open_queries = (found[:, -1] >= 0) & (approximate[:, -1] + 2 * slack >= scores[places, -1]) & (fetch < len(self))
+            places, slack, fetch = places[open_queries], slack[open_queries], min(len(self), 2 * fetch)
 
     def _build(self) -> None:
         if self._index is not None:
