@@ -32,6 +32,10 @@ _SPACE = re.compile(r"\s+")
 class Prefixes:
     """The strings put before a query and a passage, stored with every trained encoder.
 
+    Example:
+        >>> Prefixes().of("query") + "sort a list"
+        'query: sort a list'
+
     Source: paper section 3.2; the released models' cards.
     """
 

@@ -34,7 +34,12 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """One (query, passage) pair of weak supervision (paper section 3.1)."""
+    """One (query, passage) pair of weak supervision (paper section 3.1).
+
+    Example:
+        >>> TextPair("sort a list", "list.sort() sorts the list in place.", source="python-docs").passage_kind
+        'passage'
+    """
 
     query: str
     passage: str

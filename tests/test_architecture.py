@@ -179,6 +179,12 @@ def test_files_are_one_concept() -> None:
     assert {path: count for path, count in lines.items() if count > 300 and path not in LONG_FILES} == {}
 
 
+def test_tests_mirror_the_tree() -> None:
+    """Every folder of tests has a room of the same name."""
+    tested = {p.parent.relative_to(ROOT / "tests").as_posix() for package in ("lightning_e5", "data_modules") for p in (ROOT / "tests" / package).rglob("*.py")}
+    assert tested - {PurePosixPath(path).parent.as_posix() for path in product()} == set()
+
+
 def test_folders_are_one_room() -> None:
     counts: dict[str, int] = {}
     for path in product():

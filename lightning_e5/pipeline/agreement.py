@@ -278,7 +278,7 @@ def _evaluate(stage: _Stage) -> Facts:
         except UserError as error:
             raise stage.refuse("metrics", str(error)) from None
         if cut > stage.value("k"):
-            raise stage.refuse("k", f"{stage.value('k')} passages per query cannot be judged by {name}")
+            raise stage.refuse("k", f"{stage.value('k')} passages per query cannot be evaluated by {name}")
     _check_length(stage, "max_length", _least(f.positions for f in stage.inputs("encoders")), "positions of an encoder")
     return Facts()
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from lightning_e5.distributed.collectives import highest_of_ranks, world_size
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
-from lightning_e5.training.out_of_memory import available_bytes, activation_bytes, is_out_of_memory, smaller_chunk
+from lightning_e5.training.out_of_memory import activation_bytes, available_bytes, is_out_of_memory, smaller_chunk
 from lightning_e5.types import LossOutput, TokenBatch
 
 #: Encodes one chunk: ([T] ids, lengths) -> [B, D].

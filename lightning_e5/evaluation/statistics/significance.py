@@ -71,6 +71,10 @@ def sign_flip_p_value(differences: ArrayLike, samples: int = 10_000, seed: int =
     All ``2^Q`` sign patterns are tried where they are no more than ``samples``; otherwise ``samples`` random ones, with
     the observed one counted among them, so that p is never 0.
 
+    Example:
+        >>> sign_flip_p_value([0.1, 0.2, 0.3])  # 2 of the 8 patterns give so large a mean
+        0.25
+
     Source: Smucker, Allan and Carterette, CIKM 2007 (Fisher's randomisation test for retrieval).
     """
     return float(sign_flip_p_values(_checked(differences, samples, 0.95)[:, None], samples, seed)[0])
@@ -125,6 +129,10 @@ def paired_difference(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values of a family of tests, in the order given: the table's error rate is that of one test.
+
+    Example:
+        >>> holm([0.01, 0.04])
+        [0.02, 0.04]
 
     Source: Holm, Scandinavian Journal of Statistics 6, 1979.
     """
