@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
-from lightning_e5.report.tables.evaluation import aligned
+from lightning_e5.report.tables.table import Column, Table
 from lightning_e5.results.comparison import IS_BASELINE, Cell, Comparison, Row
 from lightning_e5.results.durations import duration
 
@@ -82,8 +82,13 @@ def as_text(comparison: Comparison) -> str:
     if data.held_constant:
         lines.append(f"held constant: {', '.join(data.held_constant)}")
     for block in blocks(comparison):
-        lines += ["", block.title, *aligned([block.header, *block.rows], texts=block.words)]
+        lines += ["", block.title, *_table(block).lines()]
     return "\n".join([*lines, "", *notes(comparison)])
+
+
+def _table(block: Block) -> Table:
+    columns = [Column(title, kind="words" if place < block.words else "number") for place, title in enumerate(block.header)]
+    return Table(columns, [list(row) for row in block.rows])
 
 
 def as_csv(comparison: Comparison) -> str:
