@@ -22,7 +22,7 @@ from lightning_e5.results.ablation import RUNS_DIR, AblationData
 from lightning_e5.results.outcomes import evaluated_split
 from lightning_e5.results.run import RunData
 from lightning_e5.results.spaces import encoder_folders, training_passages
-from lightning_e5.results.wandb_source import read_group, write_group
+from lightning_e5.tracking.wandb_group import read_group, write_group
 from lightning_e5.types import Embedder
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars are text here, as they are in a terminal
@@ -78,7 +78,8 @@ def open_ablation(place: str, *, baseline: str | None = None, runs_dir: Path | s
     path, _, group = place.removeprefix(_WANDB).rpartition("/")
     if not path or not group:
         raise UserError(f"{place}: a W&B group is given as {_WANDB}ENTITY/PROJECT/GROUP")
-    return write_group(read_group(path, group), group, Path(runs_dir) / "wandb" / group, baseline=baseline)
+    fetched = write_group(read_group(path, group), group, Path(runs_dir) / "wandb" / group, baseline=baseline)
+    return AblationData(fetched)
 
 
 def show_table(table: Table | None, otherwise: str = "There is nothing to show.") -> None:

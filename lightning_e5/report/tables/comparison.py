@@ -29,6 +29,12 @@ class Block:
     rows: list[list[str]]
     words: int = 1
 
+    @property
+    def table(self) -> Table:
+        """Its cells as a table."""
+        columns = [Column(title, kind="words" if place < self.words else "number") for place, title in enumerate(self.header)]
+        return Table(columns, [list(row) for row in self.rows])
+
 
 def blocks(comparison: Comparison) -> list[Block]:
     """One table per metric, the paper's headline beside the first; all of the paper's figures; what the variants cost."""
@@ -82,13 +88,8 @@ def as_text(comparison: Comparison) -> str:
     if data.held_constant:
         lines.append(f"held constant: {', '.join(data.held_constant)}")
     for block in blocks(comparison):
-        lines += ["", block.title, *_table(block).lines()]
+        lines += ["", block.title, *block.table.lines()]
     return "\n".join([*lines, "", *notes(comparison)])
-
-
-def _table(block: Block) -> Table:
-    columns = [Column(title, kind="words" if place < block.words else "number") for place, title in enumerate(block.header)]
-    return Table(columns, [list(row) for row in block.rows])
 
 
 def as_csv(comparison: Comparison) -> str:
