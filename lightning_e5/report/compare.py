@@ -78,7 +78,7 @@ def compare(
     if csv is not None:
         write_text(Path(csv), _as_csv(rows, columns))
     if html is not None:
-        body = [
+        body: list[markup.Part] = [
             markup.table(
                 header,
                 cells,

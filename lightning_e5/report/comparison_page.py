@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_e5.report.figures import comparison as comparison_figures
-from lightning_e5.report.figures.drawing import svg
-from lightning_e5.report.html import heading, page, paragraph, picture, table
+from lightning_e5.report.html import Part, Picture, heading, page, paragraph, table
+from lightning_e5.report.tables import provenance
 from lightning_e5.report.tables.comparison import ABSENT, blocks, notes, number
 from lightning_e5.results.comparison import IS_BASELINE, Comparison, Row
 
@@ -20,7 +20,7 @@ MACHINE = ("processor", "cpus", "threads", "gpus", "python")
 def comparison_page(comparison: Comparison) -> str:
     """The page as HTML."""
     data = comparison.data
-    body = [paragraph(data.question, "lead")]
+    body: list[Part] = [paragraph(data.question, "lead")]
     if data.held_constant:
         body.append(paragraph(f"Held constant: {', '.join(data.held_constant)}."))
     body.append(paragraph(f"Scale: {data.scale}. Seeds: {', '.join(map(str, data.seeds))}. Baseline: {data.baseline}."))
@@ -55,18 +55,13 @@ def environment_facts(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Commit, machine and versions of all runs; where runs differ, every value that occurred."""
     facts: dict[str, list[str]] = {}
     for environment in environments:
-        changed = " with uncommitted changes" if environment.get("uncommitted_changes") else ""
-        rows: dict[str, Any] = {"commit": f"{environment.get('commit') or 'unknown'}{changed}"}
-        rows |= {key: environment[key] for key in MACHINE if key in environment}
-        rows |= {name: version or "not installed" for name, version in (environment.get("packages") or {}).items()}
-        for key, value in rows.items():
-            shown = (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
-            if shown not in facts.setdefault(key, []):
-                facts[key].append(shown)
+        for key, value in provenance.environment_facts(environment, MACHINE).items():
+            if value not in facts.setdefault(key, []):
+                facts[key].append(value)
     return {key: "; ".join(values) for key, values in facts.items()}
 
 
-def _variants(comparison: Comparison) -> str:
+def _variants(comparison: Comparison) -> Part:
     rows = []
     for row in comparison.rows:
         name = f"{row.variant} (baseline)" if row is comparison.baseline else row.variant
@@ -75,7 +70,7 @@ def _variants(comparison: Comparison) -> str:
     return table(["variant", "what it is", "finished"], rows, numbers=[], texts=[1, 2])
 
 
-def _overview(comparison: Comparison) -> str:
+def _overview(comparison: Comparison) -> Part:
     """Variants by metrics: the mean and what may be said of the difference to the baseline."""
     rows = [[row.variant, *(_glance(comparison, row, name) for name in comparison.metrics)] for row in comparison.rows]
     return table(["variant", *comparison.metrics], rows, numbers=range(1, len(comparison.metrics) + 1))
@@ -89,11 +84,11 @@ def _glance(comparison: Comparison, row: Row, name: str) -> str:
     return f"{number(cell.mean.mean)} ({said})" if said else number(cell.mean.mean)
 
 
-def _environment(comparison: Comparison) -> str:
+def _environment(comparison: Comparison) -> Part:
     facts = environment_facts(comparison.environments)
     rows = [["ablation file", str(comparison.data.plan.get("file") or ABSENT)], *([key, value] for key, value in facts.items())]
     return table(["what", "value"], rows, texts=[1])
 
 
-def _picture(title: str, figure: Figure | None, description: str) -> list[str]:
-    return [] if figure is None else [heading(title), picture(svg(figure), description)]
+def _picture(title: str, figure: Figure | None, description: str) -> list[Part]:
+    return [] if figure is None else [heading(title), Picture(figure, description)]

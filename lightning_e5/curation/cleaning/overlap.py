@@ -19,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_e5.curation.cleaning.evaluation_texts import EvaluationText
-from lightning_e5.curation.cleaning.shingles import NgramIndex, WordHashes, words
+from lightning_e5.curation.cleaning.shingles import NgramIndex, WordHashes
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, to_json
+from lightning_e5.text import words
 from lightning_e5.types import PairCandidate, TextPair
 
 #: Matches that a report lists per collection, and words shown of each: of the match, and on either side of it.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
-from lightning_e5.report.tables.evaluation import aligned
+from lightning_e5.report.tables.table import Column, Table
 from lightning_e5.results.comparison import IS_BASELINE, Cell, Comparison, Row
 from lightning_e5.results.durations import duration
 
@@ -28,6 +28,12 @@ class Block:
     header: list[str]
     rows: list[list[str]]
     words: int = 1
+
+    @property
+    def table(self) -> Table:
+        """Its cells as a table."""
+        columns = [Column(title, kind="words" if place < self.words else "number") for place, title in enumerate(self.header)]
+        return Table(columns, [list(row) for row in self.rows])
 
 
 def blocks(comparison: Comparison) -> list[Block]:
@@ -82,7 +88,7 @@ def as_text(comparison: Comparison) -> str:
     if data.held_constant:
         lines.append(f"held constant: {', '.join(data.held_constant)}")
     for block in blocks(comparison):
-        lines += ["", block.title, *aligned([block.header, *block.rows], texts=block.words)]
+        lines += ["", block.title, *block.table.lines()]
     return "\n".join([*lines, "", *notes(comparison)])
 
 
