@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.statistics.paired_rows import paired_differences
-from lightning_e5.evaluation.statistics.significance import NO_DIFFERENCE, Difference, holm
+from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE, decide, holm
+from lightning_e5.evaluation.statistics.paired_test import Difference, paired_tests
 from lightning_e5.files.storage import write_text
 from lightning_e5.report import html as markup
 from lightning_e5.results.durations import duration
@@ -23,7 +23,6 @@ from lightning_e5.results.same_tests import check_same_tests
 
 #: A row's pairs or tokens may differ by this share from the first run's before the row is flagged.
 TOLERANCE = 0.05
-_LEVEL = 0.05
 _ABSENT = "–"
 _NOTES = (
     "Difference: to the first run's same model, paired over the same queries, with its 95% interval; claimed only "
@@ -154,15 +153,14 @@ def _judge(rows: Sequence[_Row], runs: dict[str, RunData], columns: Sequence[str
             continue
         compared.append((row, [*ours.values()], [theirs[q] for q in ours]))
     tested: list[tuple[_Row, Difference]] = []
-    differences = paired_differences([(ours, theirs) for _, ours, theirs in compared])
+    differences = paired_tests([(ours, theirs) for _, ours, theirs in compared])
     for (row, left, right), difference in zip(compared, differences, strict=True):
         row.difference, row.verdict = difference, NO_DIFFERENCE
         if left != right:  # the same BM25 in both runs is not one more question that the table asks
             tested.append((row, difference))
     adjusted = holm([difference.p_value for _, difference in tested]) if tested else []
     for (row, difference), p_value in zip(tested, adjusted, strict=True):
-        if difference.verdict != NO_DIFFERENCE and p_value <= _LEVEL:
-            row.verdict = "higher" if difference.mean > 0 else "lower"
+        row.verdict = decide(difference.mean, (difference.low, difference.high), p_value)
     return measured
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lightning_e5.evaluation.beir.model_differences import all_differences
-from lightning_e5.evaluation.statistics.significance import NO_DIFFERENCE
+from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE
 from lightning_e5.files.storage import write_text
 from lightning_e5.report.data_report import data_sections
 from lightning_e5.report.figures import drawing as figures

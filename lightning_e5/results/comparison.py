@@ -15,16 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.statistics.seed_significance import Estimate, SeedTable, holm_where_known
-from lightning_e5.evaluation.statistics.significance import NO_DIFFERENCE
+from lightning_e5.evaluation.statistics.decision import decide, holm
+from lightning_e5.evaluation.statistics.seed_significance import Estimate, SeedTable
 from lightning_e5.results.ablation import AblationData
 from lightning_e5.results.run import Result, RunData
 from lightning_e5.results.same_tests import check_same_tests
 
-LEVEL = 0.05
 #: A variant's pairs or tokens may differ by this share from the baseline's before its row is flagged.
 TOLERANCE = 0.05
-NO_SPREAD = "no interval"
 IS_BASELINE = "the baseline"
 
 
@@ -201,19 +199,13 @@ def _with_verdicts(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     differences = [rows[r].cells[n].difference for r, n in places]
     tested = [None if d is None or (d.mean == 0 and d.low == d.high) else d.p_value for d in differences]
     cells: list[dict[str, Cell]] = [dict(row.cells) for row in rows]
-    for (r, n), difference, p_holm in zip(places, differences, holm_where_known(tested), strict=True):
+    for (r, n), difference, p_holm in zip(places, differences, holm(tested), strict=True):
         cells[r][n] = replace(cells[r][n], p_holm=p_holm, verdict=_verdict(difference, p_holm))
     return [replace(row, cells=c) for row, c in zip(rows, cells, strict=True)]
 
 
 def _verdict(difference: Estimate | None, p_holm: float | None) -> str:
-    if difference is None:
-        return ""
-    if difference.low is None or difference.high is None:
-        return NO_SPREAD
-    if p_holm is None or p_holm > LEVEL or difference.low <= 0 <= difference.high:
-        return NO_DIFFERENCE
-    return "higher" if difference.mean > 0 else "lower"
+    return "" if difference is None else decide(difference.mean, (difference.low, difference.high), p_holm)
 
 
 def _with_compute(rows: Sequence[Row], runs: Runs, names: Sequence[str], baseline: str) -> list[Row]:

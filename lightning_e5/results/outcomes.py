@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_e5.curation.cleaning.shingles import words
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.significance import bootstrap_interval, paired_difference
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, paired_test
 from lightning_e5.results.run import MAIN_METRIC, RunData
 from lightning_e5.results.spaces import load_collection
 
@@ -189,7 +189,7 @@ def outcome_table(found: Iterable[Outcomes]) -> tuple[list[str], list[list[str]]
     rows = []
     for o in found:
         ours, theirs = [row.ours for row in o.rows], [row.theirs for row in o.rows]
-        d = paired_difference(ours, theirs)
+        d = paired_test(ours, theirs)
         shown = f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
         counts = [o.won, o.lost, len(o.rows) - o.won - o.lost]
         means = [f"{np.mean(values):.3f}" for values in (ours, theirs)]

@@ -12,11 +12,12 @@ import pytest
 
 from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE, NO_INTERVAL
 from lightning_e5.report.comparison_export import export_comparison
 from lightning_e5.report.tables.comparison import as_csv, as_latex, as_text
 from lightning_e5.results import run as run_data
 from lightning_e5.results.ablation import AblationData
-from lightning_e5.results.comparison import NO_DIFFERENCE, NO_SPREAD, compare_ablation
+from lightning_e5.results.comparison import compare_ablation
 from tests.lightning_e5.results.ablations import NDCG, PRECISION, RECALL, make_ablation
 
 PAPER = {
@@ -83,7 +84,7 @@ def test_one_seed_says_that_its_noise_is_left_out(tmp_path):
     comparison = compare_ablation(AblationData(make_ablation(tmp_path, VARIANTS, seeds=[1])))
     text = as_text(comparison)
     assert "noise of the training seed is not in the intervals" in text and "intervals over queries" in text
-    assert comparison.rows[1].cells[PRECISION].verdict == NO_SPREAD and comparison.rows[1].cells[PRECISION].mean.low is None
+    assert comparison.rows[1].cells[PRECISION].verdict == NO_INTERVAL and comparison.rows[1].cells[PRECISION].mean.low is None
     assert comparison.rows[1].cells[NDCG].verdict == "lower"
 
 
