@@ -38,12 +38,12 @@ class Estimate:
     """
 
     mean: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-    degrees: float | None
-    seed_noise: bool
-    query_noise: bool
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    degrees: float | None = None
+    seed_noise: bool = False
+    query_noise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class SeedTable:
         mean, queries = float(per_query.mean()), len(per_query)
         pool = self._seeds(arrays)
         if pool is None and queries == 1:
-            return Estimate(mean, None, None, None, None, False, False)
+            return Estimate(mean)
         seed_variance = interaction = denominator = 0.0
         if pool is not None:
             share = sum(1 / len(a) for a in arrays)
