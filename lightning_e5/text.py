@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     IntArray = NDArray[np.integer[Any]]
 
 _SPACE = re.compile(r"\s+")
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ E5_PREFIXES = Prefixes()
 def normalise_text(text: str) -> str:
     """Fold case, compatibility forms and white space, so that trivially different copies of a text are equal."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
+
+
+def words(text: str) -> list[str]:
+    """The words of the normalised text (case folded); punctuation only parts them."""
+    return _WORD.findall(normalise_text(text))
 
 
 def text_id(text: str) -> int:

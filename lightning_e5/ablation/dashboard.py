@@ -17,7 +17,7 @@ from lightning_e5.config.ablation_spec import is_ablation, load_ablation
 from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import write_json
-from lightning_e5.report.html import escaped
+from lightning_e5.report.tables.escaping import markdown as escaped
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.recorded_config import load_recorded
 from lightning_e5.results.result_files import read_result

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; its exit code."""
     from lightning_e5.cli.evaluate_request import SHOWN_METRICS, EvaluationRequest, run_evaluation
-    from lightning_e5.report.evaluation_tables import evaluation_text
+    from lightning_e5.report.tables.evaluation import evaluation_text
 
     request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
     found = run_evaluation(EvaluationRequest(arguments.model, **request))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_e5.curation.cleaning.shingles import BitFilter, WordHashes, words
+from lightning_e5.curation.cleaning.shingles import BitFilter, WordHashes
 from lightning_e5.errors import UserError
-from lightning_e5.text import normalise_text
+from lightning_e5.text import normalise_text, words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lightning_e5.curation.cleaning.evaluation_texts import EvaluationText
-from lightning_e5.curation.cleaning.shingles import BitFilter, WordHashes, words
+from lightning_e5.curation.cleaning.shingles import BitFilter, WordHashes
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, to_json
+from lightning_e5.text import words
 from lightning_e5.types import PairCandidate, TextPair
 
 if TYPE_CHECKING:

@@ -1,29 +1,20 @@
-"""Words of a text and hashed runs of them (n-grams), for near copies and for overlap with evaluation texts."""
+"""Hashed runs of a text's words (n-grams), for near copies and for overlap with evaluation texts."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_e5.text import normalise_text
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_WORD = re.compile(r"\w+")
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _THREE = np.uint64(3)
-
-
-def words(text: str) -> list[str]:
-    """The words of the normalised text (case folded); punctuation only parts them."""
-    return _WORD.findall(normalise_text(text))
 
 
 class WordHashes:

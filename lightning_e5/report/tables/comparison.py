@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
 from lightning_e5.report.tables.escaping import latex_comment
-from lightning_e5.report.tables.table import ABSENT, Column, Table, number
+from lightning_e5.report.tables.table import Column, Table, number, text
 from lightning_e5.results.comparison import AblationComparison, Cell, Comparison, Row
 from lightning_e5.results.durations import duration
 
@@ -28,7 +28,7 @@ def tables(comparison: Comparison) -> list[Table]:
     if len(columns) > 1:
         shown = [Column("variant", _name), *(number(c, _paper(comparison, c)) for c in columns)]
         found.append(Table.of(comparison.rows, shown, "The paper's own figures (and their difference to its baseline)"))
-    compute = Column("compute", lambda row: _flagged(row) or ("equal" if row.seeds else None))
+    compute = text("compute", lambda row: _flagged(row) or ("equal" if row.seeds else None))
     shown = [Column("variant", _name), *([compute] if _any_flag(comparison) else []), number("seeds", lambda row: row.seeds_shown), *_costs()]
     return [*found, Table.of(comparison.rows, shown, "What a variant's model cost (means over seeds)")]
 
@@ -75,33 +75,32 @@ def as_text(comparison: Comparison) -> str:
 
 def as_csv(comparison: Comparison) -> str:
     """Every value in full, an absent one an empty cell: a line per row of runs, or per variant and metric."""
-    costs = [
-        Column("pairs_seen", lambda line: line[0].pairs), Column("tokens_seen", lambda line: line[0].tokens),
-        Column("optimizer_steps", lambda line: line[0].steps), Column("seconds", lambda line: line[0].seconds),
-        Column("unequal_compute", lambda line: "; ".join(line[0].flags)),
-    ]  # fmt: skip
+    difference = ["difference", "difference_low", "difference_high"]
+    costs = ["pairs_seen", "tokens_seen", "optimizer_steps", "seconds", "unequal_compute"]
+    rows: list[list[Any]] = []
     if not isinstance(comparison, AblationComparison):
-        columns = [Column("run", lambda line: line[0].name), Column("model", lambda line: line[0].model)]
-        columns += [Column("collection", lambda line: line[0].collection), *(Column(m, _value_of(m)) for m in comparison.metrics)]
-        lines = [(row, _tested(row)) for row in comparison.rows]
-        return Table.of(lines, [*columns, *_difference_columns(), Column("verdict", _decision), *costs]).csv()
+        header = ["run", "model", "collection", *comparison.metrics, *difference, "verdict", *costs]
+        for row in comparison.rows:
+            values = [row.cells[name].mean.mean if name in row.cells else None for name in comparison.metrics]
+            cell = _tested(row)
+            rows.append([row.name, row.model, row.collection, *values, *_difference_ends(cell), cell.decision if cell else "", *_spent(row)])
+        return Table([Column(title) for title in header], rows).csv()
     seeds = sorted({seed for row in comparison.rows for seed in (*row.seeds, *row.unfinished)})
-    columns = [
-        Column("variant", lambda line: line[0].name),
-        Column("metric", lambda line: line[2]),
-        Column("seeds_finished", lambda line: len(line[0].seeds)),
-        Column("seeds_planned", lambda line: len(line[0].seeds) + len(line[0].unfinished)),
-        Column("unfinished", lambda line: line[0].unfinished_shown),
-        *(Column(key, _of_cell(lambda cell, key=key: getattr(cell.mean, key))) for key in ("mean", "low", "high")),
-        *_difference_columns(),
-        Column("p", _of_cell(lambda cell: cell.difference and cell.difference.p_value)),
-        Column("p_holm", _of_cell(lambda cell: cell.p_holm)),
-        Column("verdict", _decision),
-        *(Column(f"seed_{seed}", _of_cell(lambda cell, seed=seed: cell.per_seed.get(seed))) for seed in seeds),
-        *costs,
-        *(Column(f"paper: {c}", lambda line, c=c: line[0].paper.get(c)) for c in paper_columns(comparison)),
-    ]
-    return Table.of([(row, row.cells.get(m), m) for row in comparison.rows for m in comparison.metrics], columns).csv()
+    columns = paper_columns(comparison)
+    header = ["variant", "metric", "seeds_finished", "seeds_planned", "unfinished", "mean", "low", "high", *difference, "p", "p_holm", "verdict"]
+    header += [*(f"seed_{seed}" for seed in seeds), *costs, *(f"paper: {column}" for column in columns)]
+    for row in comparison.rows:
+        counts = [len(row.seeds), len(row.seeds) + len(row.unfinished), row.unfinished_shown]
+        for name in comparison.metrics:
+            cell = row.cells.get(name)
+            figures = [None] * 9
+            if cell is not None:
+                p_value = cell.difference.p_value if cell.difference else None
+                mean = cell.mean
+                figures = [mean.mean, mean.low, mean.high, *_difference_ends(cell), p_value, cell.p_holm, cell.decision]
+            values = [cell.per_seed.get(seed) if cell else None for seed in seeds]
+            rows.append([row.name, name, *counts, *figures, *values, *_spent(row), *(row.paper.get(column) for column in columns)])
+    return Table([Column(title) for title in header], rows).csv()
 
 
 def as_latex(comparison: AblationComparison) -> str:
@@ -111,7 +110,7 @@ def as_latex(comparison: AblationComparison) -> str:
         if (cell := row.cells.get(name)) is None:
             return None
         mean = cell.mean
-        half = "" if mean.low is None or mean.high is None else f" ± {shown(mean.high / 2 - mean.low / 2)}"
+        half = "" if mean.low is None or mean.high is None else f" ± {shown((mean.high - mean.low) / 2)}"
         return f"{shown(mean.mean)}{half}{'∗' if cell.decision in ('higher', 'lower') else ''}"
 
     table = Table.of(comparison.rows, [
@@ -144,8 +143,8 @@ def _runs_table(comparison: Comparison) -> Table:
     columns += [number(m, lambda row, m=m: row.cells[m].mean.mean if m in row.cells else None, _short) for m in comparison.metrics]
     if tested is not None:
         columns.append(number(f"difference in {tested}", lambda row: _difference(cell.difference, 3) if (cell := _tested(row)) else None))
-        columns.append(Column("decision", lambda row: cell.decision if (cell := _tested(row)) else ""))
-    return Table.of(comparison.rows, [*columns, *_costs(), *([Column("compute", _flagged)] if _any_flag(comparison) else [])])
+        columns.append(text("decision", lambda row: cell.decision if (cell := _tested(row)) else ""))
+    return Table.of(comparison.rows, [*columns, *_costs(), *([text("compute", _flagged)] if _any_flag(comparison) else [])])
 
 
 def _metric_table(comparison: AblationComparison, name: str) -> Table:
@@ -172,7 +171,7 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
     ]  # fmt: skip
     columns = [
         Column("variant", _name),
-        Column("decision", decision),
+        text("decision", decision),
         number("seeds", seeds),
         number("mean", lambda row: row.cells[name].mean.mean if name in row.cells else None, shown),
         number("95% interval", interval),
@@ -180,4 +179,65 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
         number("p (Holm)", p_value),
         *(number(f"paper: {c}", _paper(comparison, c)) for c in paper_columns(comparison)[:1] if name == comparison.metrics[0]),
     ]
-    return Table.of(comparison.rows, columns, f"{name} ({f'intervals over {" and ".join(over)}' if over else 'no interval'})")
+    said = f"intervals over {' and '.join(over)}" if over else "no interval"
+    return Table.of(comparison.rows, columns, f"{name} ({said})")
+
+
+def _tested(row: Row) -> Cell | None:
+    """A single run's cell with a difference."""
+    return next((cell for cell in row.cells.values() if cell.difference), None)
+
+
+def _difference(difference: Estimate | None, digits: int) -> str | None:
+    if difference is None:
+        return None
+    mean = f"{difference.mean:+.{digits}f}"
+    if difference.low is None or difference.high is None:
+        return mean
+    return f"{mean} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+
+
+def _difference_ends(cell: Cell | None) -> list[float | None]:
+    found = cell.difference if cell else None
+    return [found.mean, found.low, found.high] if found else [None] * 3
+
+
+def _costs() -> list[Column]:
+    counts = (("pairs seen", "pairs"), ("tokens", "tokens"), ("optimizer steps", "steps"))
+    columns = [number(title, lambda row, key=key: getattr(row, key), ",.0f") for title, key in counts]
+    return [*columns, number("wall time", lambda row: duration(row.seconds))]
+
+
+def _spent(row: Row) -> list[Any]:
+    return [row.pairs, row.tokens, row.steps, row.seconds, "; ".join(row.flags)]
+
+
+def _any_flag(comparison: Comparison) -> bool:
+    return any(row.flags for row in comparison.rows)
+
+
+def _flagged(row: Row) -> str:
+    return f"unequal compute ({', '.join(row.flags)})" if row.flags else ""
+
+
+def _paper(comparison: AblationComparison, column: str) -> Callable[[Row], str | None]:
+    """The paper's figure of a row, with its difference to that of the baseline."""
+    base = comparison.baseline.paper.get(column)
+
+    def figure(row: Row) -> str | None:
+        value = row.paper.get(column)
+        if value is None:
+            return None
+        return f"{value:g}" if base is None or row is comparison.baseline else f"{value:g} ({value - base:+.4g})"
+
+    return figure
+
+
+def _name(row: Row) -> str:
+    return row.name
+
+
+def _short(value: float) -> str:
+    if abs(value) <= 1:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

@@ -40,10 +40,10 @@ def failing(capsys, *arguments: str) -> str:
 
 def test_a_planted_difference_is_found_and_an_equal_variant_shows_none(tmp_path):
     comparison = compare_ablation(AblationData(make_ablation(tmp_path, VARIANTS, paper=PAPER)))
-    cells = {row.variant: row.cells for row in comparison.rows}
-    assert cells["pre_batch"][NDCG].verdict == "lower" and cells["pre_batch"][NDCG].p_holm < 0.01
+    cells = {row.name: row.cells for row in comparison.rows}
+    assert cells["pre_batch"][NDCG].decision == "lower" and cells["pre_batch"][NDCG].p_holm < 0.01
     assert cells["pre_batch"][NDCG].difference.mean == pytest.approx(-0.06, abs=0.015)
-    assert cells["same"][NDCG].verdict == NO_DIFFERENCE and cells["in_batch"][NDCG].verdict == ""
+    assert cells["same"][NDCG].decision == NO_DIFFERENCE and cells["in_batch"][NDCG].decision == ""
     values = cells["same"][NDCG].per_seed
     assert cells["same"][NDCG].mean.mean == pytest.approx(sum(values.values()) / 3) and len(set(values.values())) == 3
     assert cells["same"][PRECISION].per_query is None and cells["same"][PRECISION].difference.mean == pytest.approx(0)
@@ -84,8 +84,8 @@ def test_one_seed_says_that_its_noise_is_left_out(tmp_path):
     comparison = compare_ablation(AblationData(make_ablation(tmp_path, VARIANTS, seeds=[1])))
     text = as_text(comparison)
     assert "noise of the training seed is not in the intervals" in text and "intervals over queries" in text
-    assert comparison.rows[1].cells[PRECISION].verdict == NO_INTERVAL and comparison.rows[1].cells[PRECISION].mean.low is None
-    assert comparison.rows[1].cells[NDCG].verdict == "lower"
+    assert comparison.rows[1].cells[PRECISION].decision == NO_INTERVAL and comparison.rows[1].cells[PRECISION].mean.low is None
+    assert comparison.rows[1].cells[NDCG].decision == "lower"
 
 
 def test_metrics_are_chosen_by_name_or_end(tmp_path, capsys):
