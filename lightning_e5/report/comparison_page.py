@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -71,13 +72,13 @@ def _variants(comparison: AblationComparison) -> Table:
 def _overview(comparison: AblationComparison) -> Table:
     """Variants by metrics: the mean and what the difference to the baseline shows."""
 
-    def glance(row: Row, name: str) -> str | None:
+    def glance(name: str, row: Row) -> str | None:
         if (cell := row.cells.get(name)) is None:
             return None
         said = IS_BASELINE if row is comparison.baseline else cell.decision
         return f"{shown(cell.mean.mean)} ({said})" if said else shown(cell.mean.mean)
 
-    metrics = [number(name, lambda row, name=name: glance(row, name)) for name in comparison.metrics]
+    metrics = [number(name, partial(glance, name)) for name in comparison.metrics]
     return Table.of(comparison.rows, [Column("variant", lambda row: row.name), *metrics])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
@@ -26,10 +28,10 @@ def tables(comparison: Comparison) -> list[Table]:
     found = [_metric_table(comparison, name) for name in comparison.metrics]
     columns = paper_columns(comparison)
     if len(columns) > 1:
-        shown = [Column("variant", _name), *(number(c, _paper(comparison, c)) for c in columns)]
+        shown = [Column("variant", attrgetter("name")), *(number(c, _paper(comparison, c)) for c in columns)]
         found.append(Table.of(comparison.rows, shown, "The paper's own figures (and their difference to its baseline)"))
     compute = text("compute", lambda row: _flagged(row) or ("equal" if row.seeds else None))
-    shown = [Column("variant", _name), *([compute] if _any_flag(comparison) else []), number("seeds", lambda row: row.seeds_shown), *_costs()]
+    shown = [Column("variant", attrgetter("name")), *([compute] if _any_flag(comparison) else []), number("seeds", attrgetter("seeds_shown")), *_costs()]
     return [*found, Table.of(comparison.rows, shown, "What a variant's model cost (means over seeds)")]
 
 
@@ -81,7 +83,7 @@ def as_csv(comparison: Comparison) -> str:
     if not isinstance(comparison, AblationComparison):
         header = ["run", "model", "collection", *comparison.metrics, *difference, "verdict", *costs]
         for row in comparison.rows:
-            values = [row.cells[name].mean.mean if name in row.cells else None for name in comparison.metrics]
+            values = [_value(name, row) for name in comparison.metrics]
             cell = _tested(row)
             rows.append([row.name, row.model, row.collection, *values, *_difference_ends(cell), cell.decision if cell else "", *_spent(row)])
         return Table([Column(title) for title in header], rows).csv()
@@ -93,7 +95,7 @@ def as_csv(comparison: Comparison) -> str:
         counts = [len(row.seeds), len(row.seeds) + len(row.unfinished), row.unfinished_shown]
         for name in comparison.metrics:
             cell = row.cells.get(name)
-            figures = [None] * 9
+            figures: list[Any] = [None] * 9
             if cell is not None:
                 p_value = cell.difference.p_value if cell.difference else None
                 mean = cell.mean
@@ -106,7 +108,7 @@ def as_csv(comparison: Comparison) -> str:
 def as_latex(comparison: AblationComparison) -> str:
     """A booktabs table: mean ± half the interval's width, a star where a difference to the baseline is claimed."""
 
-    def cell_of(row: Row, name: str) -> str | None:
+    def figure(name: str, row: Row) -> str | None:
         if (cell := row.cells.get(name)) is None:
             return None
         mean = cell.mean
@@ -116,8 +118,8 @@ def as_latex(comparison: AblationComparison) -> str:
     table = Table.of(comparison.rows, [
         Column("variant", lambda row: row.name + "†" * bool(row.flags)),
         Column("seeds", lambda row: row.seeds_shown.removesuffix(" seeds") if row.unfinished else str(len(row.seeds))),
-        *(number(name, lambda row, name=name: cell_of(row, name)) for name in comparison.metrics),
-        *(number(f"paper: {c}", lambda row, c=c: row.paper.get(c), "g") for c in paper_columns(comparison)),
+        *(number(name, partial(figure, name)) for name in comparison.metrics),
+        *(number(f"paper: {c}", partial(_paper_value, c), "g") for c in paper_columns(comparison)),
     ])  # fmt: skip
     data = comparison.data
     lines = [f"% {latex_comment(data.name)}, scale {latex_comment(data.scale)}; needs \\usepackage{{booktabs}}", table.latex()]
@@ -139,8 +141,8 @@ def shown(value: float) -> str:
 
 def _runs_table(comparison: Comparison) -> Table:
     tested = next((m for row in comparison.rows for m, cell in row.cells.items() if cell.difference), None)
-    columns = [Column("run", _name), Column("model", lambda row: row.model or None), Column("collection", lambda row: row.collection or None)]
-    columns += [number(m, lambda row, m=m: row.cells[m].mean.mean if m in row.cells else None, _short) for m in comparison.metrics]
+    columns = [Column("run", attrgetter("name")), Column("model", lambda row: row.model or None), Column("collection", lambda row: row.collection or None)]
+    columns += [number(m, partial(_value, m), _short) for m in comparison.metrics]
     if tested is not None:
         columns.append(number(f"difference in {tested}", lambda row: _difference(cell.difference, 3) if (cell := _tested(row)) else None))
         columns.append(text("decision", lambda row: cell.decision if (cell := _tested(row)) else ""))
@@ -170,10 +172,10 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
         kind for kind, there in (("seeds", base.mean.seed_noise), ("queries", base.mean.query_noise)) if there
     ]  # fmt: skip
     columns = [
-        Column("variant", _name),
+        Column("variant", attrgetter("name")),
         text("decision", decision),
         number("seeds", seeds),
-        number("mean", lambda row: row.cells[name].mean.mean if name in row.cells else None, shown),
+        number("mean", partial(_value, name), shown),
         number("95% interval", interval),
         number(f"difference to {comparison.data.baseline}", lambda row: _difference(row.cells[name].difference, 4) if name in row.cells else None),
         number("p (Holm)", p_value),
@@ -204,7 +206,7 @@ def _difference_ends(cell: Cell | None) -> list[float | None]:
 
 def _costs() -> list[Column]:
     counts = (("pairs seen", "pairs"), ("tokens", "tokens"), ("optimizer steps", "steps"))
-    columns = [number(title, lambda row, key=key: getattr(row, key), ",.0f") for title, key in counts]
+    columns = [number(title, attrgetter(key), ",.0f") for title, key in counts]
     return [*columns, number("wall time", lambda row: duration(row.seconds))]
 
 
@@ -233,8 +235,12 @@ def _paper(comparison: AblationComparison, column: str) -> Callable[[Row], str |
     return figure
 
 
-def _name(row: Row) -> str:
-    return row.name
+def _paper_value(column: str, row: Row) -> float | None:
+    return row.paper.get(column)
+
+
+def _value(name: str, row: Row) -> float | None:
+    return row.cells[name].mean.mean if name in row.cells else None
 
 
 def _short(value: float) -> str:
