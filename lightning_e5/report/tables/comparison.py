@@ -26,13 +26,14 @@ def tables(comparison: Comparison) -> list[Table]:
     if not isinstance(comparison, AblationComparison):
         return [_runs_table(comparison)]
     found = [_metric_table(comparison, name) for name in comparison.metrics]
-    columns = paper_columns(comparison)
-    if len(columns) > 1:
-        shown = [Column("variant", attrgetter("name")), *(number(c, _paper(comparison, c)) for c in columns)]
-        found.append(Table.of(comparison.rows, shown, "The paper's own figures (and their difference to its baseline)"))
-    compute = text("compute", lambda row: _flagged(row) or ("equal" if row.seeds else None))
-    shown = [Column("variant", attrgetter("name")), *([compute] if _any_flag(comparison) else []), number("seeds", attrgetter("seeds_shown")), *_costs()]
-    return [*found, Table.of(comparison.rows, shown, "What a variant's model cost (means over seeds)")]
+    if len(papers := paper_columns(comparison)) > 1:
+        columns = [Column("variant", attrgetter("name")), *(number(paper, _paper(comparison, paper)) for paper in papers)]
+        found.append(Table.of(comparison.rows, columns, "The paper's own figures (and their difference to its baseline)"))
+    columns = [Column("variant", attrgetter("name"))]
+    if _any_flag(comparison):
+        columns.append(text("compute", lambda row: _flagged(row) or ("equal" if row.seeds else None)))
+    columns += [number("seeds", attrgetter("seeds_shown")), *_costs()]
+    return [*found, Table.of(comparison.rows, columns, "What a variant's model cost (means over seeds)")]
 
 
 def notes(comparison: Comparison) -> list[str]:

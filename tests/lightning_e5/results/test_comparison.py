@@ -124,12 +124,12 @@ def test_other_tests_are_refused(tmp_path, capsys):
     content["files"]["test/corpus.jsonl"] = "0" * 64
     manifest.unlink()
     manifest.write_text(json.dumps(content))
-    assert "same-seed2 was judged on another 'docs' than in_batch-seed1 (corpus.jsonl differ)" in failing(capsys, str(path))
+    assert "same-seed2 was evaluated on another 'docs' than in_batch-seed1 (corpus.jsonl differ)" in failing(capsys, str(path))
     shorter = make_ablation(tmp_path / "b", VARIANTS)
     (shorter / "same-seed1/stages/evaluate/e5-pt/docs/per_query.parquet").unlink()
     few = make_ablation(tmp_path / "c", VARIANTS, queries=50)
     os.link(few / "same-seed1/stages/evaluate/e5-pt/docs/per_query.parquet", shorter / "same-seed1/stages/evaluate/e5-pt/docs/per_query.parquet")
-    assert "same-seed1 was judged on 50 queries of 'docs', in_batch-seed1 on 200" in failing(capsys, str(shorter))
+    assert "same-seed1 was evaluated on 50 queries of 'docs', in_batch-seed1 on 200" in failing(capsys, str(shorter))
 
 
 def test_a_yaml_with_scale_names_the_ablation(tmp_path, capsys):
