@@ -63,10 +63,10 @@ def plan_ablation(
         raise UserError(f"--seeds {seeds}: {ablation.file} has {len(ablation.seeds)} seeds at scale {ablation.scale}")
     base = load_tree(ablation.base)
     trees: dict[str, Node] = {}
-    for variant, overs in ablation.overrides.items():
+    for variant, nodes in ablation.overrides.items():
         tree = base
-        for over in overs:
-            tree = merge(tree, over)
+        for node in nodes:
+            tree = merge(tree, node)
         trees[variant] = _without_absent(tree)
     every = [_planned(ablation, v, tree, seed, overrides) for seed in ablation.seeds for v, tree in trees.items()]
     places = {run.experiment["runs_dir"] for run in every}

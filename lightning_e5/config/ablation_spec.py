@@ -110,7 +110,7 @@ def load_ablation(path: Path, scale: str | None = None) -> Ablation:
         paper=_paper(node.get("paper", tree.get("paper")), variants, f"{path}: paper"),
         descriptions={v: d for v, d in descriptions.items() if v not in skipped},
         base=_base(path, node.get("base"), key),
-        overrides={v: overrides for v, overrides in _overrides(variants, node, key).items() if v not in skipped},
+        overrides={v: merged for v, merged in _overrides(variants, node, key).items() if v not in skipped},
         skipped=skipped,
     )
 
