@@ -18,7 +18,7 @@ from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import RetrievalData, load_beir
 from lightning_e5.evaluation.embedding_space import Spread, alignment, spread, uniformity
-from lightning_e5.evaluation.loaded_models import load_models
+from lightning_e5.evaluation.loaded_models import ModelSpec, given_prefixes
 from lightning_e5.results.run import TABLE, RunData
 from lightning_e5.rng import derive_seed, generator
 from lightning_e5.types import Embedder, Kind, compares_by_cosine
@@ -82,7 +82,8 @@ def load_encoder(run: RunData, model: str) -> Embedder:
     if model not in folders:
         raise UserError(f"{run.path}: has no encoder {model!r} (has: {', '.join(folders) or 'none'})")
     folder, settings = folders[model]
-    loaded: Embedder = load_models({model: folder}, None, {}, **settings)[model].model
+    own = {**settings, "prefixes": given_prefixes(settings.get("prefixes"))}
+    loaded: Embedder = ModelSpec(model, folder, **own).load().model
     return loaded
 
 

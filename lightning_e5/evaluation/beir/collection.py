@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.beir.data import RetrievalData, load_beir
-from lightning_e5.evaluation.beir.metrics import judged_queries
-from lightning_e5.evaluation.beir.retrieval import RetrievalResult, RetrievalTask
+from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS, judged_queries
+from lightning_e5.evaluation.beir.retrieval import RetrievalResult, RetrievalTask, Searcher
 from lightning_e5.evaluation.beir.sets import BEIR_SETS, BeirSet, beir_set, mean_of_forums
-from lightning_e5.types import Kind
+from lightning_e5.retrieval.exact import VectorIndex
+from lightning_e5.types import Embedder, Kind
 
 #: What an override says for a collection that no set's rules apply to.
 NO_RULES: Literal["none"] = "none"
@@ -59,17 +60,21 @@ class Collection:
         rules |= {"text_only": True} if self.rules.text_only else {}
         return left_out | {"rules": rules | ({"mean_of": list(self.forums)} if self.forums else {})}
 
-    def evaluate(self, searcher: Any, **options: Any) -> RetrievalResult:
-        """Search and judge; of forums the metrics are the means over them (see `mean_of_forums`).
+    def evaluate(
+        self, searcher: Embedder | Searcher, *, k: int = 100, metrics: Sequence[str] = DEFAULT_METRICS,
+        index: VectorIndex | None = None, cache_dir: Path | str | None = None,
+    ) -> RetrievalResult:  # fmt: skip
+        """Search and evaluate; of forums the metrics are the means over them (see `mean_of_forums`).
 
         Args:
             searcher: as `RetrievalTask.evaluate`.
-            options: as `RetrievalTask`: ``k``, ``metrics``, ``index``, ``cache_dir``.
+            k, metrics, index, cache_dir: as `RetrievalTask`.
         """
-        options = {"queries_are_documents": self.queries_are_documents, "passage_kind": self.passage_kind, **options}
-        if not self.forums:
-            return RetrievalTask(self.data, **options).evaluate(searcher)
-        return _merged(self.data, {forum: RetrievalTask(data, **options).evaluate(searcher) for forum, data in self.forums.items()})
+
+        def found(data: RetrievalData) -> RetrievalResult:
+            return RetrievalTask(data, k, metrics, index, cache_dir, self.passage_kind, self.queries_are_documents).evaluate(searcher)
+
+        return _merged(self.data, {forum: found(data) for forum, data in self.forums.items()}) if self.forums else found(self.data)
 
     def query_groups(self) -> list[list[str]]:
         """The judged queries, sorted, in groups whose means count the same: one group, or one per forum."""

@@ -176,7 +176,7 @@ def test_an_index_and_kept_embeddings_change_no_score(tmp_path: Path, encoder_fo
 
 
 def test_nothing_to_judge_on_is_refused(tmp_path: Path, encoder_folder: Path) -> None:
-    with pytest.raises(UserError, match="nothing to judge on"):
+    with pytest.raises(UserError, match="nothing to evaluate on"):
         evaluate(tmp_path / "out", encoders={"small": encoder_folder}, seed=0)
-    with pytest.raises(UserError, match="no model to judge"):
+    with pytest.raises(UserError, match="no model to evaluate"):
         evaluate(tmp_path / "out", sts={"x": tmp_path}, seed=0)
