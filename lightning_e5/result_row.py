@@ -15,7 +15,7 @@ RETRIEVAL = "retrieval"
 #: The metric of retrieval that intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"
 #: Fields of a `Comparison`, and what the files call them.
-_FIELDS = ("difference", "low", "high", "p_value", "p_holm", "verdict")
+_FIELDS = ("difference", "low", "high", "p_value", "p_holm", "shown")
 _DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "p_holm", "verdict")
 _TEXTS = ("prefix", "max_length", "truncated", "precision", "similarity", "prefix_ablation")
 _OVERLAP = ("pairs_seen", "tokens_seen", "contamination", "contaminated", "clean_items")
@@ -26,7 +26,7 @@ class Comparison:
     """A row's paired difference to another model on the same queries.
 
     ``model``: the other one, empty where it is the reference of the whole table; ``low`` and ``high``: the 95% interval;
-    ``p_holm``: adjusted over the table; ``verdict``: ``a is higher`` (the row's own model), ``b is higher`` or ``no difference shown``.
+    ``p_holm``: adjusted over the table; ``shown``: ``a is higher`` (the row's own model), ``b is higher`` or ``no difference shown``.
     """
 
     difference: float
@@ -34,12 +34,12 @@ class Comparison:
     high: float
     p_value: float | None
     p_holm: float | None
-    verdict: str
+    shown: str
     model: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The keys of a file's row."""
-        values = (self.difference, self.low, self.high, self.p_value, self.p_holm, self.verdict)
+        values = (self.difference, self.low, self.high, self.p_value, self.p_holm, self.shown)
         found = {key: value for key, value in zip(_DIFFERENCE, values, strict=True) if value is not None}
         return {"model": self.model, **found} if self.model else found
 

@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     from lightning_e5.distributed.ranks import together
     from lightning_e5.pipeline.lock import run_lock
     from lightning_e5.pipeline.runner import run_directory, run_experiment
-    from lightning_e5.report.tables.summary import closing_table
     from lightning_e5.report.run_page import write_report
+    from lightning_e5.report.tables.summary import closing_table
     from lightning_e5.report.wandb_mirror import mirror
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)

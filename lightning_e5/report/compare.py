@@ -104,23 +104,20 @@ def _rows(
     names: Sequence[str], runs: Sequence[RunData], wanted: Sequence[str], *, strict: bool
 ) -> tuple[list[_Row], list[str]]:
     """The rows with the wanted metrics, and the metrics' names as columns."""
-    every: list[tuple[_Row, dict[str, float]]] = []  # a row still without values, and full names -> values
+    every: list[tuple[_Row, dict[str, tuple[str, float]]]] = []  # a row still without values, and full names -> column and value
     for name, run in zip(names, runs, strict=True):
-        results = run.results()
-        prefixes = [f"{r.model}/{r.collection}/" for r in results]
-        for result, prefix in zip(results, prefixes, strict=True):
-            full = {f"{prefix}{metric}": value for metric, value in result.metrics.items()}
+        for result in run.results():
+            full = {f"{result.model}/{result.collection}/{metric}": (metric, value) for metric, value in result.metrics.items()}
             every.append((_Row(name, result, {}, result.seconds), full))
-        own = {k: v for k, v in run.metrics.items() if not any(k.startswith(p) for p in prefixes)}
+        own = {k: (k, v) for k, v in run.metrics.items() if k not in run.figures}
         every.append((_Row(name, None, {}, sum(t["seconds"] for t in run.times().values())), own))
     columns: list[str] = []
     for metric in wanted:
         found = False
         for row, full in every:
             for key in [k for k in full if k == metric or k.endswith(f"/{metric}")]:
-                prefix = "" if row.result is None else f"{row.result.model}/{row.result.collection}/"
-                column = key.removeprefix(prefix)
-                row.values[column] = full[key]
+                column, value = full[key]
+                row.values[column] = value
                 found = True
                 if column not in columns:
                     columns.append(column)
@@ -134,7 +131,7 @@ def _rows(
     return rows, columns
 
 
-def _known(metrics: Iterable[dict[str, float]]) -> set[str]:
+def _known(metrics: Iterable[Iterable[str]]) -> set[str]:
     """Every metric's full name and its last part."""
     names = {name for full in metrics for name in full}
     return names | {name.rsplit("/", 1)[-1] for name in names}

@@ -160,9 +160,8 @@ class RunData:
     def _results(self) -> list[Result]:
         found: dict[tuple[str, str], Result] = {}
         for stage in self.stages_with(TABLE):
-            for row in self._rows(stage):
-                if row.is_retrieval:
-                    found[row.model, row.collection] = self._result(stage, row)
+            rows = [row for row in shapes.read_rows(self.stage(stage)) if row.is_retrieval]
+            found |= {(row.model, row.collection): self._result(stage, row) for row in rows}
         return list(found.values())
 
     @cached_property
@@ -172,14 +171,11 @@ class RunData:
 
     def rows(self) -> list[ResultRow]:
         """What the evaluations found, by all tasks."""
-        return [row for stage in self.config["stages"] for row in self._rows(stage)]
+        return [row for stage in self.config["stages"] for row in shapes.read_rows(self.stage(stage))]
 
     def tasks(self) -> list[Node]:
         """Every model on every task beside retrieval: ``model``, ``set``, ``task``, ``metric``, ``value``, ``low``, ``high``."""
         return [row.as_json() for row in self.rows() if not row.is_retrieval]
-
-    def _rows(self, stage: str) -> list[ResultRow]:
-        return shapes.read_rows(self.stage(stage))
 
     def reference(self, collection: str) -> str | None:
         """The model that the others of a collection were compared with, if any was."""
@@ -188,8 +184,8 @@ class RunData:
         return without[0] if len(without) == 1 < len(rows) else None
 
     def per_query(self, model: str, collection: str, metric: str = MAIN_METRIC) -> dict[str, float]:
-        """Query id -> the metric's value; UserError where the run did not judge that."""
-        path = self._judged(model, collection, PER_QUERY)
+        """Query id -> the metric's value; UserError where the run did not evaluate that."""
+        path = self.result_file(model, collection, PER_QUERY)
         if (path, metric) not in self._per_query:
             table = read_parquet(path, {"query_id": "string", metric: "double"})
             found = dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
@@ -198,12 +194,12 @@ class RunData:
 
     def has_per_query(self, model: str, collection: str, metric: str) -> bool:
         """Whether a metric is one of single queries: neither an interval's end nor that of another kind of task."""
-        path = self._judged(model, collection, PER_QUERY)
+        path = self.result_file(model, collection, PER_QUERY)
         return path.is_file() and metric in parquet_columns(path)
 
     def cosines(self, model: str, collection: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Cosines of judged pairs and of random ones; None for a model that is no encoder."""
-        path = self._judged(model, collection, "cosines.parquet")
+        path = self.result_file(model, collection, "cosines.parquet")
         if not path.is_file():
             return None
         table = read_parquet(path, {"positive": "float", "random": "float"})
@@ -211,30 +207,38 @@ class RunData:
 
     def queries(self, collection: str) -> dict[str, str]:
         """Query id -> text."""
-        return _texts(self._collection(collection), "queries.jsonl")
+        return _texts(self.collection_folder(collection), "queries.jsonl")
 
     def passages(self, collection: str) -> dict[str, str]:
         """Passage id -> title and text."""
-        return _texts(self._collection(collection), "corpus.jsonl")
+        return _texts(self.collection_folder(collection), "corpus.jsonl")
 
-    def collection_folder(self, collection: str) -> Path:
-        """The folder of a collection that the run judged on; UserError where there is none of that name."""
-        return self._collection(collection)
+    def collection_folder(self, name: str) -> Path:
+        """The folder of a collection that the run was evaluated on; UserError where there is none of that name."""
+        for stage in reversed(self.stages_with(TABLE)):
+            reference = ((self.config["stages"][stage].get("inputs") or {}).get("collections") or {}).get(name)
+            if reference is not None:
+                return self.input_path(reference)
+        raise UserError(f"{self.path}: has no collection {name!r}")
 
     def input_path(self, reference: str) -> Path:
         """Where a stage's input lies, given as in the configuration (``STAGE/FILE``, ``path:DIR``, ...)."""
-        return self._resolve(reference)
+        return outside_path(reference) or self.path / "stages" / reference
 
-    def judged_file(self, model: str, collection: str, file: str) -> Path:
-        """A file that a model's evaluation left, such as ``run.trec``; UserError where the run did not judge that."""
-        return self._judged(model, collection, file)
+    def result_file(self, model: str, collection: str, file: str) -> Path:
+        """A file that a model's evaluation left, such as ``run.trec``; UserError where there was no such evaluation."""
+        for stage in reversed(self.stages_with(TABLE)):
+            if (self.stage(stage) / model / collection).is_dir():
+                return self.stage(stage) / model / collection / file
+        wanted = f"{model} on {collection}"
+        raise UserError(f"{self.path}: did not evaluate {wanted}{suggestion(wanted, [f'{r.model} on {r.collection}' for r in self.results()])}")
 
     def collection_files(self, collection: str) -> dict[str, str]:
         """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets.
 
         Where a stage of the run made them its manifest says so; other files are hashed, each once.
         """
-        folder = self._collection(collection)
+        folder = self.collection_folder(collection)
         stage = folder.relative_to(self.path / "stages").parts[0] if folder.is_relative_to(self.path / "stages") else None
         manifest = self.stage(stage) / MANIFEST if stage is not None else None
         if manifest is not None and manifest.is_file():
@@ -270,28 +274,10 @@ class RunData:
             reference = (self.config["stages"][name].get("inputs") or {}).get("encoder")
         return tuple(reversed(found))
 
-    def _judged(self, model: str, collection: str, file: str) -> Path:
-        for stage in reversed(self.stages_with(TABLE)):
-            if (self.stage(stage) / model / collection).is_dir():
-                return self.stage(stage) / model / collection / file
-        judged = [f"{r.model} on {r.collection}" for r in self.results()]
-        wanted = f"{model} on {collection}"
-        raise UserError(f"{self.path}: did not judge {wanted}{suggestion(wanted, judged)}")
-
-    def _collection(self, name: str) -> Path:
-        for stage in reversed(self.stages_with(TABLE)):
-            reference = ((self.config["stages"][stage].get("inputs") or {}).get("collections") or {}).get(name)
-            if reference is not None:
-                return self._resolve(reference)
-        raise UserError(f"{self.path}: has no collection {name!r}")
-
     def _pairs(self, stage: str) -> pairs.PairStore | None:
         reference = (self.config["stages"][stage].get("inputs") or {}).get("pairs")
-        folder = self._resolve(reference) if isinstance(reference, str) else None
+        folder = self.input_path(reference) if isinstance(reference, str) else None
         return pairs.PairStore(folder) if folder is not None and any((folder / n).is_file() for n in (pairs.TABLE, pairs.SHARDS)) else None
-
-    def _resolve(self, reference: str) -> Path:
-        return outside_path(reference) or self.path / "stages" / reference
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A retrieval collection as it is judged: by the rules of the BEIR set it is, where it is one, its forums one by one."""
+"""A retrieval collection as it is evaluated: by the rules of the BEIR set it is, where it is one, its forums one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_e5.types import Embedder, Kind
 
 #: What an override says for a collection that no set's rules apply to.
 NO_RULES: Literal["none"] = "none"
-#: Whose rules a collection is judged by; None where nothing says so, which leaves some things to its texts.
+#: Whose rules a collection is evaluated by; None where nothing says so, which leaves some things to its texts.
 Rules = BeirSet | Literal["none"] | None
 
 
@@ -29,7 +29,7 @@ class Collection:
     """One collection.
 
     ``data``: all of it (with forums, ids are ``<forum>/<id>``); ``forums``: name -> data, searched one by one; empty for
-    a collection that is searched as a whole; ``rules``: of the BEIR set that it is judged as, None for another one;
+    a collection that is searched as a whole; ``rules``: of the BEIR set that it is evaluated as, None for another one;
     ``queries_are_documents``: see `RetrievalTask`.
     """
 
@@ -149,7 +149,7 @@ def _together(name: str, split: str, forums: Mapping[str, RetrievalData]) -> Ret
     }
     same = frozenset(_joined(f, query) for f, data in forums.items() for query in data.same_text)
     left_out = sum((Counter(data.left_out) for data in forums.values()), Counter[str]())
-    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()), same, dict(left_out))
+    return RetrievalData(name, split, corpus, queries, qrels, sum(data.missing_documents for data in forums.values()), same, dict(left_out))
 
 
 def _merged(data: RetrievalData, results: Mapping[str, RetrievalResult]) -> RetrievalResult:

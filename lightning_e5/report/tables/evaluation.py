@@ -26,7 +26,7 @@ def validity_table(rows: Sequence[Node]) -> Rows:
 
     ``rows``: of ``table.json``, of ``tasks.json``, or both; rows without these facts (of older runs) are left out.
     """
-    header = ["model", "set", "split", "prefixes", "max length", "truncated", "precision", "tied at 10", "missing", "dangling"]
+    header = ["model", "set", "split", "prefixes", "max length", "truncated", "precision", "tied at 10", "missing", "qrels of missing documents"]
     return [header, *(_validity_row(row) for row in rows if "precision" in row)]
 
 
