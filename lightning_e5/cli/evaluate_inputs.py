@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_e5.errors import UserError
@@ -40,9 +40,11 @@ def evaluate_given(given: argparse.Namespace) -> list[ResultRow]:
         raise UserError(f"--details: {given.details}: is not empty")
     if given.out is not None and Path(given.out).is_dir():
         raise UserError(f"--out: {given.out}: is a directory, not a file")
+    rules = _by_set(given.rules, "--rules: {!r} is not SET=BEIR-SET (or SET=none)", bool)
+    samples = _by_set(given.samples_per_label, "--samples-per-label: {!r} is not SET=N with N >= 1", lambda n: n.isdecimal() and int(n))
     settings = TaskSettings(
-        given.split, _rules(given.rules), metrics=RETRIEVAL_METRICS, samples_per_label=_counts(given.samples_per_label),
-        normalize_features=given.normalize_features,
+        given.split, rules, metrics=RETRIEVAL_METRICS, normalize_features=given.normalize_features,
+        samples_per_label={name: int(count) for name, count in samples.items()},
     )  # fmt: skip
     rows = evaluate(
         models, load_tasks(data, settings, warn), seed=given.seed, out=Path(given.details) if given.details else None,
@@ -119,24 +121,15 @@ def _training_texts(given: Sequence[str]) -> dict[str, Path]:
     return places
 
 
-def _counts(given: Sequence[str]) -> dict[str, int]:
-    counts = {}
+def _by_set(given: Sequence[str], rule: str, good: Callable[[str], object]) -> dict[str, str]:
+    """Set -> what is said of it, of ``SET=...``; UserError, naming option and ``rule``, for one without name or a good value."""
+    found = {}
     for one in given:
-        name, _, count = one.partition("=")
-        if not name or not count.isdecimal() or int(count) < 1:
-            raise UserError(f"--samples-per-label: {one!r} is not SET=N with N >= 1")
-        counts[name] = int(count)
-    return counts
-
-
-def _rules(given: Sequence[str]) -> dict[str, str]:
-    chosen = {}
-    for one in given:
-        name, _, rules = one.partition("=")
-        if not name or not rules:
-            raise UserError(f"--rules: {one!r} is not SET=BEIR-SET (or SET=none)")
-        chosen[name] = rules
-    return chosen
+        name, _, value = one.partition("=")
+        if not name or not good(value):
+            raise UserError(rule.format(one))
+        found[name] = value
+    return found
 
 
 def _prefixes(given: argparse.Namespace) -> Prefixes | None:

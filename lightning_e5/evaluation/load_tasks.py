@@ -29,20 +29,7 @@ KINDS = ("collections", "sts", "classification", "clustering", "pair_classificat
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """How tasks are done.
-
-    Args:
-        split: of the judgements, of the classification sets, and of every other file that has a column ``split``.
-        rules: collection -> the set of BEIR whose rules it is evaluated by, or ``none``, instead of by its name.
-        k: passages retrieved per query.
-        metrics: of retrieval.
-        index: see `CollectionTask`.
-        cache_dir: see `CollectionTask`.
-        cosines: see `CollectionTask`.
-        samples_per_label: name of a classification set -> few-shot samples; 8 where not given.
-        normalize_features: probe unit vectors (see `ClassificationTask`).
-        zero_shot: name of a classification set -> how its texts and labels are worded.
-    """
+    """How tasks are done; each is described at the argument of its name of `lightning_e5.stages.evaluate.evaluate`."""
 
     split: str = "test"
     rules: Mapping[str, str] = field(default_factory=dict)

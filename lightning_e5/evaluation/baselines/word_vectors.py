@@ -297,5 +297,4 @@ def _drop(bags: _Bags, share: float, rng: np.random.Generator) -> _Bags:
 def _sum_words(bags: _Bags, vectors_VD: Tensor, log_weights_V: Tensor) -> Tensor:
     ids_T = torch.from_numpy(bags.ids)
     weights_T = log_weights_V[ids_T].exp() * torch.from_numpy(bags.counts)
-    offsets = torch.from_numpy(bags.starts[:-1])
-    return F.embedding_bag(ids_T, vectors_VD, offsets, mode="sum", per_sample_weights=weights_T)
+    return F.embedding_bag(ids_T, vectors_VD, torch.from_numpy(bags.starts[:-1]), mode="sum", per_sample_weights=weights_T)
