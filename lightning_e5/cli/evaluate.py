@@ -38,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; its exit code."""
-    from lightning_e5.cli.evaluate_request import SHOWN_METRICS, EvaluationRequest, run_evaluation
+    from lightning_e5.cli.evaluate_inputs import SHOWN_METRICS, evaluate_given
     from lightning_e5.report.tables.evaluation import evaluation_text
+    from lightning_e5.result_row import flat
 
-    request = {key: value for key, value in vars(arguments).items() if key not in ("verb", "function", "model")}
-    found = run_evaluation(EvaluationRequest(arguments.model, **request))
-    tell(evaluation_text(found.retrieval, found.tasks, found.metrics, SHOWN_METRICS))
+    rows = evaluate_given(arguments)
+    retrieval, others = ([row.as_json() for row in rows if row.is_retrieval is wanted] for wanted in (True, False))
+    tell(evaluation_text(retrieval, others, flat(rows), SHOWN_METRICS))
     return 0

@@ -1,1 +1,1 @@
-"""Judging an embedder: data, metrics, tasks, significance and baselines."""
+"""Evaluating models: data, metrics, tasks, significance and baselines."""

@@ -1,4 +1,4 @@
-"""The models that an evaluation judges, with what must be known to read their figures: prefixes, length limit, precision."""
+"""The models of an evaluation, with what must be known to read their figures: prefixes, length limit, precision."""
 
 from __future__ import annotations
 
@@ -10,131 +10,115 @@ from typing import Any
 from lightning_e5.distributed.devices import Precision, runs_in_bf16
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
+from lightning_e5.evaluation.beir.retrieval import Searcher
+from lightning_e5.files.storage import check_component
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.folder import stored_settings
 from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
+from lightning_e5.result_row import TextsRead
 from lightning_e5.text import Prefixes, TextTokenizer
-from lightning_e5.types import Kind, compares_by_cosine
+from lightning_e5.types import Embedder, Kind, compares_by_cosine
+
+#: Folder of averaged word vectors inside their stage's.
+_WORD_VECTORS = "word_vectors"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A model to judge.
+class LoadedModel:
+    """A model that is ready to be evaluated.
 
     ``model``: has ``embed`` or ``retrieve``; ``training``: what its weights were trained on, None where that is not known;
-    ``ablated``: whether other prefixes were put before the texts than the model's own.
+    ``prefix_ablation``: whether other prefixes are put before the texts than the model's own.
     """
 
     model: Any
     training: TrainingRecord | None = None
-    ablated: bool = False
-
-    @property
-    def seen(self) -> dict[str, int | None]:
-        """``pairs_seen`` and ``tokens_seen`` in all trainings of the weights; None where that is not known."""
-        if self.training is None:
-            return {"pairs_seen": None, "tokens_seen": None}
-        return {"pairs_seen": self.training.pairs_seen, "tokens_seen": self.training.tokens_seen}
+    prefix_ablation: bool = False
 
     @property
     def embeds(self) -> bool:
-        """Whether tasks beside retrieval can judge it."""
+        """Whether it can be evaluated on tasks beside retrieval."""
         return hasattr(self.model, "embed")
 
-    def facts(self, texts: Mapping[Kind, Sequence[str]]) -> dict[str, Any]:
-        """What a row says of how the texts were read.
-
-        Args:
-            texts: the texts embedded as queries and as passages.
-
-        Returns:
-            ``prefix`` (kind -> prefix), ``max_length`` (tokens), ``truncated`` (share of the texts that are longer),
-            ``precision`` (fp32 or bf16, what ran); each None where the model knows no such thing. ``prefix_ablation`` and
-            ``similarity`` (dot) only where it is so.
-        """
+    def texts_read(self, texts: Mapping[Kind, Sequence[str]]) -> TextsRead:
+        """How it reads the texts that are embedded as queries and as passages."""
         if not isinstance(self.model, TextEncoder):
-            return {"prefix": None, "max_length": None, "truncated": None, "precision": "fp32" if self.embeds else None}
+            return TextsRead(precision="fp32" if self.embeds else None)
         tokenizer = self.model.tokenizer
-        longer = {kind: _longer(tokenizer, part, kind) for kind, part in texts.items()}
+        longer = sum(_longer(tokenizer, part, kind) for kind, part in texts.items())
         total = sum(len(part) for part in texts.values())
-        device = next(self.model.parameters()).device
-        facts = {
-            "prefix": {kind: tokenizer.prefixes.of(kind) for kind in texts}, "max_length": tokenizer.max_length,
-            "truncated": sum(longer.values()) / total if total else 0.0,
-            "precision": "bf16" if runs_in_bf16(self.model.precision, device) else "fp32",
-        }  # fmt: skip
-        facts |= {} if compares_by_cosine(self.model) else {"similarity": "dot"}
-        return facts | ({"prefix_ablation": True} if self.ablated else {})
+        bf16 = runs_in_bf16(self.model.precision, next(self.model.parameters()).device)
+        return TextsRead(
+            {kind: tokenizer.prefixes.of(kind) for kind in texts}, tokenizer.max_length, longer / total if total else 0.0,
+            "bf16" if bf16 else "fp32", "cosine" if compares_by_cosine(self.model) else "dot", self.prefix_ablation,
+        )  # fmt: skip
 
 
-def load_models(
-    encoders: Mapping[str, Path],
-    word_vectors: Path | None,
-    baselines: Mapping[str, Any],
-    *,
-    precision: Precision = "fp32",
-    prefixes: Mapping[str, str] | None = None,
-    max_length: int | None = None,
-    prefix_ablation: bool = False,
-) -> dict[str, Judged]:
-    """The models by name, baselines first.
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model to evaluate.
 
     Args:
-        encoders: name -> model folder, or a folder that holds one as ``encoder``.
-        word_vectors: folder of the averaged word vectors.
-        baselines: name -> an object with ``retrieve``.
-        precision: of the encoders.
-        prefixes: ``query`` and ``passage``, put before all encoders' texts instead of what their folders store.
-        max_length: tokens per text instead of what the folders store.
+        name: under which its results are kept and shown.
+        model: a model folder or one that holds such a folder as ``encoder``, a stage's folder of word vectors, or an object with
+            ``embed`` or ``retrieve`` (BM25).
+        precision: of an encoder's backbone.
+        prefixes: put before an encoder's texts; those that its folder stores by default.
+        max_length: tokens per text of an encoder; what its folder stores by default.
         prefix_ablation: allow prefixes other than a folder's own.
-
-    Raises:
-        UserError: no model, a folder that is none, or prefixes other than those stored.
     """
-    models = {name: Judged(baseline, record_of(baseline)) for name, baseline in baselines.items()}
-    if word_vectors is not None:
-        stored = word_vectors / "word_vectors"
-        models["word-vectors"] = Judged(WordVectors.load(stored), read_record(stored))
-    given = _prefixes(prefixes)
-    for name, folder in encoders.items():
-        directory = folder / "encoder" if (folder / "encoder").is_dir() else folder
-        models[name] = load_encoder(
-            directory, precision=precision, prefixes=given, max_length=max_length, prefix_ablation=prefix_ablation
-        )
+
+    name: str
+    model: Path | Searcher | Embedder
+    precision: Precision = "fp32"
+    prefixes: Prefixes | None = None
+    max_length: int | None = None
+    prefix_ablation: bool = False
+
+    def load(self) -> LoadedModel:
+        """The model; UserError for a folder that holds none, or prefixes other than those stored."""
+        if not isinstance(self.model, Path):
+            return LoadedModel(self.model, record_of(self.model))
+        if (words := self.model / _WORD_VECTORS).is_dir():
+            return LoadedModel(WordVectors.load(words), read_record(words))
+        directory = encoder_directory(self.model)
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such model folder")
+        own, given = stored_settings(directory).prefixes, self.prefixes
+        differs = given is not None and own is not None and given != own
+        if differs and not self.prefix_ablation:
+            assert given is not None and own is not None
+            raise UserError(
+                f"{directory}: the model stores the prefixes {own.query!r} and {own.passage!r}, not {given.query!r} and "
+                f"{given.passage!r}; its figures would not be its own (prefix_ablation allows it and labels the rows)"
+            )
+        encoder = TextEncoder.from_pretrained(directory, prefixes=given, max_length=self.max_length, precision=self.precision)
+        return LoadedModel(encoder.to(inference_device()), read_record(directory), differs)
+
+
+def load_models(specs: Sequence[ModelSpec]) -> dict[str, LoadedModel]:
+    """The models by name, in their order; UserError for none, or as `ModelSpec.load`."""
+    models = {spec.name: spec.load() for spec in specs}
     if not models:
-        raise UserError("evaluate: no model to judge (give encoders, word_vectors or baselines)")
+        raise UserError("evaluate: no model to evaluate (give encoders, word_vectors or baselines)")
+    for name in models:
+        if check_component(name, "evaluate: a model").endswith(".json"):
+            raise UserError(f"evaluate: a model: {name!r} could be the name of a table; give it another")
     return models
 
 
-def load_encoder(
-    directory: Path,
-    *,
-    precision: Precision = "fp32",
-    prefixes: Prefixes | None = None,
-    max_length: int | None = None,
-    prefix_ablation: bool = False,
-) -> Judged:
-    """A model folder, with its own prefixes unless others are asked for; UserError as `load_models`."""
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such model folder")
-    own = stored_settings(directory).prefixes
-    differs = prefixes is not None and own is not None and prefixes != own
-    if differs and not prefix_ablation:
-        assert prefixes is not None and own is not None
-        raise UserError(
-            f"{directory}: the model stores the prefixes {own.query!r} and {own.passage!r}, not {prefixes.query!r} and "
-            f"{prefixes.passage!r}; its figures would not be its own (prefix_ablation allows it and labels the rows)"
-        )
-    encoder = TextEncoder.from_pretrained(directory, prefixes=prefixes, max_length=max_length, precision=precision)
-    return Judged(encoder.to(inference_device()), read_record(directory), differs)
+def encoder_directory(folder: Path) -> Path:
+    """The encoder's folder inside a stage's; ``folder`` itself where it holds none."""
+    return folder / "encoder" if (folder / "encoder").is_dir() else folder
 
 
-def _prefixes(given: Mapping[str, str] | None) -> Prefixes | None:
+def given_prefixes(given: Mapping[str, str] | None, key: str = "prefixes") -> Prefixes | None:
+    """Prefixes as a YAML has them; UserError, naming ``key``, for other keys than ``query`` and ``passage``."""
     if given is None:
         return None
     if set(given) != {"query", "passage"}:
-        raise UserError(f"prefixes: needs the keys query and passage, not {', '.join(map(str, given)) or 'none'}")
+        raise UserError(f"{key}: needs the keys query and passage, not {', '.join(map(str, given)) or 'none'}")
     return Prefixes(given["query"], given["passage"])
 
 

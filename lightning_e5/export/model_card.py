@@ -118,7 +118,7 @@ def _results(facts: CardFacts) -> str:
     )
     parts = ["## Results\n", facts.results_table().markdown(), f"\n{note}\n", "### How the figures were made\n", facts.validity.markdown()]
     parts += ["\nTruncated: share of the texts with more tokens than the limit. Missing: judged queries without a result, counted as 0. "
-              "Dangling: judgements of passages outside the collection.\n"]  # fmt: skip
+              "Qrels of missing documents: judgements of passages outside the collection.\n"]  # fmt: skip
     parts += [f"- {markdown(line)}" for line in facts.remarks] + ([""] if facts.remarks else [])
     return "\n".join(parts)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import RetrievalData, load_beir
 from lightning_e5.evaluation.embedding_space import some_passages
-from lightning_e5.evaluation.loaded_models import load_models
+from lightning_e5.evaluation.loaded_models import ModelSpec, given_prefixes
 from lightning_e5.report.figures.drawing import svg
 from lightning_e5.report.html import notebook_table
 from lightning_e5.report.tables.escaping import markdown, shortened
@@ -108,7 +108,8 @@ def load_encoder(run: RunData, model: str) -> Embedder:
     if model not in folders:
         raise UserError(f"{run.path}: has no encoder {model!r} (has: {', '.join(folders) or 'none'})")
     folder, settings = folders[model]
-    loaded: Embedder = load_models({model: folder}, None, {}, **settings)[model].model
+    own = {**settings, "prefixes": given_prefixes(settings.get("prefixes"))}
+    loaded: Embedder = ModelSpec(model, folder, **own).load().model
     return loaded
 
 

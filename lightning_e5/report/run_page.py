@@ -25,8 +25,8 @@ RECALL = "recall@100"
 _TASKS_NOTE = "95% intervals by bootstrap over items: pairs, texts (and resamplings or clusterings) or queries."
 _VALIDITY_NOTE = (
     "Truncated: share of the texts with more tokens than the limit. Tied at 10: share of the queries whose documents at ranks "
-    "10 and 11 have one score. Missing: judged queries without a result, counted as 0. Dangling: judgements of documents "
-    "outside the collection."
+    "10 and 11 have one score. Missing: judged queries without a result, counted as 0. Qrels of missing documents: "
+    "judgements of documents outside the collection."
 )
 _CONTAMINATION_NOTE = (
     "Seen in training: share of the test items (queries; pairs of sentences of which one was seen; texts) that occur in the "

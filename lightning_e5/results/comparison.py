@@ -175,11 +175,8 @@ def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -
 
 def split_metric(run: RunData, name: str) -> tuple[str, str, str] | None:
     """``(model, collection, metric)`` of a retrieval metric's full name; None for any other metric."""
-    for result in run.results():
-        prefix = f"{result.model}/{result.collection}/"
-        if name.startswith(prefix) and name in run.metrics:
-            return result.model, result.collection, name.removeprefix(prefix)
-    return None
+    found = run.figures.get(name)
+    return (found[0].model, found[0].collection, found[1]) if found is not None and name in run.metrics else None
 
 
 def _wanted(data: AblationData, runs: Runs, metrics: Sequence[str] | None) -> list[str]:

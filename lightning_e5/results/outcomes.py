@@ -111,7 +111,7 @@ def outcomes(run: RunData, model: str, reference: str, collection: str, metric: 
         metric: one that the evaluation kept per query, such as ``ndcg@10`` or ``recall@100``.
 
     Raises:
-        UserError: the run did not judge that, or its test collection is not there any more.
+        UserError: the run did not evaluate that, or its test collection is not there any more.
     """
     ours, theirs = (run.per_query(m, collection, metric) for m in (model, reference))
     firsts = [_first_ranked(run, m, collection) for m in (model, reference)]
@@ -163,7 +163,7 @@ def evaluated_split(run: RunData, collection: str) -> str:
 
 def _first_ranked(run: RunData, model: str, collection: str) -> dict[str, str]:
     """Query id -> the id of the passage that the model ranked first."""
-    path = run.judged_file(model, collection, "run.trec")
+    path = run.result_file(model, collection, "run.trec")
     if not path.is_file():
         raise UserError(f"{path}: no such file, so what {model} ranked first is not known")
     found = {}

@@ -10,12 +10,14 @@ from typing import Any
 
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import read_json, read_log
+from lightning_e5.result_row import MAIN_METRIC, ResultRow
 
 #: A shape is one of these words; a list of one shape; a mapping of keys to shapes, where ``key?`` may be absent or null and
 #: ``*`` stands for every key; or a tuple of shapes, any of which will do. Keys that are not named may hold anything.
 NUMBER, COUNT, TEXT, FLAG, ANYTHING = "a number", "a whole number", "a text", "true or false", "anything"
 Shape = Any
 
+METRICS_FILE, TABLE_FILE, TASKS_FILE = "metrics.json", "table.json", "tasks.json"
 METRICS: Shape = {"*": NUMBER}
 TIMING: Shape = {"seconds": NUMBER, "peak_memory_gb": NUMBER}
 ENVIRONMENT: Shape = {"packages?": {"*": ANYTHING}}
@@ -30,11 +32,12 @@ _ROW: Shape = {
     "split?": TEXT, "precision?": TEXT, "contamination?": TEXT, "contaminated?": {"count": COUNT, "share": NUMBER}, "prefix?": {"*": TEXT}, "prefix_ablation?": FLAG,
 }  # fmt: skip
 TABLE: Shape = [
-    {**_ROW, "collection": TEXT, "published?": {"*": NUMBER}, "previous?": [COMPARED], "rules?": {"beir": TEXT}, "difference?": NUMBER,
+    {**_ROW, "collection": TEXT, "metric?": TEXT, "value?": NUMBER, "others?": {"*": NUMBER}, "published?": {"*": NUMBER}, "previous?": [COMPARED], "rules?": {"beir": TEXT}, "difference?": NUMBER,
      "difference_low?": NUMBER, "difference_high?": NUMBER, "verdict?": TEXT}
 ]  # fmt: skip
 TASKS: Shape = [
-    {**_ROW, "set": TEXT, "task": TEXT, "metric": TEXT, "value": NUMBER, "items": COUNT, "published?": NUMBER}
+    {**_ROW, "set": TEXT, "task": TEXT, "metric": TEXT, "value": NUMBER, "items": COUNT, "others?": {"*": NUMBER}, "published?": NUMBER,
+     "sets?": {"*": NUMBER}}
 ]  # fmt: skip
 _COUNTED: Shape = {"*": COUNT}
 SHARDS: Shape = {
@@ -67,12 +70,32 @@ def read_result(path: Path, shape: Shape) -> Any:
     return check_shape(read_json(path), shape, path)
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of retrieval's table."""
-    rows: list[dict[str, Any]] = read_result(path, TABLE)
-    for number, row in enumerate(rows):
-        check_shape(row, DIFFERENCE if "difference" in row else {}, path, f"[{number}]")
+def read_rows(stage: Path) -> list[ResultRow]:
+    """The rows that an evaluation left in its folder: of ``table.json``, then of ``tasks.json``.
+
+    Rows of retrieval that were written before they held their own figures take them from the names of the stage's
+    ``metrics.json``, ``<model>/<collection>/<metric>``; this is the one place where such names are taken apart.
+    """
+    rows = []
+    if (table := stage / TABLE_FILE).is_file():
+        metrics = read_metrics(stage)
+        for number, node in enumerate(read_result(table, TABLE)):
+            check_shape(node, DIFFERENCE if "difference" in node else {}, table, f"[{number}]")
+            if "value" not in node:
+                prefix = f"{node['model']}/{node['collection']}/"
+                own = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+                if MAIN_METRIC not in own:
+                    raise UserError(f"{stage / METRICS_FILE}: lacks the key {prefix + MAIN_METRIC!r} of a row of {TABLE_FILE}; one of them is damaged")
+                node = {**node, "metric": MAIN_METRIC, "value": own.pop(MAIN_METRIC), "others": own}
+            rows.append(ResultRow.of_json(node))
+    if (tasks := stage / TASKS_FILE).is_file():
+        rows += [ResultRow.of_json(node) for node in read_result(tasks, TASKS)]
     return rows
+
+
+def read_metrics(stage: Path) -> dict[str, float]:
+    """A stage's flat metrics; empty where it left none."""
+    return dict(read_result(stage / METRICS_FILE, METRICS)) if (stage / METRICS_FILE).is_file() else {}
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:

@@ -22,29 +22,27 @@ from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import parquet_columns, read_parquet
 from lightning_e5.files.run_layout import LOG, METRICS, TIMING
 from lightning_e5.files.storage import MANIFEST, sha256_file
+from lightning_e5.result_row import MAIN_METRIC, ResultRow
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.filters import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.results.recorded_config import load_recorded
 
-TABLE, TASKS_TABLE, PER_QUERY, RANKS = "table.json", "tasks.json", "per_query.parquet", "ranks.parquet"
+TABLE, TASKS_TABLE = shapes.TABLE_FILE, shapes.TASKS_FILE
+RANKS, PER_QUERY = "ranks.parquet", "per_query.parquet"
 _HASHED: dict[tuple[int, ...], str] = {}
-#: The metric that a run's intervals and differences are given for.
-MAIN_METRIC = "ndcg@10"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """One model on one collection.
 
-    ``metrics``: without the model and collection in their names; ``row``: as in ``table.json`` (interval, difference);
-    ``trained_by``: the stages that the model's weights went through, in order; ``pairs``, ``tokens``, ``steps`` and
-    ``seconds``: their sums, None where no such stage says; ``is_encoder``: False for BM25 and word vectors.
+    ``figures``: what the evaluation found; ``metrics``: by name, those that ``metrics.json`` has; ``trained_by``: the stages that the
+    model's weights went through, in order; ``pairs``, ``tokens``, ``steps`` and ``seconds``: their sums, None where no such stage
+    says; ``is_encoder``: False for BM25 and word vectors.
     """
 
-    model: str
-    collection: str
+    figures: ResultRow
     metrics: dict[str, float]
-    row: Node
     trained_by: tuple[str, ...]
     pairs: int
     tokens: int | None
@@ -53,9 +51,24 @@ class Result:
     is_encoder: bool
 
     @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.figures.model
+
+    @property
+    def collection(self) -> str:
+        """The collection's name."""
+        return self.figures.collection
+
+    @property
+    def row(self) -> Node:
+        """The figures as ``table.json`` has them (interval, difference)."""
+        return self.figures.as_json()
+
+    @property
     def previous(self) -> list[Node]:
         """The comparisons with the step before it, and with other models behind that; each with ``model``, ``difference`` and so on."""
-        return list(self.row.get("previous") or [])
+        return [one.as_json() for one in self.figures.previous]
 
 
 @dataclass
@@ -133,7 +146,7 @@ class RunData:
 
     def filter_ranks(self, stage: str) -> FilterRanks:
         """The ranks and decisions of a filter, with the planted truth where its pairs have it."""
-        return read_filter(self.stage(stage), self._pairs(stage), self.config["stages"][stage], _metrics(self.stage(stage)))
+        return read_filter(self.stage(stage), self._pairs(stage), self.config["stages"][stage], shapes.read_metrics(self.stage(stage)))
 
     def filter_samples(self, stage: str, count: int = 5) -> list[FilterSample]:
         """``count`` kept pairs, then ``count`` dropped ones, drawn at random (always the same); empty without texts."""
@@ -146,26 +159,34 @@ class RunData:
 
     @cached_property
     def _results(self) -> list[Result]:
-        rows: dict[tuple[str, str], Result] = {}
+        found: dict[tuple[str, str], Result] = {}
         for stage in self.stages_with(TABLE):
-            metrics = _metrics(self.stage(stage))
-            for row in shapes.read_table(self.stage(stage) / TABLE):
-                rows[row["model"], row["collection"]] = self._result(stage, row, metrics)
-        return list(rows.values())
+            rows = [row for row in shapes.read_rows(self.stage(stage)) if row.is_retrieval]
+            found |= {(row.model, row.collection): self._result(stage, row) for row in rows}
+        return list(found.values())
+
+    @cached_property
+    def figures(self) -> dict[str, tuple[Result, str]]:
+        """Every figure of a model on a collection: its name in ``metrics.json`` -> the result, and the metric's own name."""
+        return {f"{r.model}/{r.collection}/{metric}": (r, metric) for r in self.results() for metric in r.metrics}
+
+    def rows(self) -> list[ResultRow]:
+        """What the evaluations found, by all tasks."""
+        return [row for stage in self.config["stages"] for row in shapes.read_rows(self.stage(stage))]
 
     def tasks(self) -> list[Node]:
         """Every model on every task beside retrieval: ``model``, ``set``, ``task``, ``metric``, ``value``, ``low``, ``high``."""
-        return [row for stage in self.stages_with(TASKS_TABLE) for row in shapes.read_result(self.stage(stage) / TASKS_TABLE, shapes.TASKS)]
+        return [row.as_json() for row in self.rows() if not row.is_retrieval]
 
     def reference(self, collection: str) -> str | None:
         """The model that the others of a collection were compared with, if any was."""
         rows = [r for r in self.results() if r.collection == collection]
-        without = [r.model for r in rows if "difference" not in r.row]
+        without = [r.model for r in rows if r.figures.difference is None]
         return without[0] if len(without) == 1 < len(rows) else None
 
     def per_query(self, model: str, collection: str, metric: str = MAIN_METRIC) -> dict[str, float]:
-        """Query id -> the metric's value; UserError where the run did not judge that."""
-        path = self._judged(model, collection, PER_QUERY)
+        """Query id -> the metric's value; UserError where the run did not evaluate that."""
+        path = self.result_file(model, collection, PER_QUERY)
         if (path, metric) not in self._per_query:
             table = read_parquet(path, {"query_id": "string", metric: "double"})
             found = dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
@@ -174,12 +195,12 @@ class RunData:
 
     def has_per_query(self, model: str, collection: str, metric: str) -> bool:
         """Whether a metric is one of single queries: neither an interval's end nor that of another kind of task."""
-        path = self._judged(model, collection, PER_QUERY)
+        path = self.result_file(model, collection, PER_QUERY)
         return path.is_file() and metric in parquet_columns(path)
 
     def cosines(self, model: str, collection: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Cosines of judged pairs and of random ones; None for a model that is no encoder."""
-        path = self._judged(model, collection, "cosines.parquet")
+        path = self.result_file(model, collection, "cosines.parquet")
         if not path.is_file():
             return None
         table = read_parquet(path, {"positive": "float", "random": "float"})
@@ -187,30 +208,38 @@ class RunData:
 
     def queries(self, collection: str) -> dict[str, str]:
         """Query id -> text."""
-        return _texts(self._collection(collection), "queries.jsonl")
+        return _texts(self.collection_folder(collection), "queries.jsonl")
 
     def passages(self, collection: str) -> dict[str, str]:
         """Passage id -> title and text."""
-        return _texts(self._collection(collection), "corpus.jsonl")
+        return _texts(self.collection_folder(collection), "corpus.jsonl")
 
-    def collection_folder(self, collection: str) -> Path:
-        """The folder of a collection that the run judged on; UserError where there is none of that name."""
-        return self._collection(collection)
+    def collection_folder(self, name: str) -> Path:
+        """The folder of a collection that the run was evaluated on; UserError where there is none of that name."""
+        for stage in reversed(self.stages_with(TABLE)):
+            reference = ((self.config["stages"][stage].get("inputs") or {}).get("collections") or {}).get(name)
+            if reference is not None:
+                return self.input_path(reference)
+        raise UserError(f"{self.path}: has no collection {name!r}")
 
     def input_path(self, reference: str) -> Path:
         """Where a stage's input lies, given as in the configuration (``STAGE/FILE``, ``path:DIR``, ...)."""
-        return self._resolve(reference)
+        return outside_path(reference) or self.path / "stages" / reference
 
-    def judged_file(self, model: str, collection: str, file: str) -> Path:
-        """A file that a model's evaluation left, such as ``run.trec``; UserError where the run did not judge that."""
-        return self._judged(model, collection, file)
+    def result_file(self, model: str, collection: str, file: str) -> Path:
+        """A file that a model's evaluation left, such as ``run.trec``; UserError where there was no such evaluation."""
+        for stage in reversed(self.stages_with(TABLE)):
+            if (self.stage(stage) / model / collection).is_dir():
+                return self.stage(stage) / model / collection / file
+        wanted = f"{model} on {collection}"
+        raise UserError(f"{self.path}: did not evaluate {wanted}{suggestion(wanted, [f'{r.model} on {r.collection}' for r in self.results()])}")
 
     def collection_files(self, collection: str) -> dict[str, str]:
         """File -> sha256 of a collection's queries, passages and judgements; equal for equal test sets.
 
         Where a stage of the run made them its manifest says so; other files are hashed, each once.
         """
-        folder = self._collection(collection)
+        folder = self.collection_folder(collection)
         stage = folder.relative_to(self.path / "stages").parts[0] if folder.is_relative_to(self.path / "stages") else None
         manifest = self.stage(stage) / MANIFEST if stage is not None else None
         if manifest is not None and manifest.is_file():
@@ -220,19 +249,18 @@ class RunData:
                 return inside
         return {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
-    def _result(self, stage: str, row: Node, metrics: Mapping[str, float]) -> Result:
-        model, collection, prefix = row["model"], row["collection"], f"{row['model']}/{row['collection']}/"
-        own = {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}
-        if MAIN_METRIC not in own:
-            raise UserError(f"{self.stage(stage) / METRICS}: lacks the key {prefix + MAIN_METRIC!r} of a row of {TABLE}; one of them is damaged")
-        trained_by = self._trained_by(stage, model)
-        seen = [_metrics(self.stage(s)) for s in trained_by]
-        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(row.get("pairs_seen") or 0)
+    def _result(self, stage: str, row: ResultRow) -> Result:
+        named = shapes.read_metrics(self.stage(stage))
+        own = {m: v for m, v in row.metrics.items() if m == row.metric or f"{row.model}/{row.collection}/{m}" in named}
+        trained_by = self._trained_by(stage, row.model)
+        seen = [shapes.read_metrics(self.stage(s)) for s in trained_by]
+        recorded = row.overlap.pairs_seen if row.overlap is not None else row.facts.get("pairs_seen")
+        pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(recorded or 0)
         tokens, steps = (_total(seen, key) for key in ("tokens_seen", "steps"))
         seconds = _total([shapes.read_result(p, shapes.TIMING) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
-        is_encoder = (self.stage(stage) / model / collection / "cosines.parquet").is_file()
+        is_encoder = (self.stage(stage) / row.model / row.collection / "cosines.parquet").is_file()
         whole = [None if v is None else int(v) for v in (tokens, steps)]
-        return Result(model, collection, own, row, trained_by, pairs, whole[0], whole[1], seconds, is_encoder)
+        return Result(row, own, trained_by, pairs, whole[0], whole[1], seconds, is_encoder)
 
     def _trained_by(self, evaluation: str, model: str) -> tuple[str, ...]:
         """The stages with ``pairs_seen`` on the way of a model's weights: each one's input ``encoder`` leads on."""
@@ -242,33 +270,15 @@ class RunData:
             reference = inputs.get("word_vectors")
         found: list[str] = []
         while isinstance(reference, str) and (name := reference.split("/")[0]) in self.config["stages"]:
-            if "pairs_seen" in _metrics(self.stage(name)):
+            if "pairs_seen" in shapes.read_metrics(self.stage(name)):
                 found.append(name)
             reference = (self.config["stages"][name].get("inputs") or {}).get("encoder")
         return tuple(reversed(found))
 
-    def _judged(self, model: str, collection: str, file: str) -> Path:
-        for stage in reversed(self.stages_with(TABLE)):
-            if (self.stage(stage) / model / collection).is_dir():
-                return self.stage(stage) / model / collection / file
-        judged = [f"{r.model} on {r.collection}" for r in self.results()]
-        wanted = f"{model} on {collection}"
-        raise UserError(f"{self.path}: did not judge {wanted}{suggestion(wanted, judged)}")
-
-    def _collection(self, name: str) -> Path:
-        for stage in reversed(self.stages_with(TABLE)):
-            reference = ((self.config["stages"][stage].get("inputs") or {}).get("collections") or {}).get(name)
-            if reference is not None:
-                return self._resolve(reference)
-        raise UserError(f"{self.path}: has no collection {name!r}")
-
     def _pairs(self, stage: str) -> pairs.PairStore | None:
         reference = (self.config["stages"][stage].get("inputs") or {}).get("pairs")
-        folder = self._resolve(reference) if isinstance(reference, str) else None
+        folder = self.input_path(reference) if isinstance(reference, str) else None
         return pairs.PairStore(folder) if folder is not None and any((folder / n).is_file() for n in (pairs.TABLE, pairs.SHARDS)) else None
-
-    def _resolve(self, reference: str) -> Path:
-        return outside_path(reference) or self.path / "stages" / reference
 
 
 def _sha256(path: Path) -> str:
@@ -278,10 +288,6 @@ def _sha256(path: Path) -> str:
     if key not in _HASHED:
         _HASHED[key] = sha256_file(path)
     return _HASHED[key]
-
-
-def _metrics(stage: Path) -> dict[str, float]:
-    return dict(shapes.read_result(stage / METRICS, shapes.METRICS)) if (stage / METRICS).is_file() else {}
 
 
 def _total(rows: list[dict[str, float]], key: str) -> float | None:

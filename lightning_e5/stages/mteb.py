@@ -1,4 +1,4 @@
-"""Stage: judge encoders on mteb's tasks with E5's rules, task by task, with results in mteb's own layout."""
+"""Stage: evaluate encoders on mteb's tasks with E5's rules, task by task, with results in mteb's own layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.loaded_models import Judged, load_encoder
+from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, encoder_directory, given_prefixes
 from lightning_e5.evaluation.mteb.adapter import MtebEncoder, encoder_revision, text_kind
 from lightning_e5.evaluation.mteb.local import feed
 from lightning_e5.evaluation.mteb.tasks import (
@@ -28,7 +28,6 @@ from lightning_e5.evaluation.mteb.tasks import (
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Length
-from lightning_e5.text import Prefixes
 
 #: One row per model and task.
 TABLE = "mteb.json"
@@ -59,7 +58,7 @@ def mteb(
         encoders: model name -> stage folder or encoder folder. A folder that stores no prefixes gets E5's own where it is an E5 (see `default_prefixes`), else none.
         tasks: mteb's names.
         languages: ISO 639-3 codes; other subsets of multilingual tasks are left out.
-        split: that tasks are judged on; each task's own where not given.
+        split: that tasks are evaluated on; each task's own where not given.
         splits: task -> splits, where they are others.
         subsets: task -> subsets, such as ``en-en``.
         local: task -> files that its data are read from instead of from the hub (see `mteb_local.feed`).
@@ -91,7 +90,7 @@ def mteb(
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         for model, folder in encoders.items():
-            judged, encoder = _encoder(model, folder, organisation, prefixes, prefix_ablation, max_length, precision, normalize_features)
+            loaded, encoder = _encoder(model, folder, organisation, prefixes, prefix_ablation, max_length, precision, normalize_features)
             scores: dict[str, float] = {}
             with progress(len(found), f"mteb: {model}", "task") as bar:
                 for name, task in named.items():
@@ -104,7 +103,7 @@ def mteb(
                         missing.setdefault(name, str(error))
                     else:
                         scores[name] = main_score(result)
-                        rows.append(_row(model, judged, encoder, task, result) | {"seconds": time.perf_counter() - started})
+                        rows.append(_row(model, loaded, encoder, task, result) | {"seconds": time.perf_counter() - started})
                         _copy(result_path(kept, encoder, task), kept, out)
                     bar(1)
             metrics |= {f"{model}/{name}/{metric_name(named[name])}": value for name, value in scores.items()}
@@ -124,34 +123,31 @@ def mteb(
 def _encoder(
     model: str, folder: Path, organisation: str, prefixes: Mapping[str, str] | None, ablation: bool,
     max_length: int | None, precision: Precision, normalize: bool,
-) -> tuple[Judged, MtebEncoder]:  # fmt: skip
-    directory = folder / "encoder" if (folder / "encoder").is_dir() else folder
-    if prefixes is not None and set(prefixes) != {"query", "passage"}:
-        raise UserError(f"mteb.prefixes: needs the keys query and passage, not {', '.join(map(str, prefixes)) or 'none'}")
-    given = Prefixes(**prefixes) if prefixes is not None else None
-    judged = load_encoder(directory, precision=precision, prefixes=given, max_length=max_length, prefix_ablation=ablation)
-    tokenizer = judged.model.tokenizer
+) -> tuple[LoadedModel, MtebEncoder]:  # fmt: skip
+    directory = encoder_directory(folder)
+    loaded = ModelSpec(model, directory, precision, given_prefixes(prefixes, "mteb.prefixes"), max_length, ablation).load()
+    tokenizer = loaded.model.tokenizer
     settings = {
         "prefixes": (tokenizer.prefixes.query, tokenizer.prefixes.passage), "max_length": tokenizer.max_length,
-        "precision": precision, "normalize": normalize, "head": judged.model.head.describe(),
+        "precision": precision, "normalize": normalize, "head": loaded.model.head.describe(),
     }  # fmt: skip
     revision = encoder_revision(directory, settings)
-    return judged, MtebEncoder(judged.model, f"{organisation}/{model}", revision, normalize_probes=normalize)
+    return loaded, MtebEncoder(loaded.model, f"{organisation}/{model}", revision, normalize_probes=normalize)
 
 
-def _row(model: str, judged: Judged, encoder: MtebEncoder, task: Any, result: Any) -> dict[str, Any]:
+def _row(model: str, loaded: LoadedModel, encoder: MtebEncoder, task: Any, result: Any) -> dict[str, Any]:
     about = task.metadata
-    tokenizer = judged.model.tokenizer
+    tokenizer = loaded.model.tokenizer
     kinds = {side: text_kind(about, side) for side in ("query", "document")}
     row = {
         "model": model, "task": about.name, "type": about.type, "metric": metric_name(task), "value": main_score(result),
         "split": list(task.eval_splits), "subset": list(task.hf_subsets), "data": about.dataset["path"], "data_revision": about.revision,
         "prefix": {side: tokenizer.prefixes.of(kind) for side, kind in kinds.items()}, "max_length": tokenizer.max_length,
-        "precision": judged.model.precision, "revision": encoder.revision, "mteb": result.mteb_version,
+        "precision": loaded.model.precision, "revision": encoder.revision, "mteb": result.mteb_version,
     }  # fmt: skip
     if hasattr(task, "ignore_identical_ids"):  # mteb's own flag of a retrieval task: its queries are documents
         row["queries_are_documents"] = bool(task.ignore_identical_ids)
-    return row | ({"prefix_ablation": True} if judged.ablated else {})
+    return row | ({"prefix_ablation": True} if loaded.prefix_ablation else {})
 
 
 def _copy(path: Path, source: Path, out: Path) -> None:

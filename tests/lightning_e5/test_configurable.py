@@ -130,7 +130,7 @@ ATTACKS = [
     "  one: {_target_: lightning_e5.files.storage.empty_directory, directory: DIR}",
     "  one: {_target_: lightning_e5.pipeline.stage.PreparedStage.call}",
     "  one: {_target_: lightning_e5.pipeline.runner.build_pairs}",
-    "  one: {_target_: lightning_e5.cli.evaluate_request.run_evaluation}",
+    "  one: {_target_: lightning_e5.cli.evaluate_inputs.evaluate_given}",
     "  one: {_target_: os.system, command: touch MARK}",
     "  one: {_target_: subprocess.run, args: [touch, MARK], _partial_: true}",
     "  one: {_target_: lightning_e5.files.storage.os.system, command: touch MARK}",

@@ -168,7 +168,9 @@ class WordVectors:
                 words_U = torch.from_numpy(words)
                 tables = [table[words_U].requires_grad_() for table, _, _ in optimizers]
                 vectors_ND = F.normalize(_sum_words(bags._replace(ids=local), tables[0], tables[1]))
-                loss = _info_nce(vectors_ND[:size], vectors_ND[size:], config.temperature)
+                logits_BB = vectors_ND[:size] @ vectors_ND[size:].T / config.temperature
+                target_B = torch.arange(size)
+                loss = (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
                 gradients = torch.autograd.grad(loss, tables)
                 for (table, optimizer, rate), gradient in zip(optimizers, gradients, strict=True):
                     optimizer.step(table, words_U, gradient, rate * (1 - step / steps))
@@ -295,11 +297,4 @@ def _drop(bags: _Bags, share: float, rng: np.random.Generator) -> _Bags:
 def _sum_words(bags: _Bags, vectors_VD: Tensor, log_weights_V: Tensor) -> Tensor:
     ids_T = torch.from_numpy(bags.ids)
     weights_T = log_weights_V[ids_T].exp() * torch.from_numpy(bags.counts)
-    offsets = torch.from_numpy(bags.starts[:-1])
-    return F.embedding_bag(ids_T, vectors_VD, offsets, mode="sum", per_sample_weights=weights_T)
-
-
-def _info_nce(queries_BD: Tensor, passages_BD: Tensor, temperature: float) -> Tensor:
-    logits_BB = queries_BD @ passages_BD.T / temperature
-    target_B = torch.arange(len(logits_BB))
-    return (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
+    return F.embedding_bag(ids_T, vectors_VD, torch.from_numpy(bags.starts[:-1]), mode="sum", per_sample_weights=weights_T)

@@ -1,4 +1,4 @@
-"""A retrieval collection as it is judged: by the rules of the BEIR set it is, where it is one, its forums one by one."""
+"""A retrieval collection as it is evaluated: by the rules of the BEIR set it is, where it is one, its forums one by one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.beir.data import RetrievalData, load_beir
-from lightning_e5.evaluation.beir.metrics import judged_queries
-from lightning_e5.evaluation.beir.retrieval import RetrievalResult, RetrievalTask
+from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS, judged_queries
+from lightning_e5.evaluation.beir.retrieval import RetrievalResult, RetrievalTask, Searcher
 from lightning_e5.evaluation.beir.sets import BEIR_SETS, BeirSet, beir_set, mean_of_forums
-from lightning_e5.types import Kind
+from lightning_e5.retrieval.exact import VectorIndex
+from lightning_e5.types import Embedder, Kind
 
 #: What an override says for a collection that no set's rules apply to.
 NO_RULES: Literal["none"] = "none"
-#: Whose rules a collection is judged by; None where nothing says so, which leaves some things to its texts.
+#: Whose rules a collection is evaluated by; None where nothing says so, which leaves some things to its texts.
 Rules = BeirSet | Literal["none"] | None
 
 
@@ -28,7 +29,7 @@ class Collection:
     """One collection.
 
     ``data``: all of it (with forums, ids are ``<forum>/<id>``); ``forums``: name -> data, searched one by one; empty for
-    a collection that is searched as a whole; ``rules``: of the BEIR set that it is judged as, None for another one;
+    a collection that is searched as a whole; ``rules``: of the BEIR set that it is evaluated as, None for another one;
     ``queries_are_documents``: see `RetrievalTask`.
     """
 
@@ -59,17 +60,21 @@ class Collection:
         rules |= {"text_only": True} if self.rules.text_only else {}
         return left_out | {"rules": rules | ({"mean_of": list(self.forums)} if self.forums else {})}
 
-    def evaluate(self, searcher: Any, **options: Any) -> RetrievalResult:
-        """Search and judge; of forums the metrics are the means over them (see `mean_of_forums`).
+    def evaluate(
+        self, searcher: Embedder | Searcher, *, k: int = 100, metrics: Sequence[str] = DEFAULT_METRICS,
+        index: VectorIndex | None = None, cache_dir: Path | str | None = None,
+    ) -> RetrievalResult:  # fmt: skip
+        """Search and evaluate; of forums the metrics are the means over them (see `mean_of_forums`).
 
         Args:
             searcher: as `RetrievalTask.evaluate`.
-            options: as `RetrievalTask`: ``k``, ``metrics``, ``index``, ``cache_dir``.
+            k, metrics, index, cache_dir: as `RetrievalTask`.
         """
-        options = {"queries_are_documents": self.queries_are_documents, "passage_kind": self.passage_kind, **options}
-        if not self.forums:
-            return RetrievalTask(self.data, **options).evaluate(searcher)
-        return _merged(self.data, {forum: RetrievalTask(data, **options).evaluate(searcher) for forum, data in self.forums.items()})
+
+        def found(data: RetrievalData) -> RetrievalResult:
+            return RetrievalTask(data, k, metrics, index, cache_dir, self.passage_kind, self.queries_are_documents).evaluate(searcher)
+
+        return _merged(self.data, {forum: found(data) for forum, data in self.forums.items()}) if self.forums else found(self.data)
 
     def query_groups(self) -> list[list[str]]:
         """The judged queries, sorted, in groups whose means count the same: one group, or one per forum."""
@@ -144,7 +149,7 @@ def _together(name: str, split: str, forums: Mapping[str, RetrievalData]) -> Ret
     }
     same = frozenset(_joined(f, query) for f, data in forums.items() for query in data.same_text)
     left_out = sum((Counter(data.left_out) for data in forums.values()), Counter[str]())
-    return RetrievalData(name, split, corpus, queries, qrels, sum(data.dangling for data in forums.values()), same, dict(left_out))
+    return RetrievalData(name, split, corpus, queries, qrels, sum(data.missing_documents for data in forums.values()), same, dict(left_out))
 
 
 def _merged(data: RetrievalData, results: Mapping[str, RetrievalResult]) -> RetrievalResult:

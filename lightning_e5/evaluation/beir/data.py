@@ -22,7 +22,7 @@ class RetrievalData:
     """One split of a retrieval data set.
 
     ``corpus``: document id -> "title text"; ``queries``: query id -> text, only the judged ones (with a line in
-    ``qrels``); ``dangling``: how many judged (query, document) pairs name a document that is not in the corpus;
+    ``qrels``); ``missing_documents``: how many judged (query, document) pairs name a document that is not in the corpus;
     ``left_out``: what else of the judgements was not used -> how much of it (``queries_without_text``: judged queries that
     the queries file lacks or has no text of; ``repeated_judgements``: lines that say again what another one says);
     ``same_text``: queries whose text is that of the document of their id without its title.
@@ -33,7 +33,7 @@ class RetrievalData:
     corpus: dict[str, str]
     queries: dict[str, str]
     qrels: Qrels
-    dangling: int = 0
+    missing_documents: int = 0
     same_text: frozenset[str] = frozenset()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
@@ -65,10 +65,10 @@ def load_beir(
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         without = f" (of {left_out['queries_without_text']} judged queries {texts_path.name} has no text)" if len(qrels) < len(judged) else ""
         raise UserError(f"{qrels_path}: 0 queries with a relevant judgement (a score above 0){without}")
-    dangling = sum(document not in corpus for grades in qrels.values() for document in grades)
+    missing = sum(document not in corpus for grades in qrels.values() for document in grades)
     queries = {query: text for query, text in texts.items() if query in qrels}
     same = _same_text(folder, corpus, queries) if with_title else frozenset()
-    return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, dangling, same, dict(+left_out))
+    return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, missing, same, dict(+left_out))
 
 
 def is_beir(folder: Path | str) -> bool:

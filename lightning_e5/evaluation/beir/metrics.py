@@ -1,4 +1,4 @@
-"""Ranking metrics with trec_eval's values, the denominator and the ties made explicit; pytrec_eval is the tests' arbiter.
+"""Ranking metrics with trec_eval's values, the denominator and the ties made explicit; pytrec_eval is the tests' reference.
 
 Three rules:
 
@@ -56,7 +56,7 @@ class Scores:
 
 
 def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRICS, *, depth: int | None = None) -> Scores:
-    """Judge a run.
+    """Evaluate a run.
 
     Args:
         run: query id -> document id -> score, higher is better.
@@ -65,7 +65,7 @@ def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRIC
         metrics: names such as ``ndcg@10``: one of ndcg, recall, map, mrr, precision and a cut-off.
         depth: documents of a query that count. A run that is deeper by one shows whether equal scores go on past its end;
             where they do, ``lowest`` takes all relevant ones of these for lost and ``highest`` takes every relevant document
-            that the run lacks for one of them, so that the two are bounds. By default the run is judged as it is.
+            that the run lacks for one of them, so that the two are bounds. By default the run is evaluated as it is.
 
     Raises:
         UserError: an unknown metric, a score or a grade that is no finite number, or no judged query.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.beir.collection import Collection
-from lightning_e5.evaluation.beir.retrieval import RetrievalResult
-from lightning_e5.evaluation.statistics.paired_test import Difference, bootstrap_interval, paired_test
+from lightning_e5.evaluation.statistics.paired_test import Difference, paired_test
 
 #: model -> the models that it is compared with beside the reference, the step before it first.
 Previous = Mapping[str, Sequence[str]]
@@ -29,38 +30,29 @@ def checked_previous(given: Mapping[str, str | Sequence[str]] | None, models: Se
 
 
 def compare_models(
-    collection: Collection, results: Mapping[str, RetrievalResult], metric: str, rows: Mapping[str, dict[str, Any]], *,
-    reference: str | None, previous: Previous, seed: int,
-) -> dict[str, float]:  # fmt: skip
-    """Put the 95% intervals and paired differences of one collection into its rows.
+    values: Mapping[str, Sequence[NDArray[np.float64]]], *, reference: str | None, previous: Previous, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The paired differences between models on one collection.
 
     Args:
-        collection: that was searched.
-        results: model -> what it reached.
-        metric: such as ``ndcg@10``.
-        rows: model -> its row, which gets ``low`` and ``high``; ``difference``, ``difference_low``, ``difference_high`` and
-            ``p_value`` against the reference; and under ``previous`` a list of the same against each of ``previous``.
+        values: model -> its values per query, in groups (of forums).
         reference: the model that all others are compared with.
         previous: see `Previous`.
         seed: of the bootstraps.
 
     Returns:
-        The intervals' ends as flat metrics.
+        Model -> its comparisons with ``model`` (empty for the reference), ``difference``, ``difference_low``,
+        ``difference_high`` and ``p_value``.
     """
-    ids = [(query, number) for number, group in enumerate(collection.query_groups()) for query in group]
-    groups = [number for _, number in ids]
-    values = {name: [r.per_query[metric][query] for query, _ in ids] for name, r in results.items()}
-    metrics: dict[str, float] = {}
-    for name, per_query in values.items():
-        low, high = bootstrap_interval(per_query, seed=seed, groups=groups)
-        metrics |= {f"{name}/{collection.data.name}/{metric}_{end}": value for end, value in (("low", low), ("high", high))}
-        rows[name] |= {"low": low, "high": high}
-        if reference is not None and name != reference:
-            rows[name] |= _columns(paired_test(per_query, values[reference], groups, seed=seed))
-        if others := previous.get(name):
-            compared = [{"model": o, **_columns(paired_test(per_query, values[o], groups, seed=seed))} for o in others]
-            rows[name][COMPARISONS] = compared
-    return metrics
+    found: dict[str, list[dict[str, Any]]] = {}
+    flat = {name: np.concatenate(groups) for name, groups in values.items()}
+    sizes = [len(group) for group in next(iter(values.values()), ())]
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for name, own in flat.items():
+        others = [("", reference)] if reference is not None and name != reference else []
+        others += [(other, other) for other in previous.get(name, ())]
+        found[name] = [{"model": shown, **_columns(paired_test(own, flat[other], groups, seed=seed))} for shown, other in others]
+    return found
 
 
 def all_differences(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -45,8 +45,8 @@ class RetrievalResult:
     """What one searcher reached on one data set.
 
     ``metrics``: flat, ``ndcg@10`` and its like, means over the judged queries; ``per_query``: metric -> query id ->
-    value; ``run``: as judged; ``counts``: queries judged, documents, judged queries without a result (``missing``),
-    judgements outside the corpus (``dangling``), queries whose own document was left out of their results
+    value; ``run``: as evaluated; ``counts``: queries judged, documents, judged queries without a result (``missing``),
+    qrels of missing documents (``dangling``), queries whose own document was left out of their results
     (``self_excluded``) and those for which the document of their id stayed, being another text (``same_id_kept``), queries
     of which a value depends on the order of equal scores (``tie_queries``), and with an approximate index its recall
     against exact search at the run's depth (``ann_recall@100``); ``tied``: cut-off -> share of the queries where the id
@@ -82,7 +82,7 @@ class RetrievalResult:
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Retrieval on one data set, judged by `metrics`.
+    """Retrieval on one data set, evaluated by `metrics`.
 
     Args:
         data: queries, documents and judgements.
@@ -109,7 +109,7 @@ class RetrievalTask:
     def __post_init__(self) -> None:
         deepest = max((parse_metric(name)[1] for name in self.metrics), default=1)
         if self.k < deepest:
-            raise UserError(f"k={self.k} documents per query cannot be judged at cut-off {deepest}")
+            raise UserError(f"k={self.k} documents per query cannot be evaluated at cut-off {deepest}")
 
     @property
     def name(self) -> str:
@@ -117,7 +117,7 @@ class RetrievalTask:
         return self.data.name
 
     def evaluate(self, searcher: Embedder | Searcher) -> RetrievalResult:
-        """Search with an embedder (exactly or with ``index``) or with the searcher's own ``retrieve``, and judge it.
+        """Search with an embedder (exactly or with ``index``) or with the searcher's own ``retrieve``, and evaluate it.
 
         Source: paper section 4.2 and table 2 (BEIR, nDCG@10).
         """
@@ -140,7 +140,7 @@ class RetrievalTask:
         scores = evaluate_run(run, data.qrels, self.metrics, depth=self.k)
         run = {query: {d: found[d] for d in rank_documents(found, query)[: self.k]} for query, found in run.items()}
         counts: dict[str, int | float] = {
-            "queries": len(judged_queries(data.qrels)), "documents": len(data.corpus), "missing": scores.missing, "dangling": data.dangling,
+            "queries": len(judged_queries(data.qrels)), "documents": len(data.corpus), "missing": scores.missing, "dangling": data.missing_documents,
             "self_excluded": len(own), "same_id_kept": sum(query in data.corpus for query in data.queries) - len(own),
             "tie_queries": scores.tie_queries,
         }  # fmt: skip

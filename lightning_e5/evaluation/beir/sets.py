@@ -5,12 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.beir.data import RetrievalData, load_beir
-from lightning_e5.evaluation.beir.retrieval import RetrievalTask
 from lightning_e5.types import Kind
 
 #: Where BEIR's authors publish the archives.
@@ -74,29 +70,6 @@ def beir_set(name: str) -> BeirSet:
     if name not in BEIR_SETS:
         raise UserError(f"{name!r} is not one of BEIR's public sets{suggestion(name, BEIR_SETS)}")
     return BEIR_SETS[name]
-
-
-def load_beir_set(folder: Path | str, name: str) -> list[RetrievalData]:
-    """A set's data by its own rules: one collection, or CQADupStack's twelve.
-
-    Args:
-        folder: holds the set's folder ``name`` (see `beir_download.download_beir`).
-        name: one of `BEIR_SETS`.
-
-    Raises:
-        UserError: as `load_beir`.
-    """
-    facts = beir_set(name)
-    own = Path(folder) / name
-    parts = [(own / forum, f"{name}/{forum}") for forum in facts.forums] or [(own, name)]
-    return [load_beir(path, facts.split, label, with_title=not facts.text_only) for path, label in parts]
-
-
-def beir_tasks(folder: Path | str, name: str, **options: Any) -> list[RetrievalTask]:
-    """A set's retrieval tasks by its own rules; ``options`` as `RetrievalTask` (``k``, ``index``, ``cache_dir`` ...)."""
-    facts = beir_set(name)
-    rules = {"passage_kind": facts.passage_kind, "queries_are_documents": facts.queries_are_documents or None}
-    return [RetrievalTask(data, **{**rules, **options}) for data in load_beir_set(folder, name)]
 
 
 def mean_of_forums(metrics: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -33,8 +33,8 @@ def find_tasks(
     Args:
         names: as mteb has them.
         languages: ISO 639-3 codes; a multilingual task's other languages are left out.
-        split: that tasks are judged on; their own where not given.
-        splits: name -> splits of a task that is judged on others.
+        split: that tasks are evaluated on; their own where not given.
+        splits: name -> splits of a task that is evaluated on others.
         subsets: name -> subsets of a task (such as ``en-en``).
 
     Raises:

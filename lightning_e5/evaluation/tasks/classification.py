@@ -31,7 +31,7 @@ class ClassificationTask:
 
     Args:
         train: the samples are drawn from these.
-        test: what the probe is judged on; no label that ``train`` lacks.
+        test: what the probe is evaluated on; no label that ``train`` lacks.
         samples_per_label: in each resampling; all there are of a label that has fewer.
         normalize: probe unit vectors. E5's own evaluation does not; MTEB's figures of a model whose sentence-transformers
             folder ends with a normalisation (such as all-MiniLM-L6-v2) do.

@@ -1,4 +1,4 @@
-"""Clustering as in MTEB: mini-batch k-means with as many clusters as labels, judged by V-measure."""
+"""Clustering as in MTEB: mini-batch k-means with as many clusters as labels, evaluated by V-measure."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def load_split(folder: Path | str, split: str, name: str | None = None) -> Label
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: {'is a file, not a folder with train.jsonl and ' + split + '.jsonl' if folder.exists() else 'no such directory'}")
-    return load_labelled(either(folder, f"{split}.jsonl"), name or folder.resolve().name, split)
+    texts = load_labelled(either(folder, f"{split}.jsonl"), name or folder.resolve().name, split)
+    return replace(texts, facts={**texts.facts, "split": split})
 
 
 def check_labels_known(texts: LabelledTexts, known: set[Any], where: str) -> None:

@@ -18,7 +18,7 @@ from lightning_e5.files.rows import SplitRows, number_of
 from lightning_e5.types import Embedder
 
 COLUMNS = ("label", "sentence1", "sentence2")
-_TRUTH = {"false": 0.0, "true": 1.0}
+_LABELS = {"false": 0.0, "true": 1.0}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PairClassificationTask:
         rows = SplitRows(path, split, columns=COLUMNS)
         first, second, labels = [], [], []
         for where, label, one, other in pair_rows(rows, COLUMNS):
-            number = _TRUTH.get(str(label).strip().lower(), number_of(label))
+            number = _LABELS.get(str(label).strip().lower(), number_of(label))
             if number not in (0, 1):
                 raise UserError(f"{where}: the label {str(label)[:40]!r} is not 0 or 1 (nor false or true)")
             first.append(one)
@@ -87,7 +87,7 @@ class PairClassificationTask:
 def best_threshold(cosines_N: NDArray[np.float32], labels_N: NDArray[np.int64]) -> tuple[float, float]:
     """The highest accuracy of "1 where the cosine is at least the threshold", and the highest threshold that has it.
 
-    The threshold is chosen on the pairs that it is judged on, as in MTEB; equal cosines are never told apart.
+    The threshold is chosen on the pairs that it is evaluated on, as in MTEB; equal cosines are never told apart.
     """
     thresholds, group_N = np.unique(cosines_N, return_inverse=True)
     ones = np.bincount(group_N, labels_N)

@@ -1,4 +1,4 @@
-"""Re-ranking: candidate lists of a query ordered by cosine, judged by MAP and MRR."""
+"""Re-ranking: candidate lists of a query ordered by cosine, evaluated by MAP and MRR."""
 
 from __future__ import annotations
 

@@ -1,18 +1,20 @@
-"""What the tasks beside retrieval have in common: texts, an embedder, one main value with its interval, flat metrics."""
+"""What the tasks of an evaluation have in common: texts, a model, one main value with its interval, flat metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
-from lightning_e5.types import Embedder, Metrics
+from lightning_e5.types import Embedder, Kind, Metrics
 
 #: Bootstrap samples of a task's interval.
 SAMPLES = 1000
@@ -22,12 +24,13 @@ _MANY = 2000
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What an embedder reached on one set.
+    """What a model reached on one set.
 
     ``metric``: the main one; ``value``, ``low`` and ``high``: its value and 95% interval; ``items``: what the interval is
     over (pairs, texts, queries); ``others``: further metrics; ``facts``: settings and counts for the table; ``columns``:
-    equal-length columns, one value per item, for a Parquet file of the name ``file``; ``measure``: the main metric over some
-    of the items, by their numbers (NaN where these do not define it).
+    equal-length columns, one value per item, for a Parquet file of the name ``file``; ``measure``: the metrics over some
+    of the items, by their numbers (the main one alone where it is a number, NaN where these do not define it); ``groups``: the
+    main metric per item, in groups whose means count the same, of a task whose models are compared item by item.
     """
 
     task: str
@@ -40,7 +43,8 @@ class TaskResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     file: str = "items.parquet"
-    measure: Callable[[NDArray[np.int64]], float] | None = field(default=None, compare=False, repr=False)
+    measure: Callable[[NDArray[np.int64]], float | Metrics] | None = field(default=None, compare=False, repr=False)
+    groups: Sequence[NDArray[np.float64]] = field(default=(), compare=False, repr=False)
 
     @property
     def metrics(self) -> Metrics:
@@ -48,31 +52,37 @@ class TaskResult:
         interval = {self.metric: self.value, f"{self.metric}_low": self.low, f"{self.metric}_high": self.high}
         return interval | self.others
 
-    def row(self) -> dict[str, Any]:
-        """The row of the tasks' table, without model and set."""
-        main = {"task": self.task, "metric": self.metric, "value": self.value, "low": self.low, "high": self.high}
-        return {**main, "items": self.items, "others": dict(self.others), **self.facts}
+    def save(self, folder: Path) -> None:
+        """Write the values per item."""
+        write_parquet(folder / self.file, self.columns)
+
+    def over(self, items: NDArray[np.int64]) -> Metrics:
+        """The metrics over some of the items, by their numbers; without those that these do not define."""
+        if self.measure is None or not len(items):
+            return {}
+        found = self.measure(items)
+        return dict(found) if isinstance(found, Mapping) else {} if np.isnan(found) else {self.metric: float(found)}
 
 
-class Task(Protocol):
-    """One set with its way of judging an embedder; E5 gives all texts of such tasks the prefix of queries."""
+class EvalTask(Protocol):
+    """One set with its way of evaluating a model."""
 
     @property
     def name(self) -> str:
         """The set's name."""
         ...
 
-    def texts(self) -> Sequence[str]:
-        """Every text that is embedded."""
+    def texts(self) -> Sequence[str] | Mapping[Kind, Sequence[str]]:
+        """Every text that is embedded; by kind where not all get the prefix of queries, as E5 gives it in all tasks but retrieval."""
         ...
 
     def items(self) -> Sequence[tuple[str, ...]]:
-        """Of each item the texts by any of which one would know it from training: the query of a candidate list, both
-        sentences of a pair, the text that is classified."""
+        """Of each item the texts by any of which one would know it from training: the query of a search or of a candidate
+        list, both sentences of a pair, the text that is classified."""
         ...
 
-    def evaluate(self, embedder: Embedder, *, seed: int) -> TaskResult:
-        """Judge; ``seed`` is that of the interval's bootstrap."""
+    def evaluate(self, embedder: Any, *, seed: int) -> TaskResult:
+        """Evaluate a model; ``seed`` is that of the interval's bootstrap."""
         ...
 
 

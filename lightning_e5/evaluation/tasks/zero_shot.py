@@ -44,7 +44,7 @@ SST2_PROMPTS = ZeroShotPrompts(
 
 @dataclass(frozen=True)
 class ZeroShotTask:
-    """Texts judged by the nearest label prompt.
+    """Texts classified by the nearest label prompt.
 
     Args:
         data: the texts; no label without a prompt.

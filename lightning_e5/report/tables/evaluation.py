@@ -33,7 +33,7 @@ def validity_table(rows: Sequence[Node]) -> Table:
         Column("prefixes", _prefixes), number("max length", "max_length", ","), number("truncated", "truncated", ".1%"),
         Column("precision", lambda row: row["precision"] or None),
         number("tied at 10", lambda row: row.get("tied") if "collection" in row else None, ".1%"),
-        number("missing", "missing", ","), number("dangling", "dangling", ","),
+        number("missing", "missing", ","), number("qrels of missing documents", "dangling", ","),
     ])  # fmt: skip
 
 

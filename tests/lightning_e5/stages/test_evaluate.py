@@ -146,16 +146,16 @@ def test_an_experiment_of_tasks_alone(tmp_path: Path, encoder_folder: Path, task
         }},
         "samples_per_label": {"kinds": 4}, "published": {"small": {"kinds/accuracy": 0.25, "lists/map": 1}},
     }  # fmt: skip
-    node = {"name": "judge", "runs_dir": str(tmp_path / "runs"), "logger": {"mode": "disabled"}, "stages": {"evaluate": stage}}
-    (tmp_path / "judge.yaml").write_text(yaml.safe_dump(node))
-    assert main(["run", str(tmp_path / "judge.yaml")]) == 0
-    metrics = read_json(tmp_path / "runs/judge/metrics.json")
+    node = {"name": "evaluation", "runs_dir": str(tmp_path / "runs"), "logger": {"mode": "disabled"}, "stages": {"evaluate": stage}}
+    (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(node))
+    assert main(["run", str(tmp_path / "evaluation.yaml")]) == 0
+    metrics = read_json(tmp_path / "runs/evaluation/metrics.json")
     assert {"small/kinds/accuracy_low", "small/kinds/zero_shot_accuracy", "small/lists/mrr"} <= set(metrics)
     printed = capsys.readouterr().out
     assert f"{metrics['small/kinds/accuracy'] - 0.25:+.3f}" in printed and "re-ranking" in printed
-    page = (tmp_path / "runs/judge/report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "runs/evaluation/report.html").read_text(encoding="utf-8")
     assert "Other tasks" in page and "<h2>Results" not in page
-    assert main(["run", str(tmp_path / "judge.yaml")]) == 0 and "nothing to do" in capsys.readouterr().out
+    assert main(["run", str(tmp_path / "evaluation.yaml")]) == 0 and "nothing to do" in capsys.readouterr().out
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path: Path, encoder_folder: Path, sts_file: Path, collection: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_index_and_kept_embeddings_change_no_score(tmp_path: Path, encoder_fo
 
 
 def test_nothing_to_judge_on_is_refused(tmp_path: Path, encoder_folder: Path) -> None:
-    with pytest.raises(UserError, match="nothing to judge on"):
+    with pytest.raises(UserError, match="nothing to evaluate on"):
         evaluate(tmp_path / "out", encoders={"small": encoder_folder}, seed=0)
-    with pytest.raises(UserError, match="no model to judge"):
+    with pytest.raises(UserError, match="no model to evaluate"):
         evaluate(tmp_path / "out", sts={"x": tmp_path}, seed=0)

@@ -107,19 +107,19 @@ def test_a_killed_evaluation_continues_to_equal_files(tmp_path: Path, encoder_fo
     }  # fmt: skip
     command = {}
     for name in ("whole", "killed"):
-        node = {"name": "judge", "runs_dir": str(tmp_path / name), "logger": {"mode": "disabled"}, "stages": {"evaluate": stage}}
+        node = {"name": "evaluation", "runs_dir": str(tmp_path / name), "logger": {"mode": "disabled"}, "stages": {"evaluate": stage}}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(node))
         command[name] = ["run", str(tmp_path / f"{name}.yaml")]
     assert main(command["whole"]) == 0
     process = subprocess.Popen([sys.executable, "-m", "lightning_e5", *command["killed"]], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    out, end = tmp_path / "killed/judge/stages/evaluate", time.monotonic() + 120
+    out, end = tmp_path / "killed/evaluation/stages/evaluate", time.monotonic() + 120
     while not (out / "bm25/toy00/run.trec").is_file():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
-    assert not (out / "table.json").exists() and not (tmp_path / "killed/judge/metrics.json").exists()
+    assert not (out / "table.json").exists() and not (tmp_path / "killed/evaluation/metrics.json").exists()
     assert main(command["killed"]) == 0
-    whole = files(tmp_path / "whole/judge/stages")
-    assert files(tmp_path / "killed/judge/stages") == whole and len(whole) > 12 * 5
-    assert (tmp_path / "killed/judge/metrics.json").read_bytes() == (tmp_path / "whole/judge/metrics.json").read_bytes()
+    whole = files(tmp_path / "whole/evaluation/stages")
+    assert files(tmp_path / "killed/evaluation/stages") == whole and len(whole) > 12 * 5
+    assert (tmp_path / "killed/evaluation/metrics.json").read_bytes() == (tmp_path / "whole/evaluation/metrics.json").read_bytes()

@@ -50,12 +50,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
 
 
-def judge(out: Path, encoder: Path, local: dict[str, Path], **more: Any) -> dict[str, float]:
+def evaluated(out: Path, encoder: Path, local: dict[str, Path], **more: Any) -> dict[str, float]:
     return stage.mteb(out, encoders={"small": encoder}, tasks=[*local], local=local, split="test", **more)
 
 
 def test_every_kind_of_task_in_mtebs_layout(tmp_path: Path, encoder_folder: Path, local: dict[str, Path], collection: Path, sts_file: Path) -> None:
-    metrics = judge(tmp_path / "out", encoder_folder, local)
+    metrics = evaluated(tmp_path / "out", encoder_folder, local)
     encoder = TextEncoder.from_pretrained(encoder_folder)
     assert metrics["small/SciFact/ndcg@10"] == pytest.approx(RetrievalTask(load_beir(collection)).evaluate(encoder).metrics["ndcg@10"], abs=1e-4)
     assert metrics["small/STSBenchmark/cosine_spearman"] == pytest.approx(STSTask(load_sts(sts_file)).evaluate(encoder).value, abs=1e-4)
@@ -81,8 +81,8 @@ def test_every_kind_of_task_in_mtebs_layout(tmp_path: Path, encoder_folder: Path
 
 def test_a_folder_without_prefixes_gets_none(tmp_path: Path, encoder_folder: Path, sts_file: Path) -> None:
     (encoder_folder / "config_sentence_transformers.json").unlink()
-    bare = judge(tmp_path / "bare", encoder_folder, {"STSBenchmark": sts_file})
-    given = judge(tmp_path / "given", encoder_folder, {"STSBenchmark": sts_file}, prefixes={"query": "query: ", "passage": "passage: "})
+    bare = evaluated(tmp_path / "bare", encoder_folder, {"STSBenchmark": sts_file})
+    given = evaluated(tmp_path / "given", encoder_folder, {"STSBenchmark": sts_file}, prefixes={"query": "query: ", "passage": "passage: "})
     rows = [read_json(tmp_path / name / stage.TABLE)[0] for name in ("bare", "given")]
     assert [row["prefix"]["query"] for row in rows] == ["", "query: "]
     assert rows[0]["revision"] != rows[1]["revision"] and bare != given
@@ -91,8 +91,8 @@ def test_a_folder_without_prefixes_gets_none(tmp_path: Path, encoder_folder: Pat
 def test_other_prefixes_than_the_models_are_refused(tmp_path: Path, encoder_folder: Path, sts_file: Path) -> None:
     other = {"query": "q: ", "passage": "p: "}
     with pytest.raises(UserError, match="stores the prefixes"):
-        judge(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file}, prefixes=other)
-    judge(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file}, prefixes=other, prefix_ablation=True)
+        evaluated(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file}, prefixes=other)
+    evaluated(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file}, prefixes=other, prefix_ablation=True)
     assert read_json(tmp_path / "out" / stage.TABLE)[0]["prefix_ablation"] is True
 
 
@@ -100,7 +100,7 @@ def test_finished_tasks_are_kept_and_half_files_are_not(
     tmp_path: Path, encoder_folder: Path, local: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {"results_dir": tmp_path / "kept"}
-    first = judge(tmp_path / "one", encoder_folder, local, **kept)
+    first = evaluated(tmp_path / "one", encoder_folder, local, **kept)
     (folder,) = (tmp_path / "kept/results/lightning_e5__small").iterdir()
     half = folder / "SciFact.json"
     half.write_text(half.read_text()[:100])
@@ -112,12 +112,12 @@ def test_finished_tasks_are_kept_and_half_files_are_not(
         return load(task)
 
     monkeypatch.setattr(mteb_tasks, "_load", noted)
-    assert judge(tmp_path / "two", encoder_folder, local, **kept) == first
+    assert evaluated(tmp_path / "two", encoder_folder, local, **kept) == first
     assert loaded == ["SciFact"]
     copied = sorted(p.relative_to(tmp_path / "two").as_posix() for p in (tmp_path / "two").rglob("*.json") if p.parent.name == folder.name)
     assert [Path(name).stem for name in copied] == sorted([*KINDS, "model_meta"])
     local["STSBenchmark"].write_text(local["STSBenchmark"].read_text().replace("\n1\t", "\n5\t"))
-    changed = judge(tmp_path / "three", encoder_folder, local, **kept)
+    changed = evaluated(tmp_path / "three", encoder_folder, local, **kept)
     assert loaded == ["SciFact", "STSBenchmark"]
     assert {k for k in first if first[k] != changed[k]} == {"small/STSBenchmark/cosine_spearman", "small/mteb/STS", "small/mteb/all"}
 
@@ -133,13 +133,13 @@ def test_missing_data_are_named_and_the_rest_is_done(tmp_path: Path, encoder_fol
 def test_from_the_command_line(tmp_path: Path, encoder_folder: Path, sts_file: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     node = {"_target_": "lightning_e5.stages.mteb.mteb", "tasks": ["STSBenchmark"], "split": "test"}
     node["inputs"] = {"encoders": {"small": f"path:{encoder_folder}"}, "local": {"STSBenchmark": f"path:{sts_file}"}}
-    experiment = {"name": "judge", "seed": 1, "threads": 1, "runs_dir": str(tmp_path / "runs"), "stages": {"mteb": node}}
-    (tmp_path / "judge.yaml").write_text(yaml.safe_dump(experiment))
-    assert main(["check", str(tmp_path / "judge.yaml")]) == 0
-    assert main(["run", str(tmp_path / "judge.yaml")]) == 0
-    metrics = read_json(tmp_path / "runs/judge/metrics.json")
+    experiment = {"name": "evaluation", "seed": 1, "threads": 1, "runs_dir": str(tmp_path / "runs"), "stages": {"mteb": node}}
+    (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(experiment))
+    assert main(["check", str(tmp_path / "evaluation.yaml")]) == 0
+    assert main(["run", str(tmp_path / "evaluation.yaml")]) == 0
+    metrics = read_json(tmp_path / "runs/evaluation/metrics.json")
     assert set(metrics) == {"small/STSBenchmark/cosine_spearman", "small/mteb/STS", "small/mteb/all"}
-    assert main(["run", str(tmp_path / "judge.yaml")]) == 0 and "nothing to do" in capsys.readouterr().out
+    assert main(["run", str(tmp_path / "evaluation.yaml")]) == 0 and "nothing to do" in capsys.readouterr().out
 
 
 def test_the_papers_56_sets_are_mtebs() -> None:
@@ -189,7 +189,7 @@ def test_a_score_that_is_not_a_number_is_refused(tmp_path: Path, encoder_folder:
     save_file({k: v * 0 for k, v in weights.items()}, encoder_folder / "model.safetensors", {"format": "pt"})
     (tmp_path / "same.tsv").write_text("score\tsentence1\tsentence2\n1\ta\tb\n2\tc\td\n3\te\tf\n")
     with pytest.raises(UserError, match=r"STSBenchmark: lightning_e5/small's cosine_spearman is not a number"):
-        judge(tmp_path / "out", encoder_folder, {"STSBenchmark": tmp_path / "same.tsv"})
+        evaluated(tmp_path / "out", encoder_folder, {"STSBenchmark": tmp_path / "same.tsv"})
 
 
 def test_labels_that_the_training_part_lacks_are_refused(tmp_path: Path, encoder_folder: Path, task_files: dict[str, Path]) -> None:
@@ -198,4 +198,4 @@ def test_labels_that_the_training_part_lacks_are_refused(tmp_path: Path, encoder
     with (folder / "test.jsonl").open("a") as handle:
         handle.write(json.dumps({"text": "x", "label": "new"}) + "\n")
     with pytest.raises(UserError, match="'new' is not in the training part"):
-        judge(tmp_path / "out", encoder_folder, {"Banking77Classification": folder})
+        evaluated(tmp_path / "out", encoder_folder, {"Banking77Classification": folder})

@@ -208,7 +208,7 @@ def test_embeddings_that_are_not_numbers(table) -> None:  # type: ignore[no-unty
 
 def test_a_set_of_one_query(table) -> None:  # type: ignore[no-untyped-def]
     """beir's search asks for the second query's scores to learn the number of documents, and fails where there is one
-    query. Ours judges it."""
+    query. Ours evaluates it."""
     data = RetrievalData("toy", "test", {"a": "x", "b": "y"}, {"q1": "x"}, {"q1": {"a": 1}})
     with pytest.raises(IndexError):
         with_beir(BeirModel(table()), rows_of(data), data.queries, data.qrels)

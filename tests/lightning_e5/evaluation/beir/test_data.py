@@ -45,7 +45,7 @@ def test_reads(tmp_path):
     assert data.corpus == {"d1": "A title and\u2028 text", "d2": "alone", "d3": "no title"}
     assert data.queries == {"q1": "first", "q2": "second"}
     assert data.qrels == {"q1": {"d1": 1, "d9": 2}, "q2": {"d2": 0}}
-    assert data.dangling == 1
+    assert data.missing_documents == 1
 
 
 def test_reads_gzip_and_windows_line_ends(tmp_path):
@@ -156,7 +156,7 @@ def test_what_a_set_lacks_is_left_out_and_counted(tmp_path):
     qrels = QRELS + "q9\td1\t1\nq3\td1\t1\nq1\td1\t1.0\nq1\td2\t-1\n"
     data = load_beir(write(tmp_path / "toy", queries=lines([*QUERIES[:2], {"_id": "q3", "text": None}]), qrels=qrels))
     assert data.qrels == {"q1": {"d1": 1, "d9": 2, "d2": -1}, "q2": {"d2": 0}} and list(data.queries) == ["q1", "q2"]
-    assert data.left_out == {"queries_without_text": 2, "repeated_judgements": 1} and data.dangling == 1
+    assert data.left_out == {"queries_without_text": 2, "repeated_judgements": 1} and data.missing_documents == 1
     assert Collection(data, {}, None).facts() == {"left_out": data.left_out}
 
 

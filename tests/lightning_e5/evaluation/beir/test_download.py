@@ -13,8 +13,9 @@ import pytest
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir import download as beir_download
+from lightning_e5.evaluation.beir.collection import load_collection
 from lightning_e5.evaluation.beir.download import download_beir
-from lightning_e5.evaluation.beir.sets import BEIR_SETS, beir_set, beir_tasks, load_beir_set, mean_of_forums
+from lightning_e5.evaluation.beir.sets import BEIR_SETS, beir_set, mean_of_forums
 
 
 def archive(members, *, link=None, compress=zipfile.ZIP_DEFLATED):
@@ -91,6 +92,12 @@ def server():
 def get(server, folder, name="scifact", md5="of the body"):
     md5 = hashlib.md5(server.body).hexdigest() if md5 == "of the body" else md5
     return download_beir(folder, name, address=server.address, md5=md5, timeout_s=5)
+
+
+def load_beir_set(folder, name):
+    """The set's collections by its own rules: one, or one per forum."""
+    found = load_collection(folder / name, name, rules=beir_set(name))
+    return [*found.forums.values()] or [found.data]
 
 
 def test_a_whole_download_loads_and_is_not_fetched_twice(server, tmp_path):
@@ -248,10 +255,10 @@ def test_cqadupstack_is_twelve_collections_and_quora_is_all_queries(server, tmp_
     server.body = archive(collection("quora"))
     get(server, tmp_path, "quora")
     assert load_beir_set(tmp_path, "quora")[0].corpus == {"d1": "a text"}  # without its title
-    (task,) = beir_tasks(tmp_path, "quora", k=10, metrics=["mrr@10"])
-    (other,) = beir_tasks(tmp_path, "quora", k=10, metrics=["mrr@10"], passage_kind="passage")
-    assert (task.passage_kind, task.queries_are_documents, other.passage_kind) == ("query", True, "passage")
-    assert [t.passage_kind for t in beir_tasks(tmp_path, "cqadupstack")] == ["passage"] * 12
+    quora, forums_together = (load_collection(tmp_path / name, name, rules=beir_set(name)) for name in ("quora", "cqadupstack"))
+    other = load_collection(tmp_path / "quora", "quora", rules="none")
+    assert (quora.passage_kind, quora.queries_are_documents, other.passage_kind) == ("query", True, "passage")
+    assert (forums_together.passage_kind, len(forums_together.forums)) == ("passage", 12)
     server.body = archive(collection("msmarco", split="dev"))
     get(server, tmp_path, "msmarco")
     assert load_beir_set(tmp_path, "msmarco")[0].split == "dev"

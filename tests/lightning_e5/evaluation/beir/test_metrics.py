@@ -83,7 +83,7 @@ def test_equals_the_loops(run, qrels):
 
 @settings(max_examples=200, deadline=None)
 @given(run=st.dictionaries(queries, tied_scores), qrels=all_qrels, extra=st.integers(0, 3))
-def test_every_metric_equals_pytrec_eval_with_ties_missing_queries_and_dangling_judgements(run, qrels, extra):
+def test_every_metric_equals_pytrec_eval_with_ties_missing_queries_and_qrels_of_missing_documents(run, qrels, extra):
     qrels = {q: {**grades, **{f"gone{i}": i for i in range(extra + 1)}} for q, grades in qrels.items()}  # not in any run
     names = [f"{family}@{k}" for family in ("ndcg", "recall", "map", "mrr", "precision") for k in (1, 3, 10, 1000)]
     scores = evaluate_run(run, qrels, names)

@@ -41,7 +41,7 @@ DATA = RetrievalData(
     corpus={"d 1": "aaa", "d%2": "bbb", "d3": "ccc", "d4": "aab"},
     queries={"q1": "a", "q2": "b", "q3": "c"},
     qrels={"q1": {"d 1": 1}, "q2": {"d4": 2, "gone": 1}, "q3": {"d3": 0}},
-    dangling=1,
+    missing_documents=1,
 )
 
 

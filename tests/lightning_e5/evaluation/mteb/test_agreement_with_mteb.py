@@ -216,7 +216,7 @@ def test_one_clustering_and_several(lines: list[str], encoder: TextEncoder) -> N
 
 
 def test_a_label_that_no_sample_has(lines: list[str], encoder: TextEncoder) -> None:
-    """mteb judges texts whose label the training part lacks, which are always wrong, without a word. Ours refuses."""
+    """mteb evaluates texts whose label the training part lacks, which are always wrong, without a word. Ours refuses."""
     train, test = (lines[:40], [i % 2 for i in range(40)]), (lines[40:60], [2] * 10 + [0] * 6 + [1] * 4)
     assert small.scores(small.classification(train, test), adapter(encoder))["accuracy"] <= 0.5
     with pytest.raises(UserError, match="2"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_e5.__main__ import main
-from lightning_e5.cli.evaluate_request import RETRIEVAL_METRICS, set_name
+from lightning_e5.cli.evaluate_inputs import RETRIEVAL_METRICS, set_name
 from lightning_e5.files.storage import read_json
 
 
@@ -80,7 +80,7 @@ def test_a_split_column_chooses_the_rows_and_what_is_left_out_is_said(tmp_path: 
     [
         (["--model", "absent", "--sts", "{sts}"], "--model: absent: no such model folder (nor bm25)"),
         (["--model", "bm25", "bm25", "--sts", "{sts}"], "two models are named 'bm25'"),
-        (["--model", "{model}"], "nothing to judge on"),
+        (["--model", "{model}"], "nothing to evaluate on"),
         (["--model", "{model}", "--sts", "absent.tsv"], "absent.tsv: no such file or directory"),
         (["--model", "{model}", "--sts", "{sts}", "{sts}"], "two sets are named 'pairs'"),
         (["--model", "{model}", "--sts", "a/b={sts}"], "is not NAME=FOLDER"),

@@ -1,0 +1,145 @@
+"""The evaluation: every model on every task, compared, with what each has seen of the test items in training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir.average import beir_averages
+from lightning_e5.evaluation.beir.model_differences import checked_previous, compare_models
+from lightning_e5.evaluation.contamination import Contamination, Item, check_training_texts
+from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, load_models
+from lightning_e5.evaluation.published import Published, check_published, published_of
+from lightning_e5.evaluation.statistics.decision import decide_together
+from lightning_e5.evaluation.tasks.retrieval import CollectionResult, CollectionTask
+from lightning_e5.evaluation.tasks.task import EvalTask, TaskResult
+from lightning_e5.files.storage import write_json
+from lightning_e5.progress import progress
+from lightning_e5.result_row import Comparison, ResultRow, TextsRead
+
+#: The rows of retrieval, and those of all other tasks and of averages.
+TABLE, TASKS_TABLE = "table.json", "tasks.json"
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    model: str
+    collection: str
+    result: TaskResult
+    texts: TextsRead
+    comparisons: list[dict[str, Any]]
+    seconds: float
+
+
+def evaluate(
+    models: Sequence[ModelSpec],
+    tasks: Iterable[EvalTask],
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    reference: str | None = None,
+    previous: Mapping[str, str | Sequence[str]] | None = None,
+    published: Published | None = None,
+    training_texts: Mapping[str, Path] | None = None,
+    trained_on: Mapping[str, Sequence[str]] | None = None,
+) -> list[ResultRow]:
+    """Evaluate every model on every task that it can do: all of them on retrieval, those that embed on the others.
+
+    Args:
+        models: loaded first, each once.
+        tasks: each is done, with all models, before the next one is taken (see `load_tasks`).
+        seed: of all bootstraps.
+        out: gets ``<model>/<set>/`` (TREC run, per-query or per-item values) and the rows, as ``table.json`` and ``tasks.json``.
+        reference: the model that all others are compared with on retrieval, pairwise over queries.
+        previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
+            them, too.
+        published: model -> ``<set>/<metric>`` -> a published figure, kept beside ours.
+        training_texts: name -> folder of pairs or ``ranked.parquet``, in which the test items are looked for (see `Contamination`).
+        trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
+
+    Returns:
+        Retrieval's rows, then the averages over BEIR's 15 sets where all were evaluated, then those of the other tasks. What is
+        said of differences holds for all of them together (Holm).
+
+    Raises:
+        UserError: no model, no task that one can do, a wrong name, or as the models and tasks.
+    """
+    loaded = load_models(models)
+    training, read_by = training_texts or {}, trained_on or {}
+    check_training_texts(training, read_by, loaded)
+    compared_with = checked_previous(previous, list(loaded))
+    if reference is not None and reference not in loaded:
+        raise UserError(f"evaluate.reference: {reference!r} is not one of the models ({', '.join(loaded)})")
+    embedders = {name: model for name, model in loaded.items() if model.embeds}
+    evaluated: list[_Evaluated] = []
+    items: dict[str, Sequence[Item]] = {}
+    beir: dict[str, dict[str, Sequence[NDArray[np.float64]]]] = {}
+    for task in tasks:
+        found = _on_task(task, loaded if isinstance(task, CollectionTask) else embedders, seed, out)
+        items[task.name] = list(task.items())
+        values = {name: one.result.groups for name, one in found.items() if one.result.groups}
+        for name, comparisons in compare_models(values, reference=reference, previous=compared_with, seed=seed).items():
+            found[name].comparisons.extend(comparisons)
+        for name, one in found.items():
+            if isinstance(one.result, CollectionResult) and one.result.beir_set is not None:
+                beir.setdefault(one.result.beir_set, {})[name] = one.result.groups
+        evaluated += found.values()
+    if not evaluated:
+        raise UserError(f"evaluate: {', '.join(loaded)} can only search, and there is no collection to search (give collections)")
+    decide_together([comparison for one in evaluated for comparison in one.comparisons])
+    contamination = Contamination(items, training, read_by)
+    rows = [_row(one, loaded[one.model], contamination) for one in evaluated]
+    retrieval, others = [row for row in rows if row.is_retrieval], [row for row in rows if not row.is_retrieval]
+    rows = [*retrieval, *beir_averages(beir, seed), *others]
+    check_published(published or {}, loaded, rows)
+    rows = [replace(row, published=published_of(published or {}, row)) for row in rows]
+    if out is not None:
+        _write(out, rows)
+    return rows
+
+
+def _on_task(task: EvalTask, models: Mapping[str, LoadedModel], seed: int, out: Path | None) -> dict[str, _Evaluated]:
+    """What each model reached, its values per query or item written."""
+    texts = task.texts()
+    found = {}
+    with progress(len(models), f"evaluate on {task.name}", "model") as bar:
+        for name, model in models.items():
+            started = time.perf_counter()
+            result = task.evaluate(model.model, seed=seed)
+            if out is not None:
+                result.save(out / name / task.name)
+            if isinstance(result, CollectionResult):
+                result = replace(result, found=None, cosines=None)  # runs of many collections would fill the memory
+            read = model.texts_read(texts if isinstance(texts, Mapping) else {"query": texts})
+            found[name] = _Evaluated(name, task.name, result, read, [], time.perf_counter() - started)
+            bar(1)
+    return found
+
+
+def _row(one: _Evaluated, model: LoadedModel, contamination: Contamination) -> ResultRow:
+    result = one.result
+    overlap, clean = contamination.of(one.model, model, one.collection, result)
+    compared = [Comparison.of_json(comparison) for comparison in one.comparisons]
+    facts = dict(result.facts)
+    return ResultRow(
+        one.model, one.collection, result.task, result.metric, result.value, result.low, result.high, result.items,
+        {**result.others, **clean}, facts.pop("split", None), one.texts, overlap,
+        difference=next((comparison for comparison in compared if not comparison.model), None),
+        previous=tuple(comparison for comparison in compared if comparison.model), facts=facts, seconds=one.seconds,
+    )  # fmt: skip
+
+
+def _write(out: Path, rows: Sequence[ResultRow]) -> None:
+    """The rows as files; times, which are others each time, in one of their own."""
+    table = [(row.as_json(), row.seconds) for row in rows if row.is_retrieval]
+    if others := [row.as_json() for row in rows if not row.is_retrieval]:
+        write_json(out / TASKS_TABLE, others)
+    write_json(out / "timing_table.json", [{**row, "seconds": seconds} for row, seconds in table])
+    write_json(out / TABLE, [row for row, _ in table])

@@ -1,0 +1,35 @@
+"""`evaluate` by itself: models and tasks in, rows out, the same ones that the stage writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_e5.evaluation.evaluate import evaluate
+from lightning_e5.evaluation.load_tasks import TaskSettings, load_tasks
+from lightning_e5.evaluation.loaded_models import ModelSpec
+from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
+from lightning_e5.result_row import flat
+from lightning_e5.results.result_files import read_rows
+from lightning_e5.retrieval.bm25 import BM25
+from lightning_e5.stages.evaluate import evaluate as stage
+
+
+def test_models_and_tasks_give_rows(tmp_path: Path, encoder_folder: Path, collection: Path, sts_file: Path) -> None:
+    models = [ModelSpec("bm25", BM25()), ModelSpec("small", encoder_folder)]
+    data = {"collections": {"toy": collection}, "sts": {"similar": sts_file}}
+    rows = evaluate(models, load_tasks(data, TaskSettings(cosines=True)), seed=3, reference="bm25", out=tmp_path / "out")
+    assert [(row.model, row.collection, row.metric) for row in rows] == [
+        ("bm25", "toy", "ndcg@10"), ("small", "toy", "ndcg@10"), ("small", "similar", "spearman"),
+    ]  # fmt: skip
+    assert rows[0].difference is None and rows[1].difference is not None and rows[2].texts is not None
+    metrics = stage(tmp_path / "stage", **data, encoders={"small": encoder_folder}, baselines={"bm25": BM25()}, reference="bm25", seed=3)
+    assert metrics == flat(rows) and read_rows(tmp_path / "stage") == read_rows(tmp_path / "out") == rows
+    names = [{p.relative_to(tmp_path / out) for p in (tmp_path / out).rglob("*")} for out in ("stage", "out")]
+    assert names[0] == names[1] and Path("small/toy/cosines.parquet") in names[0]
+
+
+def test_nothing_is_written_unasked(tmp_path: Path, encoder_folder: Path, sts_file: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    (row,) = evaluate([ModelSpec("small", encoder_folder)], [STSTask(load_sts(sts_file, "similar"))])
+    assert row.queries == 40 and row.metrics["spearman_low"] <= row.value and set(tmp_path.rglob("*")) == before
