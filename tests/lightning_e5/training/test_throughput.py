@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_e5.models.packed_bert import PackedBert
-from lightning_e5.training.out_of_memory import available_bytes, activation_bytes, is_out_of_memory
+from lightning_e5.training.out_of_memory import activation_bytes, available_bytes, is_out_of_memory
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 
 
