@@ -1,9 +1,9 @@
 """The consistency filter's decision, is a pair's own passage among the best two: ours against faiss's exact search.
 
 Both answer for the same queries, passages and pool, on the same threads: faiss searches the pool's best two
-(``IndexFlatIP``, k = 2) and a pair is kept where fewer than two score above its own passage; ours counts on a screen and
-settles the unsure exactly (``exact_up_to=2``), or counts every rank to its end (``all ranks``, which faiss's answer does not hold).
-Preparing the pool (ours: its screen; faiss: ``add``) is done once for millions of queries and is given beside.
+(``IndexFlatIP``, k = 2) and a pair is kept where fewer than two score above its own passage; ours counts low-precision scores
+and rescores the undecided exactly (``exact_up_to=2``), or counts every rank to its end (``all ranks``, which faiss's answer does not hold).
+Preparing the pool (ours: its low-precision form; faiss: ``add``) is done once for millions of queries and is given beside.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.common import alternate, arguments, report, told
+from lightning_e5.curation.consistency_filter.bounded_scores import exact_scores
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
-from lightning_e5.curation.consistency_filter.screens import exact_scores
 
 #: Share of the squared length that all vectors have in common: 0 is isotropic; cosines of E5 lie around 0.78.
 COMMON = {"isotropic": 0.0, "E5-like": 0.78}
@@ -80,12 +80,12 @@ def measure(name: str, queries: Tensor, passages: Tensor, pool: Tensor, exact_up
 
     agreement = float((ours() == peer()).mean())
     times = alternate({"ours": ours, "peer": peer}, chosen.rounds)
-    told(f"{name}: kept {peer().mean():.1%}, screen {ranked.screen.name}")
+    told(f"{name}: kept {peer().mean():.1%}, format {ranked.scores.name}")
     mine, theirs = times["ours"], times["peer"]
     return {
         "name": f"filter {name}, {'all ranks' if exact_up_to is None else f'exact up to {exact_up_to}'}",
         "batch": len(queries),
-        "precision": ranked.screen.name,
+        "precision": ranked.scores.name,
         "ours_s": mine.wall,
         "peer_s": theirs.wall,
         "ratio": theirs.wall / mine.wall,

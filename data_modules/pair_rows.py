@@ -1,14 +1,16 @@
-"""Single rows, runs of rows and the sources of a `PairStore`, reading only the shards that hold them."""
+"""Rows of pairs: those that a filter keeps, single ones and the sources of a `PairStore`, reading only the shards that hold them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.pair_store import COLUMNS, PairStore
+from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import read_parquet
 
 #: The rank of a pair that an earlier round of the consistency filter dropped and this one did not rank.
@@ -16,6 +18,18 @@ NOT_RANKED = 0
 
 #: The source of all pairs of a folder that names none.
 NO_SOURCE = "pairs"
+
+
+def kept_rows(path: Path, rows: int, of: Path) -> NDArray[np.int64]:
+    """The numbers of the rows, of ``rows`` pairs of the folder ``of``, that a Parquet file with a bool column ``keep`` keeps.
+
+    Raises:
+        UserError: the file is no such one, or belongs to other pairs.
+    """
+    keep = read_parquet(path, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)
+    if len(keep) != rows:
+        raise UserError(f"{path}: has {len(keep)} rows where {of} has {rows} pairs")
+    return np.flatnonzero(keep).astype(np.int64)
 
 
 def take_rows(store: PairStore, rows: NDArray[np.int64], columns: Sequence[str]) -> Any:

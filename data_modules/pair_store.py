@@ -16,7 +16,7 @@ import numpy as np
 
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.parquet import read_parquet
-from lightning_e5.files.storage import read_checked, safe_component
+from lightning_e5.files.storage import read_checked, reading, safe_component
 
 #: The one table, the list of shards, and the folder of shards.
 TABLE, SHARDS, SHARD_FOLDER = "pairs.parquet", "pairs.json", "shards"
@@ -135,12 +135,9 @@ def _listed(path: Path) -> dict[str, list[tuple[str, int]]]:
 
 
 def _rows(path: Path) -> int:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
+    with reading(path, "not a readable Parquet file"):
         return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None

@@ -14,10 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, read_manifest, write_manifest
-from lightning_e5.ranges import Count
 from lightning_e5.text import TextTokenizer, text_id, texts_digest
 from lightning_e5.types import Kind
 
@@ -26,14 +24,13 @@ SHARD_ROWS = 1_000_000
 _BLOCK = 8192
 
 
-@configurable("token writer")
 def write_token_cache(
     directory: Path,
     columns: Mapping[str, tuple[Sequence[str], Kind]],
     tokenizer: TextTokenizer,
     *,
     progress: Callable[[int], object] = lambda rows: None,
-    shard_rows: Count = SHARD_ROWS,
+    shard_rows: int = SHARD_ROWS,
     sources: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Tokenise columns of texts into ``directory`` (made, emptied); returns its manifest, written last.

@@ -30,6 +30,7 @@ MOVED = {
     "lightning_e5.curation.hard_negatives.NegativeRules": "lightning_e5.curation.mining.hard_negatives.NegativeRules",
     "lightning_e5.evaluation.baselines.bm25.BM25": "lightning_e5.retrieval.bm25.BM25",
     "lightning_e5.evaluation.zero_shot.ZeroShotPrompts": "lightning_e5.evaluation.tasks.zero_shot.ZeroShotPrompts",
+    "lightning_e5.stages.tokens.tokens": "lightning_e5.stages.vocabulary.tokens",
 }
 #: Arguments of earlier versions, by the kind of what had them, and the key beside it that they stand under now.
 MOVED_ARGUMENTS = {

@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     IntArray = NDArray[np.integer[Any]]
 
 _SPACE = re.compile(r"\s+")
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
     """The strings put before a query and a passage, stored with every trained encoder.
+
+    Example:
+        >>> Prefixes().of("query") + "sort a list"
+        'query: sort a list'
 
     Source: paper section 3.2; the released models' cards.
     """
@@ -54,6 +59,11 @@ E5_PREFIXES = Prefixes()
 def normalise_text(text: str) -> str:
     """Fold case, compatibility forms and white space, so that trivially different copies of a text are equal."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
+
+
+def words(text: str) -> list[str]:
+    """The words of the normalised text (case folded); punctuation only parts them."""
+    return _WORD.findall(normalise_text(text))
 
 
 def text_id(text: str) -> int:

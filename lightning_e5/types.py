@@ -34,7 +34,12 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """One (query, passage) pair of weak supervision (paper section 3.1)."""
+    """One (query, passage) pair of weak supervision (paper section 3.1).
+
+    Example:
+        >>> TextPair("sort a list", "list.sort() sorts the list in place.", source="python-docs").passage_kind
+        'passage'
+    """
 
     query: str
     passage: str
@@ -201,11 +206,11 @@ class PairFiles(Protocol):
 
     name: str
 
-    def parts(self) -> Sequence[str]:
-        """Independent pieces of work (usually the files), in a fixed order."""
+    def parts(self) -> Sequence[Any]:
+        """Independent parts of the work, in a fixed order: files by their names, or values whose text names them in manifests."""
         ...
 
-    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+    def read(self, part: Any, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one part, always the same ones in the same order; what cannot be read is in ``report``."""
         ...
 

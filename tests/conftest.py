@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# Before torch is imported: waiting threads give their core away, as under the command line.
+# Before torch is imported: threads that wait sleep, as under the command line.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
+# Processes that tests start elsewhere, notebooks among them, import this clone, installed or not.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 SMOKE = ROOT / "experiments" / "smoke.yaml"
 
 
@@ -39,27 +43,35 @@ def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_remembered", set())
 
 
-@pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory of a finished smoke run: every stage of the quickstart, on real text, at test size.
+@pytest.fixture(scope="session", autouse=True)
+def smoke_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the smoke run, which begins beside the first tests where any test wants it, so that few have to wait.
 
-    Where several processes of pytest-xdist share the suite, the first makes it and the others wait.
+    Of several processes of pytest-xdist the first makes it for all.
     """
-    import fcntl
-    import subprocess
-
-    parallel = "PYTEST_XDIST_WORKER" in os.environ
-    runs = tmp_path_factory.getbasetemp().parent / "smoke-runs" if parallel else tmp_path_factory.mktemp("runs")
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    runs = tmp_path_factory.getbasetemp().parent / "smoke-runs" if worker else tmp_path_factory.mktemp("runs")
     runs.mkdir(exist_ok=True)
-    with (runs / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (runs / "stdout.txt").is_file():
-            command = [sys.executable, "-m", "lightning_e5", "run", str(SMOKE), f"runs_dir={runs}"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
-            assert done.returncode == 0, done.stdout + done.stderr
-            (runs / "stderr.txt").write_text(done.stderr)
-            (runs / "stdout.txt").write_text(done.stdout)
-    yield runs / "smoke"
+    process = None
+    if worker in (None, "gw0") and any("smoke_run" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        command = [sys.executable, "-m", "lightning_e5", "run", str(SMOKE), f"runs_dir={runs}"]
+        with (runs / "stdout.txt").open("w") as out, (runs / "stderr.txt").open("w") as errors:
+            # The shell notes how it ended, for all processes that wait.
+            process = subprocess.Popen(["sh", "-c", '"$@"; echo $? > "$0"', str(runs / "exit_code.txt"), *command], cwd=ROOT, stdout=out, stderr=errors)
+    yield runs
+    if process is not None:
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def smoke_run(smoke_runs: Path) -> Path:
+    """The directory of a finished smoke run: every stage of the quickstart, on real text, at test size."""
+    until = time.monotonic() + 540
+    while not (code := (smoke_runs / "exit_code.txt").read_text() if (smoke_runs / "exit_code.txt").exists() else ""):
+        assert time.monotonic() < until, "the smoke run did not end"
+        time.sleep(0.2)
+    assert code.strip() == "0", "".join((smoke_runs / f"{stream}.txt").read_text() for stream in ("stdout", "stderr"))
+    return smoke_runs / "smoke"
 
 
 @pytest.fixture(scope="session")

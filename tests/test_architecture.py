@@ -35,6 +35,9 @@ LARGE_FOLDERS: dict[str, str] = {}
 #: Layer 0 knows neither models nor training frameworks.
 HEAVY = ("lightning", "transformers", "faiss", "mteb", "beir", "sentence_transformers", "wandb")
 
+#: What ``results`` may import of the layers above 0, beside its own files: it reads what runs wrote, and computes statistics of it.
+READABLE = ("lightning_e5/results/", "lightning_e5/evaluation/statistics/", "data_modules/")
+
 Sources = Mapping[str, str]
 
 
@@ -92,6 +95,17 @@ def upward(sources: Sources) -> list[str]:
     return found
 
 
+def beyond_reading(sources: Sources) -> list[str]:
+    """Imports by which ``results`` would do more than read: models, curation, W&B, a report."""
+    return [
+        f"{a}: results imports {b}, which does more than read"
+        for a, targets in edges(sources).items()
+        if a.startswith("lightning_e5/results/")
+        for b in sorted(targets)
+        if layer(b) > 0 and not b.startswith(READABLE)
+    ]
+
+
 def circle(sources: Sources) -> list[str]:
     """Folders that import one another in a circle (a file of the top folder counts as one of its own); empty where there is none."""
 
@@ -135,6 +149,11 @@ def unresolved(sources: Sources) -> list[str]:
 def test_imports_are_there() -> None:
     assert unresolved(product()) == []
     assert unresolved({"lightning_e5/x.py": "def f():\n    from lightning_e5.reprot import html"}) == ["lightning_e5/x.py: lightning_e5.reprot"]
+def test_results_only_read() -> None:
+    assert beyond_reading(product()) == []
+    planted = {"lightning_e5/results/planted.py": "def f():\n    from lightning_e5.models.encoder import TextEncoder"}
+    (found,) = beyond_reading({**product(), **planted})
+    assert found == "lightning_e5/results/planted.py: results imports lightning_e5/models/encoder.py, which does more than read"
 
 
 def test_folders_form_no_circle() -> None:
@@ -177,6 +196,12 @@ def test_files_are_one_concept() -> None:
     benchmarks = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in (ROOT / "benchmarks").rglob("*.py")}
     lines = {path: len(source.splitlines()) for path, source in {**product(), **benchmarks}.items()}
     assert {path: count for path, count in lines.items() if count > 300 and path not in LONG_FILES} == {}
+
+
+def test_tests_mirror_the_tree() -> None:
+    """Every folder of tests has a room of the same name."""
+    tested = {p.parent.relative_to(ROOT / "tests").as_posix() for package in ("lightning_e5", "data_modules") for p in (ROOT / "tests" / package).rglob("*.py")}
+    assert tested - {PurePosixPath(path).parent.as_posix() for path in product()} == set()
 
 
 def test_folders_are_one_room() -> None:

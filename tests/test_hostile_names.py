@@ -28,7 +28,7 @@ HOSTILE = {"nul": "a\0b", "long": "x" * 5000, "long part": "y" * 300, "half a ch
 )  # fmt: skip
 def test_a_path_that_is_none_ends_in_one_sentence(arguments: list[str], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "smoke.yaml").write_text("name: x\nstages: {one: {_target_: lightning_e5.stages.tokens.tokens}}\n")
+    (tmp_path / "smoke.yaml").write_text("name: x\nstages: {one: {_target_: lightning_e5.stages.vocabulary.tokens}}\n")
     given = [a.replace("NAME", HOSTILE[name]) for a in arguments]
     assert main(given if "NAME" in "".join(arguments) else [*given, HOSTILE[name]]) == 2
     told = capsys.readouterr().err

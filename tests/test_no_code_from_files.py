@@ -12,7 +12,7 @@ import pytest
 
 from lightning_e5.curation.cleaning.decontaminate import Contamination
 from lightning_e5.curation.cleaning.overlap import EvaluationNgrams
-from lightning_e5.curation.engines.blocks import KeptBlocks, read_array
+from lightning_e5.curation.engines.run_parts import parts_of, read_array, run_parts
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.stored_embeddings import StoredEmbeddings
 
@@ -97,7 +97,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "ngrams.npz": EvaluationNgrams.load,
     "texts.npy": Contamination.load,
     "part-0000000000.npy": lambda path: read_array(path, "r"),
-    "scores-00000.npz": lambda path: list(KeptBlocks(path.parent).run("scores", 1, 1, lambda part: {})),
+    "scores-00000.npz": lambda path: list(run_parts(lambda rows, bar: {}, parts_of(path.parent / "scores", 1, 1), title="scores")),
     "manifest.json": lambda path: StoredEmbeddings(path.parent),
 }
 

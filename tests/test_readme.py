@@ -12,6 +12,8 @@ import pytest
 from lightning_e5.__main__ import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
+#: What starts the command line, installed or not.
+COMMAND = r"(?:python -m lightning_e5|lightning-e5)"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [p for p in sorted(ROOT.rglob("*.md")) if not {"runs", "venv", ".venv"} & set(p.relative_to(ROOT).parts)]
 
@@ -21,20 +23,27 @@ def fenced(language: str) -> list[str]:
 
 
 def arguments_of(command: str) -> list[str]:
-    """The words after ``python -m lightning_e5``, with the table's placeholders filled in."""
+    """The words after ``lightning-e5``, with the table's placeholders filled in."""
     words = shlex.split(command.replace("[", "").replace("]", "").replace(" ...", ""))
     return [re.sub(r"^key=value$", "seed=2", word) for word in words]
 
 
 def commands() -> list[str]:
-    inline = [c for block in fenced("bash") for c in re.findall(r"python -m lightning_e5 ([^&|\n]+)", block)]
+    inline = [c for block in fenced("bash") for c in re.findall(rf"{COMMAND} ([^&|\n]+)", block)]
     rows = re.findall(r"^\| `((?:" + "|".join(VERBS) + r") [^`]+)`", README, re.M)
     return inline + rows
 
 
 def test_every_verb_is_told_and_exists() -> None:
     assert {c.split()[0] for c in commands()} == set(VERBS)
-    assert {verb for verb in re.findall(r"python -m lightning_e5 (\w+)", README)} <= set(VERBS)
+    assert {verb for verb in re.findall(rf"{COMMAND} (\w+)", README)} <= set(VERBS)
+
+
+def test_every_room_stands_in_the_tree() -> None:
+    (tree,) = fenced("text")
+    rooms = {p.parent.name for p in (ROOT / "lightning_e5").glob("*/__init__.py")}
+    assert rooms == set(re.findall(r"^  (\w+)/ ", tree, re.M))
+    assert {line.split("/")[0] for line in tree.splitlines() if line[0] != " "} <= {p.name for p in ROOT.iterdir()}
 
 
 @pytest.mark.parametrize("command", commands())

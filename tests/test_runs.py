@@ -102,7 +102,7 @@ def test_the_order_is_pure_and_the_same_for_all_ranks(world_size: int) -> None:
 def test_the_filter_equals_brute_force() -> None:
     import torch
 
-    from lightning_e5.curation.consistency_filter.keep import consistency_ranks
+    from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 
     draw = torch.Generator().manual_seed(0)
     q, p = (torch.nn.functional.normalize(torch.randn(60, 8, generator=draw), dim=1) for _ in range(2))
@@ -111,7 +111,7 @@ def test_the_filter_equals_brute_force() -> None:
         1 + sum(float(q[i] @ p[j]) > float((q[i] * p[i]).sum()) for j in range(60) if texts[j] != texts[i]) for i in range(60)
     ]
     for block in (1, 500, 10**6):
-        assert consistency_ranks(q, p, p, texts, texts, block_scores=block).tolist() == expected
+        assert RankPool(p, texts, block_scores=block).ranks(q, p, texts).tolist() == expected
 
 
 def test_what_a_run_says_at_its_end_is_readable_and_its_commands_work(

@@ -10,10 +10,10 @@ import torch
 
 from data_modules.base import StepDataModule, check_duration, resolve_steps
 from data_modules.order import BatchOrder
+from data_modules.pair_rows import kept_rows
 from data_modules.token_cache import TokenCache
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.files.parquet import read_parquet
 from lightning_e5.ranges import BatchSize, Count, Epochs, Seed, Weight, WorkersOrZero
 from lightning_e5.types import PairBatch, TokenBatch
 
@@ -52,7 +52,9 @@ class CCPairsDataModule(StepDataModule):
         num_workers: WorkersOrZero = 0,
     ) -> None:
         cache = TokenCache(Path(tokens))
-        kept = _kept_rows(Path(keep), cache) if keep is not None else None
+        kept = kept_rows(Path(keep), cache.rows, cache.directory) if keep is not None else None
+        if kept is not None and not len(kept):
+            raise UserError(f"{keep}: keeps no pair")
         if not 0 <= alpha < np.inf:
             raise UserError(f"alpha: {alpha} is not a finite number >= 0")
         if weights is None and alpha == 1.0 and not one_source_per_batch:
@@ -117,13 +119,3 @@ def _chosen_sources(
         raise UserError("weights: leave no source to draw from")
     shares = None if weights is None else [float(weights[name]) for name in chosen]
     return {name: len(parts[name]) for name in chosen}, shares, np.concatenate([parts[name] for name in chosen])
-
-
-def _kept_rows(path: Path, cache: TokenCache) -> np.ndarray:
-    keep = read_parquet(path, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)
-    if len(keep) != cache.rows:
-        raise UserError(f"{path}: has {len(keep)} rows where {cache.directory} has {cache.rows} pairs")
-    rows = np.flatnonzero(keep)
-    if not len(rows):
-        raise UserError(f"{path}: keeps no pair")
-    return rows.astype(np.int64)

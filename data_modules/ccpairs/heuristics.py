@@ -35,7 +35,7 @@ class SourceRule:
     """What all rules share: the sources a rule is for, and its name in the counts.
 
     Args:
-        sources: a pair is judged only where its ``source`` starts with one of these; empty for every pair.
+        sources: a pair is looked at only where its ``source`` starts with one of these; empty for every pair.
         name: what the pairs this rule drops are counted under; needed where a YAML has one rule twice.
     """
 
@@ -154,7 +154,7 @@ class AdultContent(SourceRule):
     Args:
         flags: the facts that say so; a source without them drops nothing here.
 
-    Source: ours (the flags are the source's own; no text is judged).
+    Source: ours (the flags are the source's own; no text is looked at).
     """
 
     flags: Sequence[str] = ("over_18", "nsfw")

@@ -42,7 +42,7 @@ class RankedDataModule(StepDataModule):
             a place that the seed gives, around and around (as SimLM does).
         weights: share of each file in the batches, by its name; by default its rows, as in a concatenation (E5).
         max_steps, epochs: give one of them; E5 fine-tunes for 3 epochs. An epoch is as many queries as all files have.
-        hold_out: queries at the end of a single file that are never trained on (for judging a teacher).
+        hold_out: queries at the end of a single file that are never trained on (to evaluate a teacher).
         num_workers: data-loading processes.
 
     Source: paper section 4.2; the window is that of SimLM's loader.

@@ -1,4 +1,10 @@
-"""MS-MARCO passage ranking as others publish it with negatives: SimLM's files and Tevatron's.
+"""MS-MARCO passage ranking as public fine-tuning sets give it, with negatives: SimLM's files and Tevatron's.
+
+A line of SimLM's ``train.jsonl`` (https://huggingface.co/datasets/intfloat/simlm-msmarco) and one of Tevatron's
+(https://huggingface.co/datasets/Tevatron/msmarco-passage)::
+
+    {"query_id": "1", "query": "who wrote dune", "positives": {"doc_id": ["7"], "score": [9.1]}, "negatives": {"doc_id": ["4", "2"], "score": [3.0, 1.5]}}
+    {"query_id": "1", "query": "who wrote dune", "positive_passages": [{"docid": "7", "title": "Dune", "text": "A novel by ..."}], "negative_passages": []}
 
 In BEIR's layout it has no negatives: `lightning_e5.stages.hard_negatives` mines them from its ``collection``.
 """

@@ -1,4 +1,13 @@
-"""Natural language inference as training data: entailed sentences are positives, contradicted ones hard negatives."""
+"""Natural language inference as training data: entailed sentences are positives, contradicted ones hard negatives.
+
+SimCSE's CSV (https://huggingface.co/datasets/princeton-nlp/datasets-for-simcse) has a triplet a line, sentence-transformers'
+AllNLI.tsv (https://sbert.net/datasets/AllNLI.tsv.gz) and SNLI (https://nlp.stanford.edu/projects/snli) a labelled pair::
+
+    sent0,sent1,hard_neg
+    A man eats.,Someone eats.,Nobody eats.
+
+    {"gold_label": "entailment", "sentence1": "A man eats.", "sentence2": "Someone eats."}
+"""
 
 from __future__ import annotations
 

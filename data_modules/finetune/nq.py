@@ -1,4 +1,10 @@
-"""Natural Questions as DPR publishes it for training retrievers (``biencoder-nq-train.json``, ``-dev.json``)."""
+"""Natural Questions as DPR publishes it for training retrievers (``biencoder-nq-train.json``, ``-dev.json``).
+
+From https://dl.fbaipublicfiles.com/dpr/data/retriever/biencoder-nq-train.json.gz, one array of elements such as::
+
+    {"question": "who wrote dune", "answers": ["Frank Herbert"], "positive_ctxs": [{"title": "Dune", "text": "A novel by ..."}],
+     "hard_negative_ctxs": [{"title": "Dune", "text": "A hill of sand ..."}], "negative_ctxs": []}
+"""
 
 from __future__ import annotations
 

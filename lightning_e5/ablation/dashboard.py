@@ -17,11 +17,12 @@ from lightning_e5.config.ablation_spec import is_ablation, load_ablation
 from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import write_json
-from lightning_e5.report.html import escaped
+from lightning_e5.report.tables.escaping import markdown
+from lightning_e5.report.tables.table import Column, Table
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.recorded_config import load_recorded
 from lightning_e5.results.result_files import read_result
-from lightning_e5.tracking.wandb_run import PROJECT, history_name, key_present
+from lightning_e5.tracking.wandb_run import PROJECT, first_line, history_name, key_present
 
 #: Curves of every training stage: column of ``metrics.jsonl`` -> title.
 CURVES = {
@@ -102,8 +103,7 @@ def dashboard(
     try:
         workspace.save()
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise UserError(f"dashboard: W&B did not save the workspace of {where} ({type(error).__name__}: {first}); its specification is {target}") from None
+        raise UserError(f"dashboard: W&B did not save the workspace of {where} ({first_line(error)}); its specification is {target}") from None
     return f"{workspace.url}\n{target}: its specification"
 
 
@@ -188,19 +188,15 @@ def _colours(compared: Compared) -> dict[object, object]:
 
 def _text(compared: Compared) -> str:
     """The question, what is compared, and the paper's own figures, as Markdown; every text in it stays a text."""
-    lines = [f"**{escaped(compared.question)}**", "", f"Scale: {escaped(compared.scale)}. Baseline: {escaped(compared.baseline)}."]
-    lines += [f"Held constant: {escaped(', '.join(compared.held_constant))}."] if compared.held_constant else []
-    lines += ["", *(f"- **{escaped(name)}**: {escaped(description)}" for name, description in compared.variants.items())]
+    lines = [f"**{markdown(compared.question)}**", "", f"Scale: {markdown(compared.scale)}. Baseline: {markdown(compared.baseline)}."]
+    lines += [f"Held constant: {markdown(', '.join(compared.held_constant))}."] if compared.held_constant else []
+    lines += ["", *(f"- **{markdown(name)}**: {markdown(description)}" for name, description in compared.variants.items())]
     figures = (compared.paper or {}).get("figures") or {}
     if compared.paper and figures:
-        lines += ["", escaped(f"The paper, {compared.paper.get('source', 'its tables')}. {compared.paper.get('note', '')}"), ""]
-        lines += [_table_row("variant", *figures), "|---|" + "---|" * len(figures)]
-        lines += [_table_row(name, *(column.get(name, "–") for column in figures.values())) for name in compared.variants]
+        lines += ["", markdown(f"The paper, {compared.paper.get('source', 'its tables')}. {compared.paper.get('note', '')}"), ""]
+        rows = [[name, *(column.get(name) for column in figures.values())] for name in compared.variants]
+        lines.append(Table([Column("variant"), *map(Column, figures)], rows).markdown())
     return "\n".join(lines)
-
-
-def _table_row(*cells: object) -> str:
-    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
 
 
 def _own_entity() -> str:
@@ -211,4 +207,4 @@ def _own_entity() -> str:
     try:
         return str(wandb.Api().default_entity or "")
     except Exception as error:
-        raise UserError(f"dashboard: W&B did not answer ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})") from None
+        raise UserError(f"dashboard: W&B did not answer ({first_line(error)})") from None

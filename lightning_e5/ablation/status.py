@@ -96,7 +96,7 @@ class RunStatus:
 
     def line(self) -> str:
         """Counts of all wanted runs, what runs now, and the time left by the mean of what is finished."""
-        from lightning_e5.report.run_page import duration  # imports matplotlib
+        from lightning_e5.results.durations import duration
 
         states = [self.rows[name]["state"] for name in self._wanted]
         text = f"{self._title}: {states.count('finished')} of {len(states)} runs finished"

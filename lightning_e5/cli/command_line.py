@@ -52,7 +52,8 @@ def _check_words(words: Sequence[str]) -> None:
 
 def command_line(table: Mapping[str, Verb], argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 our defect, 2 the user's mistake, 130 interrupted, 143 stopped."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_e5", description="E5 text embeddings: train, ablate, judge.")
+    started_as = "lightning-e5" if os.path.basename(sys.argv[0]) == "lightning-e5" else "python -m lightning_e5"
+    parser = argparse.ArgumentParser(prog=started_as, description="E5 text embeddings: train, ablate, evaluate.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, verb in table.items():
         added = verbs.add_parser(name, help=verb.DESCRIPTION, description=verb.DESCRIPTION)
@@ -65,14 +66,14 @@ def command_line(table: Mapping[str, Verb], argv: Sequence[str] | None = None) -
         arguments.overrides = [*arguments.overrides, *rest]
     _quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Threads that wait give their core away: beside other work on the machine a step is else over ten times slower.
+    # OMP_WAIT_POLICY=PASSIVE: threads that wait sleep; beside other work on the machine a step is else over ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     with ending_on_signals():
-        return ending(lambda: _do(arguments, sys.argv[1:] if argv is None else argv))
+        return ending(lambda: _run_verb(arguments, sys.argv[1:] if argv is None else argv))
 
 
-def _do(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+def _run_verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     _check_words(words)
     if packages := getattr(arguments, "allow_package", []):
         from lightning_e5.configurable import allow_packages

@@ -6,7 +6,7 @@ import argparse
 
 from lightning_e5.cli.command_line import tell
 
-DESCRIPTION = "judge any models on any data"
+DESCRIPTION = "evaluate any models on any data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     several("--model", "MODEL", "a model folder, a run directory or bm25; NAME=FOLDER names it", required=True)
     several("--beir", "FOLDER", "retrieval: folders in BEIR layout; NAME=FOLDER names a set, here and below")
-    several("--rules", "SET=BEIR-SET", "judge a retrieval set by that public set's rules instead of by its name; SET=none: by none")
+    several("--rules", "SET=BEIR-SET", "evaluate a retrieval set by that public set's rules instead of by its name; SET=none: by none")
     several("--sts", "FILE", "similarity: score, sentence1, sentence2 (TSV, CSV, JSONL, Parquet)")
     several("--classification", "FOLDER", "few-shot probes: train.jsonl and test.jsonl of text and label")
     several("--clustering", "FILE", "text and label (JSONL, CSV, TSV, Parquet)")

@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     from lightning_e5.distributed.ranks import together
     from lightning_e5.pipeline.lock import run_lock
     from lightning_e5.pipeline.runner import run_directory, run_experiment
-    from lightning_e5.report.tables.summary import closing_table
     from lightning_e5.report.run_page import write_report
+    from lightning_e5.report.tables.summary import summary_table
     from lightning_e5.report.wandb_mirror import mirror
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
@@ -41,5 +41,5 @@ def run(arguments: argparse.Namespace) -> int:
         tell(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
     with run_lock(directory, wait=True):  # another run of it may have begun meanwhile
         mirror(directory, experiment.get("logger") or {})
-    tell(closing_table(directory, experiment.get("headline") or []))
+    tell(summary_table(directory, experiment.get("headline") or []))
     return 0

@@ -17,6 +17,8 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.ranges import Given
 
 SPECIAL_KEYS = ("_target_", "_partial_")
+#: Arguments that earlier versions had, and what takes their place.
+REMOVED_ARGUMENTS = {"write_tokens": "is not needed any more, the stage writes the tokens itself; leave the line out"}
 
 
 def check_node(node: Any, key: str, *, given: Collection[str] = (), special: Collection[str] = (), slot: Any = Any) -> None:
@@ -91,6 +93,8 @@ def _check_call(node: dict[str, Any], key: str, given: Collection[str], special:
             says = declared(target)
             if says is not None and (place := MOVED_ARGUMENTS.get(says.kind, {}).get(name)) is not None:
                 raise UserError(f"{key}.{name}: stands beside this node now; write it as {key.rpartition('.')[0]}.{place}.{name}")
+            if name in REMOVED_ARGUMENTS:
+                raise UserError(f"{key}.{name}: {REMOVED_ARGUMENTS[name]}")
             choices = [p for p in accepted if p not in given]
             raise UserError(f"{key}: {name_of} has no argument {name!r}{suggestion(name, choices)}")
         if name in given:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.storage import is_unwritable
+from lightning_e5.files.streams import regular_file
 from lightning_e5.redaction import remember
 
 Node = dict[str, Any]
@@ -39,19 +39,11 @@ def read_yaml(path: Path) -> Node:
 def _read_text(path: Path) -> str:
     if "\0" in str(path):
         raise UserError(f"{str(path)!r}: holds a NUL character, which no file's name has")
+    size = regular_file(path).stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(f"{path}: has {size:,} bytes; the most for a YAML is {MAX_BYTES:,}")
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise UserError(f"{path}: a directory, not an experiment YAML")
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path}: not a regular file (a pipe or device is not read)")
-        if found.st_size > MAX_BYTES:
-            raise UserError(f"{path}: has {found.st_size:,} bytes; the most for a YAML is {MAX_BYTES:,}")
         return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except NotADirectoryError:
-        raise UserError(f"{path}: no such file (a part of the path is a file)") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
 

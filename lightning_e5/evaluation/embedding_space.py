@@ -1,21 +1,32 @@
-"""What an embedding space looks like: alignment of pairs, uniformity, and how far the vectors share one direction."""
+"""What an embedding space looks like: alignment of pairs, uniformity, how far the vectors share one direction, and which
+texts are near one another, as neighbours and on a flat map."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir.data import RetrievalData
+from lightning_e5.rng import derive_seed, generator
+from lightning_e5.types import Embedder, Kind, compares_by_cosine
+
+#: Pairs measured, and passages searched for neighbours, where no other number is given.
+MEASURED, SEARCHED = 500, 2000
 
 _BLOCK = 1024  # rows compared with all others at a time: memory of 1024 x N float64
 _UNIT = 1e-3  # how far from 1 the length of a unit row may be
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Isotropy:
     """How unit vectors are spread over the sphere.
 
     ``mean_direction``: length of the mean vector, 0 (balanced) to 1 (all the same); ``mean_cosine``: of two different
@@ -26,6 +37,41 @@ class Spread:
     mean_direction: float
     mean_cosine: float
     dimensions: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceMeasures:
+    """One encoder on judged (query, passage) pairs of one collection.
+
+    ``uniformity`` and ``isotropy``: of the passages; ``query_uniformity``: of the queries; ``pairs``: how many.
+    """
+
+    model: str
+    collection: str
+    pairs: int
+    alignment: float
+    uniformity: float
+    query_uniformity: float
+    isotropy: Isotropy
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A passage near to a text."""
+
+    cosine: float
+    passage: str
+
+
+@dataclass(frozen=True)
+class FlatMap:
+    """Texts as points of the plane: ``xy_N2``, the kind of each (index into ``kinds``), which kinds are test passages."""
+
+    xy_N2: NDArray[np.float64]
+    kind_N: NDArray[np.int64]
+    kinds: tuple[str, ...]
+    is_test: tuple[bool, ...]
+    variance: float
 
 
 def alignment(a_ND: Tensor, b_ND: Tensor, alpha: float = 2.0) -> float:
@@ -73,7 +119,7 @@ def uniformity(x_ND: Tensor, t: float = 2.0) -> float:
     return math.log(total / (len(x) * (len(x) - 1))) if total else -math.inf
 
 
-def spread(x_ND: Tensor) -> Spread:
+def isotropy(x_ND: Tensor) -> Isotropy:
     """How the rows are spread.
 
     Args:
@@ -84,7 +130,7 @@ def spread(x_ND: Tensor) -> Spread:
 
     Source: mean cosine of random texts as anisotropy: Ethayarajh, EMNLP 2019 (arXiv 1909.00512), section 3.3.
     """
-    x = _unit(x_ND, "spread", 2)
+    x = _unit(x_ND, "isotropy", 2)
     mean = x.mean(dim=0)
     length = float(mean.norm())
     rows = len(x)
@@ -92,7 +138,87 @@ def spread(x_ND: Tensor) -> Spread:
     variances = torch.linalg.svdvals(x - mean) ** 2
     total = float(variances.sum())
     dimensions = total**2 / float((variances**2).sum()) if total > 1e-12 * rows else 1.0
-    return Spread(length, cosine, dimensions)
+    return Isotropy(length, cosine, dimensions)
+
+
+def measures(embedder: Embedder, model: str, data: RetrievalData, most: int = MEASURED) -> SpaceMeasures | None:
+    """Alignment, uniformity and isotropy over up to ``most`` judged pairs, one per query; None with fewer than two pairs.
+
+    The same pairs for every encoder, so that encoders can be compared.
+    """
+    judged = {q: next((d for d, grade in grades.items() if grade > 0 and d in data.corpus), None) for q, grades in data.qrels.items()}
+    pairs = [(q, d) for q, d in judged.items() if d is not None]
+    order = generator(0, "embedding space", data.name).permutation(len(pairs))
+    chosen: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for number in order:  # every passage once: a text and itself have the cosine 1
+        if pairs[number][1] not in seen and len(chosen) < most:
+            seen.add(pairs[number][1])
+            chosen.append(pairs[number])
+    if len(chosen) < 2:
+        return None
+    queries_ND = embedder.embed([data.queries[q] for q, _ in chosen], "query")
+    passages_ND = embedder.embed([data.corpus[d] for _, d in chosen], "passage")
+    return SpaceMeasures(
+        model, data.name, len(chosen), alignment(queries_ND, passages_ND), uniformity(passages_ND), uniformity(queries_ND),
+        isotropy(passages_ND),
+    )  # fmt: skip
+
+
+def neighbours(
+    embedder: Embedder, texts: Sequence[str], passages: Sequence[str], *, kind: Kind = "query", count: int = 3
+) -> list[list[Neighbour]]:
+    """The ``count`` passages nearest to each text, the nearest first."""
+    by_cosine = compares_by_cosine(embedder)
+    passages_ND = embedder.embed(list(passages), "passage", normalize=by_cosine)
+    scores_BN = embedder.embed(list(texts), kind, normalize=by_cosine) @ passages_ND.T
+    best = scores_BN.topk(min(count, len(passages)), dim=1)
+    return [
+        [Neighbour(float(s), passages[int(i)]) for s, i in zip(row, ids, strict=True)] for row, ids in zip(best.values, best.indices, strict=True)
+    ]
+
+
+def some_passages(data: RetrievalData, most: int = SEARCHED) -> list[str]:
+    """Up to ``most`` passages that hold a text, at random, always the same."""
+    texts = [text for text in data.corpus.values() if text.strip()]
+    order = generator(0, "passages", data.name).permutation(len(texts))[:most]
+    return [texts[i] for i in sorted(order.tolist())]
+
+
+def flat_map(embedder: Embedder, kinds: Mapping[str, Sequence[str]]) -> FlatMap | None:
+    """The passages' embeddings by PCA to 50 dimensions and t-SNE to 2 (scikit-learn); None for fewer than 10 texts.
+
+    Distances between far groups mean nothing in such a map; which points are near one another does.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    texts = [text for own in kinds.values() for text in own]
+    if len(texts) < 10:
+        return None
+    kind_N = np.repeat(np.arange(len(kinds)), [len(own) for own in kinds.values()])
+    vectors_ND = embedder.embed(texts, "passage").numpy().astype(np.float64)
+    seed = derive_seed(0, "flat map") % 2**31
+    pca = PCA(n_components=min(50, *vectors_ND.shape), random_state=seed)
+    reduced = pca.fit_transform(vectors_ND)
+    perplexity = min(30.0, (len(texts) - 1) / 3)
+    tsne: Any = TSNE(n_components=2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
+    names = tuple(kinds)
+    return FlatMap(
+        tsne.fit_transform(reduced), kind_N, names, tuple(n.startswith("test: ") for n in names), float(pca.explained_variance_ratio_.sum())
+    )
+
+
+def neighbours_of_own_kind(embedder: Embedder, kinds: Mapping[str, Sequence[str]]) -> float:
+    """The share of the passages whose nearest other passage (in the whole space) is of their own kind; of several equally near
+    ones the share that is, so that a collapsed encoder scores at chance."""
+    texts = [text for own in kinds.values() for text in own]
+    kind_N = torch.repeat_interleave(torch.arange(len(kinds)), torch.tensor([len(own) for own in kinds.values()]))
+    vectors_ND = embedder.embed(texts, "passage")
+    cosines = vectors_ND @ vectors_ND.T
+    cosines.fill_diagonal_(-2)
+    nearest = cosines == cosines.amax(1, keepdim=True)
+    return float(((nearest & (kind_N[:, None] == kind_N)).sum(1).double() / nearest.sum(1)).mean())
 
 
 def _unit(x_ND: Tensor, what: str, least: int) -> Tensor:

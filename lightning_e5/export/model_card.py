@@ -1,4 +1,4 @@
-"""``README.md`` of an exported model: what it is, how it is used, what it was made from and how it was judged.
+"""``README.md`` of an exported model: what it is, how it is used, what it was made from and how it was evaluated.
 
 The head is the Hub's metadata, checked by its own classes. Every text that comes from a run is escaped.
 """
@@ -6,15 +6,14 @@ The head is the Hub's metadata, checked by its own classes. Every text that come
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_e5.errors import UserError
-from lightning_e5.export.model_card_facts import CardFacts, Rows, card_facts, fenced
+from lightning_e5.export.model_card_facts import CardFacts, card_facts, fenced
 from lightning_e5.export.model_card_usage import usage
 from lightning_e5.files.storage import read_json, write_text
 from lightning_e5.models.folder import stored_settings
-from lightning_e5.report.html import escaped
+from lightning_e5.report.tables.escaping import markdown
 from lightning_e5.results.run import RunData
 from lightning_e5.text import E5_PREFIXES
 
@@ -66,9 +65,9 @@ def card_text(directory: Path, facts: CardFacts | None, *, language: str = "en",
     config = read_json(directory / "config.json")
     length, width = stored.max_length or 512, int(config.get("hidden_size") or config.get("dim") or config.get("d_model") or 0)
     unit = "unit vectors" if stored.head.normalize else f"vectors that are compared by {stored.head.similarity}"
-    described = f"\n{escaped(facts.description)}\n" if facts is not None and facts.description else ""
+    described = f"\n{markdown(facts.description)}\n" if facts is not None and facts.description else ""
     body = [
-        f"# {escaped(name)}\n{described}",
+        f"# {markdown(name)}\n{described}",
         f"A text embedding model of the E5 kind ([arXiv 2212.03533](https://arxiv.org/abs/2212.03533)): one encoder for queries and "
         f"passages, {'average' if stored.averages else 'its own'} pooling, {unit} of {stored.build_head(width).width} values, at most {length} tokens per text.\n",
         usage(directory, stored.prefixes or E5_PREFIXES, length, averages=stored.averages),
@@ -112,32 +111,31 @@ def _check(directory: Path, text: str) -> None:
 
 def _results(facts: CardFacts) -> str:
     if not facts.results:
-        return "## Results\n\nThe run judged this model on nothing.\n"
-    rows = facts.results_rows()
+        return "## Results\n\nThe run evaluated this model on nothing.\n"
     note = (
-        "95% intervals by bootstrap over the test queries (or pairs, texts); they say nothing of the spread between training seeds. "
+        "95% intervals by bootstrap over the test queries (or pairs, texts); they say nothing of the variance between training seeds. "
         "BM25: same queries, same passages, same judgements."
     )
-    parts = ["## Results\n", table(rows), f"\n{note}\n", "### How the figures were made\n", table(facts.validity)]
+    parts = ["## Results\n", facts.results_table().markdown(), f"\n{note}\n", "### How the figures were made\n", facts.validity.markdown()]
     parts += ["\nTruncated: share of the texts with more tokens than the limit. Missing: judged queries without a result, counted as 0. "
               "Dangling: judgements of passages outside the collection.\n"]  # fmt: skip
-    parts += [f"- {escaped(line)}" for line in facts.remarks] + ([""] if facts.remarks else [])
+    parts += [f"- {markdown(line)}" for line in facts.remarks] + ([""] if facts.remarks else [])
     return "\n".join(parts)
 
 
 def _data(facts: CardFacts) -> str:
     parts = ["## Training data\n"]
-    if len(facts.sources) > 1:
-        parts += [table(facts.sources), ""]
-    parts += [f"{escaped(line)}\n" for line in facts.data_notes]
+    if facts.sources.rows:
+        parts += [facts.sources.markdown(), ""]
+    parts += [f"{markdown(line)}\n" for line in facts.data_notes]
     return "\n".join(parts) if len(parts) > 1 else "## Training data\n\nThe run does not record its sources.\n"
 
 
 def _recipe(facts: CardFacts) -> str:
-    if not facts.recipe:
+    if not facts.recipe.rows:
         return "## Training\n\nThe weights were not trained by this run.\n"
     note = "What is not named has the default of the commit below."
-    return "\n".join(["## Training\n", table([["stage", "what", "value"], *facts.recipe]), f"\n{note}\n"])
+    return "\n".join(["## Training\n", facts.recipe.markdown(), f"\n{note}\n"])
 
 
 def _limits(facts: CardFacts | None, length: int) -> str:
@@ -148,23 +146,16 @@ def _limits(facts: CardFacts | None, length: int) -> str:
         "another scale.",
     ]
     if facts is not None:
-        judged = sorted({one.set for one in facts.results})
-        lines.append(f"Judged on {', '.join(judged)} only; on other kinds of text it is untested." if judged else "Judged on nothing.")
+        sets = sorted({one.set for one in facts.results})
+        lines.append(f"Evaluated on {', '.join(sets)} only; on other kinds of text it is untested." if sets else "Evaluated on nothing.")
         lines.append(f"One training run with seed {facts.seed}: how much another seed would differ is not part of the figures.")
     else:
         lines.append("Exported from a model folder without a run: its training and its quality are not known here.")
-    return "## Limits\n\n" + "\n".join(f"- {escaped(line)}" for line in lines) + "\n"
+    return "## Limits\n\n" + "\n".join(f"- {markdown(line)}" for line in lines) + "\n"
 
 
 def _origin(facts: CardFacts) -> str:
-    made = table([["what", "value"], *facts.environment])
+    made = facts.environment.markdown()
     return f"## Where it comes from\n\nMade by lightning_e5, a PyTorch Lightning project on E5.\n\n{made}\n\n" + (
         f"The run's configuration, resolved:\n\n{fenced(facts.configuration, 'yaml')}\n"
     )
-
-
-def table(rows: Rows) -> str:
-    """A Markdown table of texts, escaped; the first row is its header."""
-    lines: list[Sequence[str]] = [[escaped(cell) for cell in row] for row in rows]
-    lines.insert(1, ["---"] * len(rows[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""What a model card says of a run: results of the exported model, data, recipe, circumstances; read from its directory."""
+"""What a model card says of a run: results of the exported model, data, recipe, provenance; read from its directory."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from data_modules.pair_store import SHARDS
 from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError
 from lightning_e5.redaction import redact
-from lightning_e5.report.filter_report import filter_judgement
-from lightning_e5.report.run_page import duration
+from lightning_e5.report.filter_report import filter_summary
 from lightning_e5.report.tables.evaluation import validity_table
+from lightning_e5.report.tables.provenance import environment_facts
+from lightning_e5.report.tables.table import Column, Table, key_values, number
 from lightning_e5.results import result_files as shapes
+from lightning_e5.results.durations import duration
 from lightning_e5.results.recorded_config import recorded_text
 from lightning_e5.results.result_files import read_result
 from lightning_e5.results.run import METRICS, RunData
 
-Rows = Sequence[Sequence[str]]
 #: What `build_pairs` writes of its packages.
 PACKAGES = "packages.json"
 #: Retrieval's metrics in the card.
 SHOWN = ("ndcg@10", "recall@100", "map@100", "mrr@10")
 LEXICAL = "bm25"
 _NOT_SETTINGS = ("_target_", "_partial_")
+_MACHINE = ("python", "processor", "gpus")
 
 
 @dataclass(frozen=True, slots=True)
 class CardResult:
-    """One metric of the model on one set; ``bm25``: BM25's value, None where it was not judged."""
+    """One metric of the model on one set; ``bm25``: BM25's value, None where it was not evaluated."""
 
     task: str
     set: str
@@ -44,32 +46,29 @@ class CardResult:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that a card says of a run; tables with their header first, ``recipe`` and ``environment`` without one."""
+    """Everything that a card says of a run."""
 
     name: str
     description: str
     seed: int
     base_model: str | None
     results: list[CardResult]
-    validity: Rows
+    validity: Table
     remarks: list[str]
-    sources: Rows
+    sources: Table
     data_notes: list[str]
-    recipe: Rows
-    environment: Rows
+    recipe: Table
+    environment: Table
     configuration: str = field(repr=False)
 
-    def results_rows(self) -> list[list[str]]:
-        """The table of results."""
-        header = ["set", "split", "task", "metric", "value", "95% interval", "BM25"]
-        rows = [
-            [
-                one.set, one.split or "–", one.task, one.metric, f"{one.value:.3f}",
-                "–" if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}", "–" if one.bm25 is None else f"{one.bm25:.3f}",
-            ]
-            for one in self.results
-        ]  # fmt: skip
-        return [header, *rows]
+    def results_table(self) -> Table:
+        """The results, with BM25's beside them."""
+        return Table.of(self.results, [
+            Column("set", lambda one: one.set), Column("split", lambda one: one.split), Column("task", lambda one: one.task),
+            Column("metric", lambda one: one.metric), number("value", lambda one: one.value, ".3f"),
+            number("95% interval", lambda one: None if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}"),
+            number("BM25", lambda one: one.bm25, ".3f"),
+        ])  # fmt: skip
 
 
 def card_facts(run: RunData) -> CardFacts:
@@ -84,13 +83,14 @@ def card_facts(run: RunData) -> CardFacts:
         name=run.name, description=str(run.config.get("description") or ""), seed=int(run.config["seed"]),
         base_model=pretrained if isinstance(pretrained, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", pretrained) else None,
         results=_results(run, models), validity=validity_table(rows), remarks=_remarks(rows),
-        sources=_sources(run), data_notes=_data_notes(run), recipe=[row for stage in trained_by for row in _recipe(run, stage)],
+        sources=_sources(run), data_notes=_data_notes(run),
+        recipe=Table([Column("stage"), Column("what"), Column("value")], [row for stage in trained_by for row in _recipe(run, stage)]),
         environment=_environment(run), configuration=recorded_text(run.path / "config.yaml"),
     )  # fmt: skip
 
 
 def exported_models(run: RunData) -> set[str]:
-    """The names under which the run judged its final encoder; UserError where the run is unfinished."""
+    """The names under which the run evaluated its final encoder; UserError where the run is unfinished."""
     _ = run.metrics
     final = run.config.get("final_encoder")
     found = set()
@@ -145,17 +145,17 @@ def _listed(values: Node) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {len(v) if isinstance(v, list) else v}" for key, v in values.items())
 
 
-def _sources(run: RunData) -> Rows:
-    rows: list[list[str]] = []
+def _sources(run: RunData) -> Table:
+    rows: list[list[Any]] = []
     for stage in run.stages_with(SHARDS):
         for source in read_result(run.stage(stage) / SHARDS, shapes.SHARDS)["sources"]:
-            rows.append([str(source["name"]), stage, f"{source['pairs']:,}", f"{source['candidates']:,}"])
+            rows.append([str(source["name"]), stage, source["pairs"], source["candidates"]])
     for stage in run.stages_with(PACKAGES):
         for name, facts in read_result(run.stage(stage) / PACKAGES, shapes.PACKAGES)["packages"].items():
             version = f" {facts['version']}" if facts.get("version") else ""
             used = "held out for the test" if facts["held_out"] else stage
-            rows.append([f"{name}{version}", used, f"{facts['pairs']:,}", "–"])
-    return [["source", "used in", "pairs", "candidates before the rules"], *rows]
+            rows.append([f"{name}{version}", used, facts["pairs"], None])
+    return Table([Column("source"), Column("used in"), number("pairs", format=","), number("candidates before the rules", format=",")], rows)
 
 
 def _data_notes(run: RunData) -> list[str]:
@@ -166,10 +166,10 @@ def _data_notes(run: RunData) -> list[str]:
             notes.append(f"{counts['train_pairs']:,.0f} pairs to train on; pairs with a text of the test collection were taken out.")
     for stage in [*run.stages_with(PACKAGES), *run.stages_with(SHARDS)]:
         if planted := _metrics(run, stage).get("planted"):
-            notes.append(f"{planted:,.0f} of them had their passage exchanged on purpose, to judge the filter by.")
+            notes.append(f"{planted:,.0f} of them had their passage exchanged on purpose, to evaluate the filter by.")
     for stage in run.filters():
         try:
-            notes.append(f"Consistency filter ({stage}): {filter_judgement(run, stage)}")
+            notes.append(f"Consistency filter ({stage}): {filter_summary(run, stage)}")
         except UserError:  # the pairs are gone; the counts are still there
             counts = _metrics(run, stage)
             notes.append(f"Consistency filter ({stage}): kept {counts.get('kept', 0):,.0f} of {counts.get('pairs', 0):,.0f} pairs.")
@@ -205,15 +205,11 @@ def _recipe(run: RunData, stage: str) -> list[list[str]]:
     return [[stage, *row] for row in redact(rows)]
 
 
-def _environment(run: RunData) -> Rows:
+def _environment(run: RunData) -> Table:
     environment = run.environment
-    changed = " with uncommitted changes" if environment.get("uncommitted_changes") else ""
-    rows = [["commit", f"{environment.get('commit') or 'unknown'}{changed}"]]
-    for key in ("python", "processor", "gpus"):
-        value = environment.get(key)
-        if value:
-            rows.append([key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
-    return rows + [[str(name), str(version)] for name, version in (environment.get("packages") or {}).items() if version]
+    there = {key: environment[key] for key in ("commit", "uncommitted_changes", *_MACHINE) if environment.get(key)}
+    packages = {name: version for name, version in (environment.get("packages") or {}).items() if version}
+    return key_values(environment_facts({**there, "packages": packages}, _MACHINE))
 
 
 def _metrics(run: RunData, stage: str) -> dict[str, float]:

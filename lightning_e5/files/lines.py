@@ -132,7 +132,7 @@ def text_lines(
 def json_rows(
     path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place ``file:line``, object) of every line of a JSONL file that holds a JSON object; see `json_values`."""
+    """(place ``file:line``, object) of every line of a raw dump that holds a JSON object; see `json_values`, and `rows.json_objects`."""
     for place, row in json_values(path, report, max_bytes):
         if isinstance(row, dict):
             yield place, row

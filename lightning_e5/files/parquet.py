@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
-from lightning_e5.files.storage import atomic_path
+from lightning_e5.files.storage import atomic_path, reading
 
 
 def write_parquet(path: Path, columns: Mapping[str, Any]) -> None:
@@ -40,15 +40,13 @@ def read_parquet(paths: Path | Sequence[Path], columns: Mapping[str, str], *, al
     for path in [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        try:
+        with reading(path, "not a readable Parquet file"):
             parquet = pq.ParquetFile(path)
             names = parquet.schema_arrow.names
             missing = [name for name in columns if name not in names]
             if missing:
                 raise UserError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(names)})")
             table = parquet.read(columns=list(columns))
-        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-            raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
         if table.num_rows == 0 and not allow_empty:
             raise UserError(f"{path}: has no rows")
         for name, type_name in columns.items():
@@ -64,13 +62,10 @@ def read_parquet(paths: Path | Sequence[Path], columns: Mapping[str, str], *, al
 
 def parquet_columns(path: Path) -> list[str]:
     """The names of a Parquet file's columns; UserError for a file that is none."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with reading(path, "not a readable Parquet file"):
         return list(pq.read_schema(path).names)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
 
 
 def _plain_type(arrow_type: Any) -> str:

@@ -78,7 +78,11 @@ def table_rows(path: Path | str, report: ReadReport | None = None, columns: Sequ
 
 
 def json_objects(path: Path | str, report: ReadReport | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(``file:line``, object) of a JSONL file, whatever its ending; see `table_rows`."""
+    """(``file:line``, object) of a JSONL file, whatever its ending; see `table_rows`.
+
+    For files that somebody made to be read here, so it is strict: `lines.json_rows` reads raw dumps, of which it takes what
+    stands before the damage, the last of equal keys, and U+FFFD for half a surrogate pair.
+    """
     path = regular_file(path)
     check_text(path, "JSONL (one JSON object a line)")
     for number, line in text_lines(path, report, whole=True):

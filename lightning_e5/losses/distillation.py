@@ -43,6 +43,13 @@ def distillation_loss(queries_BD: Tensor, passages_BGD: Tensor, teacher_BG: Tens
     Returns:
         A float32 scalar (float64 for float64 input); 0 where no row has a teacher.
 
+    Example:
+        >>> query, group = torch.tensor([[1.0, 0.0]]), torch.eye(2)[None]  # cosines 1 and 0
+        >>> float(distillation_loss(query, group, torch.tensor([[1.0, 0.0]]), temperature=1.0))  # the teacher agrees
+        0.0
+        >>> round(float(distillation_loss(query, group, torch.tensor([[0.0, 1.0]]), temperature=1.0)), 4)
+        0.4621
+
     Source: paper section 3.3, equation 2; the form of the divergence from the authors' SimLM.
     """
     precise = torch.float64 if queries_BD.dtype == torch.float64 else torch.float32

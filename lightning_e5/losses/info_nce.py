@@ -29,6 +29,12 @@ class InfoNCE(nn.Module):
         learned: make ``log(1 / t)`` a parameter, ``log_scale`` (not in E5).
         block_logits: logits held at once; by default from the number of candidates, 2^22 to 2^26.
 
+    Example:
+        >>> pairs = torch.eye(2)  # two queries, equal to their positives, orthogonal to each other
+        >>> loss = InfoNCE(temperature=1.0)(pairs, pairs, target_Q=torch.arange(2)).loss
+        >>> round(float(loss), 4)  # -log(e / (e + 1))
+        0.3133
+
     Source: paper equation 1.
     """
 

@@ -37,6 +37,11 @@ def length_runs(lengths: Sequence[int]) -> list[LengthRun]:
 def average_pool(states_TD: Tensor, runs: Sequence[LengthRun]) -> Tensor:
     """Mean of each text's token states, special tokens and prefix included: ``[T, D] -> [B, D]``.
 
+    Example:
+        >>> states = torch.tensor([[1.0], [3.0], [5.0]])  # a text of two tokens and one of one
+        >>> average_pool(states, length_runs([2, 1])).tolist()
+        [[2.0], [5.0]]
+
     Source: paper section 3.2 (average pooling over the last layer).
     """
     width = states_TD.shape[-1]

@@ -278,7 +278,7 @@ def _evaluate(stage: _Stage) -> Facts:
         except UserError as error:
             raise stage.refuse("metrics", str(error)) from None
         if cut > stage.value("k"):
-            raise stage.refuse("k", f"{stage.value('k')} passages per query cannot be judged by {name}")
+            raise stage.refuse("k", f"{stage.value('k')} passages per query cannot be evaluated by {name}")
     _check_length(stage, "max_length", _least(f.positions for f in stage.inputs("encoders")), "positions of an encoder")
     return Facts()
 
@@ -287,7 +287,7 @@ _STAGES: dict[str, Callable[[_Stage], Facts]] = {
     f"lightning_e5.stages.{place}": known
     for place, known in {
         "build_pairs.build_pairs": _build_pairs, "build_ccpairs.build_ccpairs": _pair_shards, "signal_pairs.signal_pairs": _pair_shards,
-        "vocabulary.vocabulary": _vocabulary, "tokens.tokens": _tokens, "consistency_filter.consistency_filter": _consistency_filter,
+        "vocabulary.vocabulary": _vocabulary, "vocabulary.tokens": _tokens, "consistency_filter.consistency_filter": _consistency_filter,
         "draw_pairs.draw_pairs": _draw_pairs, "pretrain.pretrain": _pretrain, "finetune.finetune": _finetune, "teacher.teacher": _teacher,
         "teacher.teacher_scores": _teacher_scores, "hard_negatives.hard_negatives": _hard_negatives, "ranked_data.ranked_data": _ranked_data,
         "evaluate.evaluate": _evaluate,

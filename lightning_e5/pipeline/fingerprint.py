@@ -42,7 +42,7 @@ _SEARCH = (*_MODELS, "faiss-gpu", "faiss-cpu", "bm25s", "PyStemmer", "scikit-lea
 _LIBRARIES = {
     **dict.fromkeys(("build_pairs", "build_ccpairs", "ranked_data", "beir_data"), _READERS),
     **dict.fromkeys(("draw_pairs", "signal_pairs"), _ROWS),
-    **dict.fromkeys(("vocabulary", "tokens", "consistency_filter"), _MODELS),
+    **dict.fromkeys(("vocabulary", "consistency_filter"), _MODELS),
     **dict.fromkeys(("pretrain", "finetune", "teacher"), _TRAINING),
     "word_vectors": (*_ROWS, "torch"),
     "hard_negatives": _SEARCH,

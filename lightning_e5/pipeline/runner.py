@@ -68,7 +68,7 @@ def run_experiment(
     """
     directory = run_directory(experiment)
     if not is_first_process():
-        return _take_part(experiment), False
+        return _run_other_rank(experiment), False
     digests = FileDigests(Path(experiment["runs_dir"]) / MEMORY, verify=verify)
     finished = _finished_run(experiment, directory, digests)
     if finished is not None:
@@ -97,7 +97,7 @@ def _run_stages(
         out = directory / "stages" / name
         title = f"[{number}/{len(names)}] {name}:"
         with stage_title(title, str(experiment["stages"][name].get("description") or "")):
-            metrics |= _run_stage(experiment, name, out, outputs, digests, functools.partial(_say_of, title, say))
+            metrics |= _run_stage(experiment, name, out, outputs, digests, functools.partial(_log, title, say))
         outputs[name] = out
     final = experiment.get("final_encoder")
     if final is not None:
@@ -107,7 +107,7 @@ def _run_stages(
     return metrics
 
 
-def _say_of(title: str, say: Callable[[str], None], text: str) -> None:
+def _log(title: str, say: Callable[[str], None], text: str) -> None:
     clear_line()
     say(f"{title} {text}")
 
@@ -141,7 +141,7 @@ def _finished_run(experiment: Node, directory: Path, digests: FileDigests) -> di
     return metrics if same else None  # else a bit of it changed: it is written again
 
 
-def _take_part(experiment: Node) -> dict[str, float]:
+def _run_other_rank(experiment: Node) -> dict[str, float]:
     """Another rank's part: train with the first process in stages of several ranks, wait for it in the others.
 
     Files are hashed by the first process; the others read from its memory of digests what it found.

@@ -1,113 +1,110 @@
-"""Self-contained HTML pages: escaping (of Markdown, too), tables, and the one style sheet of the report and of ``compare``."""
+"""Self-contained HTML pages from sections, paragraphs, tables, figures and foldable texts, by the templates of this package.
+
+Every text is escaped by the templates (jinja2's autoescape); no HTML is put together here.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
-import re
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-#: No script, no font, no image from elsewhere: a browser refuses them even if an escape were forgotten.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-#: What would end a line of Markdown or is no character of it, and what marks something up in it.
-_BREAKING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; color: #1b1f24;
-       max-width: 1180px; margin: 32px auto 64px; padding: 0 24px; background: #fff; }
-h1 { font-size: 26px; margin: 0 0 4px; }
-h2 { font-size: 19px; margin: 40px 0 8px; padding-top: 12px; border-top: 1px solid #d8dee4; }
-p { margin: 8px 0; max-width: 880px; }
-.lead { font-size: 16px; color: #4a535d; }
-.note { color: #59636e; font-size: 13px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: 12px 0; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 12px 5px 0; text-align: left; vertical-align: top; white-space: nowrap;
-         border-bottom: 1px solid #e4e8ec; }
-th { font-weight: 600; color: #4a535d; border-bottom: 1.5px solid #8c959f;
-     vertical-align: bottom; white-space: normal; }
-.number { text-align: right; }
-td.text { max-width: 460px; white-space: normal; overflow-wrap: anywhere; font-size: 13px; }
-img { display: block; max-width: 100%; height: auto; margin: 16px 0; }
-details { margin: 12px 0; }
-summary { cursor: pointer; }
-pre { background: #f6f8fa; padding: 14px; overflow-x: auto; font-size: 12.5px; line-height: 1.4; }
-"""
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from lightning_e5.report.figures.drawing import svg
+from lightning_e5.report.tables.escaping import printable
+from lightning_e5.report.tables.table import Column, Kind, Table
 
 
-def escape(value: object) -> str:
-    """Text for HTML content or a quoted attribute; control characters, which HTML forbids, become U+FFFD."""
-    return html.escape(_CONTROL.sub("\ufffd", str(value)))
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    parts: Sequence[Part]
 
 
-def escaped(text: object) -> str:
-    """A text on one line that Markdown, and the HTML in it, show as it is."""
-    return _MARKUP.sub(r"\\\1", html.escape(_BREAKING.sub(" ", str(text)), quote=False))
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """A paragraph of plain text."""
+
+    text: str
+    kind: Literal["", "lead", "note"] = ""
 
 
-def page(title: str, body: Sequence[str]) -> str:
-    """A whole page.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure as SVG inside an image: its ids cannot clash with another's, nor can it run anything.
 
-    Args:
-        title: plain text.
-        body: HTML fragments, made with the functions of this module.
+    ``figure`` may be None, where there was nothing to draw: such a part is left out.
     """
-    head = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        '<head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>",
-        f"<style>{_STYLE}</style></head>",
-        "<body>",
-        f"<h1>{escape(title)}</h1>",
-    ]
-    return "\n".join([*head, *body, "</body></html>", ""])
+
+    figure: Figure | None
+    description: str
+
+    @property
+    def data(self) -> str:
+        """The SVG in base64."""
+        assert self.figure is not None
+        return base64.b64encode(svg(self.figure).encode("utf-8")).decode("ascii")
 
 
-def heading(text: str) -> str:
-    """A section's heading."""
-    return f"<h2>{escape(text)}</h2>"
-
-
-def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text; ``kind`` is ``""``, ``"lead"`` or ``"note"``."""
-    return f'<p class="{escape(kind)}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
-
-
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), texts: Sequence[int] = ()
-) -> str:
-    """A table of plain-text cells.
-
-    Args:
-        header: column titles.
-        rows: cells.
-        numbers: columns aligned right, on one line.
-        texts: columns of long text, which wraps.
-    """
-    kinds = ["number" if c in numbers else "text" if c in texts else "" for c in range(len(header))]
-    lines = [_row(header, kinds, "th"), *(_row(row, kinds, "td") for row in rows)]
-    return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
-
-
-def picture(svg: str, description: str) -> str:
-    """An SVG as an image in the page: its ids cannot clash with another picture's, nor can it run anything."""
-    data = base64.b64encode(svg.encode("utf-8")).decode("ascii")
-    return f'<img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}">'
-
-
-def details(summary: str, text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Details:
     """Plain text that opens on a click."""
-    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+
+    summary: str
+    text: str
 
 
-def _row(cells: Sequence[str], kinds: Sequence[str], tag: str) -> str:
-    shown = [
-        f'<{tag} class="{kind}">{escape(cell)}</{tag}>' if kind else f"<{tag}>{escape(cell)}</{tag}>"
-        for cell, kind in zip(cells, kinds, strict=True)
-    ]
-    return f"<tr>{''.join(shown)}</tr>"
+#: What a page is made of.
+Part: TypeAlias = Section | Paragraph | Table | Picture | Details
+
+
+def page(title: str, parts: Iterable[Part]) -> str:
+    """A whole page under its title, which is also its largest heading."""
+    return _templates().get_template("page.html.j2").render(title=title, body=Markup(fragment(parts)))
+
+
+def fragment(parts: Iterable[Part]) -> str:
+    """The parts as HTML without a page around them."""
+    return _templates().get_template("parts.html.j2").render(parts=parts)
+
+
+def notebook_table(table: Table) -> str:
+    """A table with its style in each cell, since a notebook has no style sheet of ours."""
+    return _templates().get_template("notebook_table.html.j2").render(table=table)
+
+
+@functools.cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lightning_e5.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=False, finalize=_finalize,
+    )  # fmt: skip
+    environment.filters["kind"] = lambda part: type(part).__name__
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def heading(text: str) -> Section:
+    """A heading alone."""
+    return Section(text, [])
+
+
+def paragraph(text: str, kind: Literal["", "lead", "note"] = "") -> Paragraph:
+    """As `Paragraph`."""
+    return Paragraph(text, kind)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[int] = (), texts: Sequence[int] = ()) -> Table:
+    """A `Table` from the numbers of its columns."""
+    kinds: list[Kind] = ["number" if place in numbers else "text" if place in texts else "words" for place in range(len(header))]
+    return Table([Column(title, kind=kind) for title, kind in zip(header, kinds, strict=True)], [list(row) for row in rows])

@@ -1,4 +1,4 @@
-"""A finished run directory at W&B: all metrics, tables per query, the filter's ranks, the report and its pictures.
+"""A finished run directory at W&B: all metrics, tables per query, the filter's ranks, the report and its figures.
 
 Everything is read from the run's files, so the mirror can be made at any time and never takes part in a computation. The
 training stages' steps are in W&B runs of their own (`lightning_e5.tracking.wandb_live`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 from lightning_e5.config.experiment import Node
 from lightning_e5.files.storage import read_json, sha256_file, sha256_text, write_json
 from lightning_e5.results.run import METRICS, Result, RunData
-from lightning_e5.tracking.wandb_run import FOLDER, RESULTS, start_run, wandb_mode
+from lightning_e5.tracking.run_directory import warn
+from lightning_e5.tracking.wandb_run import FOLDER, RESULTS, first_line, start_run, wandb_mode
 
 #: What was mirrored, beside W&B's files.
 RECORD = "mirror.json"
@@ -45,9 +46,6 @@ def mirror(directory: Path, settings: Node) -> bool:
     try:
         _mirror(RunData(directory), settings, before["times"])
     except Exception as error:
-        from lightning_e5.tracking.run_directory import warn
-        from lightning_e5.tracking.wandb_live import first_line
-
         warn(f"W&B: {first_line(error)}; the run's results are not mirrored, {directory} has everything")
         return False
     write_json(record, {"state": state, "times": before["times"] + 1})
@@ -70,7 +68,7 @@ def _mirror(run: RunData, settings: Node, step: int) -> None:
             row: dict[str, Any] = {name: wandb.Table(columns=[*columns], data=rows) for name, columns, rows in tables(run)}
             for stage in run.filters():
                 row[f"{stage}/ranks"] = _histogram(run.filter_ranks(stage).rank_N)
-            for name, path in pictures(run, Path(folder)):
+            for name, path in drawn_figures(run, Path(folder)):
                 row[f"figures/{name}"] = wandb.Image(str(path))
             if (run.path / "report.html").is_file():
                 row["report"] = wandb.Html(str(run.path / "report.html"), inject=False)
@@ -116,16 +114,16 @@ def tables(run: RunData) -> Iterator[tuple[str, list[str], list[list[Any]]]]:
     for collection in dict.fromkeys(result.collection for result in results):
         rows: list[Node] = []
         for result in (r for r in results if r.collection == collection):
-            names = [name for name in result.metrics if not name.endswith(("_low", "_high"))]
-            by_metric = {name: values for name in names if (values := _per_query(run, result, name))}
+            place = result.model, result.collection
+            by_metric = {name: run.per_query(*place, name) for name in result.metrics if run.has_per_query(*place, name)}
             queries = dict.fromkeys(query for values in by_metric.values() for query in values)
             rows += [{"model": result.model, "query": q, **{m: v.get(q) for m, v in by_metric.items()}} for q in queries]
         if rows:
             yield f"per_query/{collection}", *_columns(rows[:_TABLE_ROWS])
 
 
-def pictures(run: RunData, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name and PNG file of each of the report's pictures, drawn into ``folder``."""
+def drawn_figures(run: RunData, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name and PNG file of each of the report's figures, drawn into ``folder``."""
     from matplotlib import rc_context
 
     from lightning_e5.report.figures import drawing as figures
@@ -145,15 +143,6 @@ def _result_row(result: Result) -> Node:
     kept = ("low", "high", "difference", "difference_low", "difference_high", "verdict")
     shown = {name: result.row[name] for name in kept if name in result.row}
     return {"model": result.model, "collection": result.collection, **result.metrics, **shown, "pairs": result.pairs, "seconds": result.seconds}
-
-
-def _per_query(run: RunData, result: Result, metric: str) -> Mapping[str, float]:
-    from lightning_e5.errors import UserError
-
-    try:
-        return run.per_query(result.model, result.collection, metric)
-    except UserError:  # a metric of the whole collection, which no query has
-        return {}
 
 
 def _columns(rows: list[Node]) -> tuple[list[str], list[list[Any]]]:

@@ -14,11 +14,11 @@ from typing import Any
 from lightning_e5.config import ablation_spec as ablation_file
 from lightning_e5.config.experiment import Node, read_yaml
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.files.run_layout import ABLATION, METRICS, STATUS
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.result_files import read_result
-from lightning_e5.results.run import METRICS, RunData
+from lightning_e5.results.run import RunData
 
-ABLATION, STATUS = "ablation.json", "status.json"
 RUNS_DIR = "runs"
 
 

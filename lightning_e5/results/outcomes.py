@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 import numpy as np
 
-from lightning_e5.curation.cleaning.shingles import words
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.significance import bootstrap_interval, paired_difference
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval
+from lightning_e5.files.beir_layout import either, read_judgements
 from lightning_e5.results.run import MAIN_METRIC, RunData
-from lightning_e5.results.spaces import load_collection
+from lightning_e5.text import words
+from lightning_e5.types import Qrels
 
 #: The baseline that an encoder is compared with where the run judged it.
 WORDS_BASELINE = "bm25"
@@ -114,18 +115,18 @@ def outcomes(run: RunData, model: str, reference: str, collection: str, metric: 
     """
     ours, theirs = (run.per_query(m, collection, metric) for m in (model, reference))
     firsts = [_first_ranked(run, m, collection) for m in (model, reference)]
-    data = load_collection(run, collection)
+    corpus, queries, qrels = run.passages(collection), run.queries(collection), judgements(run, collection)
     passage_words: dict[str, set[str]] = {}
 
     def words_of(passage: str) -> set[str]:
         if passage not in passage_words:
-            passage_words[passage] = set(words(data.corpus[passage]))
+            passage_words[passage] = set(words(corpus[passage]))
         return passage_words[passage]
 
     rows = []
     for query in [q for q in ours if q in theirs]:
-        text, own = data.queries[query], words(data.queries[query])
-        relevant = [d for d, grade in data.qrels[query].items() if grade > 0 and d in data.corpus]
+        text, own = queries[query], words(queries[query])
+        relevant = [d for d, grade in qrels[query].items() if grade > 0 and d in corpus]
         if not relevant:
             continue
         distinct = set(own)
@@ -134,7 +135,7 @@ def outcomes(run: RunData, model: str, reference: str, collection: str, metric: 
         first, second = (found.get(query) for found in firsts)
         rows.append(QueryOutcome(query, text, ours[query], theirs[query], len(own), shares[best], relevant[best], first, second))
     named = {d for row in rows for d in (row.relevant, row.our_first, row.their_first) if d is not None}
-    return Outcomes(model, reference, collection, metric, tuple(rows), {d: data.corpus[d] for d in named if d in data.corpus})
+    return Outcomes(model, reference, collection, metric, tuple(rows), {d: corpus[d] for d in named if d in corpus})
 
 
 def by_length(found: Outcomes) -> list[Group]:
@@ -147,6 +148,17 @@ def by_overlap(found: Outcomes) -> list[Group]:
     return _groups(
         found.rows, lambda row: row.overlap, lambda low, high: f"{low:.0%}" if round(low, 2) == round(high, 2) else f"{low:.0%}–{high:.0%}"
     )
+
+
+def judgements(run: RunData, collection: str) -> Qrels:
+    """A collection's judgements, of the split that was evaluated."""
+    return read_judgements(either(run.collection_folder(collection), f"qrels/{evaluated_split(run, collection)}.tsv"))[0]
+
+
+def evaluated_split(run: RunData, collection: str) -> str:
+    """The split of a collection that was evaluated."""
+    splits = [result.row.get("split") for result in run.results() if result.collection == collection]
+    return next((split for split in splits if split), "test")
 
 
 def _first_ranked(run: RunData, model: str, collection: str) -> dict[str, str]:
@@ -181,29 +193,3 @@ def _groups(rows: Sequence[QueryOutcome], value: Callable[[QueryOutcome], float]
         shown = label(float(values[chosen].min()), float(values[chosen].max()))
         groups.append(Group(shown, len(own), ours, theirs, float(np.mean(differences)), interval))
     return groups
-
-
-def outcome_table(found: Iterable[Outcomes]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: one row per collection, with means, the paired difference, and how many queries were won and lost."""
-    header = ["collection", "model", "compared with", "metric", "mean", "mean of the other", "difference", "queries won", "lost", "equal"]
-    rows = []
-    for o in found:
-        ours, theirs = [row.ours for row in o.rows], [row.theirs for row in o.rows]
-        d = paired_difference(ours, theirs)
-        shown = f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-        counts = [o.won, o.lost, len(o.rows) - o.won - o.lost]
-        means = [f"{np.mean(values):.3f}" for values in (ours, theirs)]
-        rows.append([o.collection, o.model, o.reference, o.metric, *means, shown, *(f"{count:,}" for count in counts)])
-    return header, rows
-
-
-def example_rows(found: Outcomes, chosen: Sequence[QueryOutcome]) -> list[list[str]]:
-    """Cells of what, value and text: of each query four rows, the query, its relevant passage and what each model ranked first."""
-    rows = []
-    for row in chosen:
-        rows.append(["query", f"{row.difference:+.3f}", row.query])
-        rows.append(["relevant passage", f"{row.overlap:.0%} of its words", found.passages.get(row.relevant, "–")])
-        for model, value, first in ((found.model, row.ours, row.our_first), (found.reference, row.theirs, row.their_first)):
-            text = "nothing found" if first is None else "the relevant passage" if first == row.relevant else found.passages.get(first, "–")
-            rows.append([f"first of {model}", f"{value:.3f}", text])
-    return rows

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from data_modules.pair_rows import source_codes, take_rows
 from data_modules.pair_store import SHARDS, TABLE, PairStore
-from lightning_e5.curation.cleaning.shingles import words
 from lightning_e5.results import result_files as shapes
-from lightning_e5.results.filters import FilterRanks, FilterSample
 from lightning_e5.results.result_files import read_result
 from lightning_e5.results.run import RunData
-from lightning_e5.text import text_id
+from lightning_e5.text import text_id, words
 
 PACKAGES, OVERLAP = "packages.json", "overlap.json"
 #: Pairs of which at most so many are read for lengths and overlaps.
@@ -34,6 +32,15 @@ class SourceCounts:
     dropped: Mapping[str, int]
     pairs: int
     planted: int
+
+    @classmethod
+    def together(cls, name: str, sources: Sequence[SourceCounts]) -> SourceCounts:
+        """The sums over some sources, under a name."""
+        dropped: Counter[str] = Counter()
+        for source in sources:
+            dropped.update(source.dropped)
+        candidates, pairs, planted = (sum(getattr(source, key) for source in sources) for key in ("candidates", "pairs", "planted"))
+        return cls(name, candidates, dropped, pairs, planted)
 
 
 @dataclass(frozen=True)
@@ -52,19 +59,8 @@ class DataFacts:
     @property
     def rules(self) -> list[str]:
         """The rules that dropped a pair, the strictest first."""
-        total: Counter[str] = Counter()
-        for source in self.sources:
-            total.update(source.dropped)
+        total = SourceCounts.together("", self.sources).dropped
         return [rule for rule, count in sorted(total.items(), key=lambda item: (-item[1], item[0])) if count]
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and cells: a row per source, the largest first, and one of all together."""
-        header = ["source", "candidates", *(f"dropped: {rule}" for rule in self.rules), "pairs left", "planted mismatches"]
-        ordered = sorted(self.sources, key=lambda source: (-source.candidates, source.name))
-        names = [*(s.name for s in ordered), "together"]
-        counts = [[s.candidates, *(s.dropped.get(rule, 0) for rule in self.rules), s.pairs, s.planted] for s in ordered]
-        counts.append([sum(row[c] for row in counts) for c in range(len(header) - 1)])
-        return header, [[name, *(f"{value:,}" for value in row)] for name, row in zip(names, counts, strict=True)]
 
 
 def data_facts(run: RunData) -> list[DataFacts]:
@@ -133,41 +129,6 @@ def exact_overlaps(run: RunData, stage: str) -> list[ExactOverlap]:
         queries, passages = (sum(i in texts for i in ids[column]) for column in ("query", "passage"))
         found.append(ExactOverlap(collection, len(texts), len(rows), queries, passages))
     return found
-
-
-def overlap_table(overlap: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of ``overlap.json``: per collection its texts, the pairs that share a run of words, their sources."""
-    header = ["collection", "texts", "pairs with a match", "share of all pairs", "most from"]
-    rows = []
-    for name, entry in overlap["collections"].items():
-        most = max(entry["sources"].items(), key=lambda item: (item[1]["pairs"], item[0]), default=None)
-        shown = "–" if most is None else f"{most[0]} ({most[1]['pairs']:,}, {most[1]['share']:.2%} of it)"
-        rows.append([name, f"{entry['texts']:,}", f"{entry['pairs']:,}", f"{entry['share'] or 0:.2%}", shown])
-    return header, rows
-
-
-def truth_table(ranks: FilterRanks) -> tuple[list[str], list[list[str]]] | None:
-    """Header and cells, by source and in all: what the filter did to planted mismatches; None where none was planted."""
-    if ranks.planted_N is None:
-        return None
-    header = ["source", "pairs", "kept", "planted mismatches", "of them removed", "other pairs kept", "true among the kept"]
-    rows = [
-        [s["source"], f"{s['pairs']:,}", f"{s['kept_share']:.1%}", f"{s['planted']:,}",
-         *(f"{s[key]:.1%}" for key in ("removed_mismatches", "kept_pairs", "precision"))]
-        for s in sorted(ranks.sources, key=lambda s: (-s["pairs"], s["source"]))
-        if "removed_mismatches" in s
-    ]  # fmt: skip
-    truth, keep = ranks.planted_N, ranks.keep_N
-    shares = [(~keep & truth).sum() / max(1, truth.sum()), (keep & ~truth).sum() / max(1, (~truth).sum()), (keep & ~truth).sum() / max(1, keep.sum())]
-    rows.append(["together", f"{len(keep):,}", f"{keep.mean():.1%}", f"{truth.sum():,}", *(f"{share:.1%}" for share in shares)])
-    return header, rows
-
-
-def sample_table(samples: Sequence[FilterSample]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of kept and dropped pairs."""
-    truth = {True: "planted mismatch", False: "true pair", None: "–"}
-    rows = [["kept" if s.keep else "dropped", f"{s.rank:,}", truth[s.planted], s.source or "–", s.query, s.passage] for s in samples]
-    return ["decision", "rank", "truth", "source", "query", "passage"], rows
 
 
 def sample_rows(store: PairStore, most: int = SAMPLE) -> NDArray[np.int64]:

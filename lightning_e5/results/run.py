@@ -20,13 +20,13 @@ from lightning_e5.config.experiment import Node, outside_path
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import parquet_columns, read_parquet
+from lightning_e5.files.run_layout import LOG, METRICS, TIMING
 from lightning_e5.files.storage import MANIFEST, sha256_file
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.filters import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.results.recorded_config import load_recorded
 
-METRICS, TIMING, LOG, RANKS = "metrics.json", "timing.json", "metrics.jsonl", "ranks.parquet"
-TABLE, TASKS_TABLE, PER_QUERY = "table.json", "tasks.json", "per_query.parquet"
+TABLE, TASKS_TABLE, PER_QUERY, RANKS = "table.json", "tasks.json", "per_query.parquet", "ranks.parquet"
 _HASHED: dict[tuple[int, ...], str] = {}
 #: The metric that a run's intervals and differences are given for.
 MAIN_METRIC = "ndcg@10"

@@ -1,1 +1,1 @@
-"""Search over embeddings: the exact index, which referees every other, and retrieval with an embedder."""
+"""Search over embeddings: the exact index, which the others are compared with, and retrieval with an embedder."""

@@ -33,6 +33,11 @@ class BM25:
         b: how much long documents are discounted, 0 to 1.
         stemmer: a Snowball algorithm such as ``porter`` or ``english``, or ``None`` for no stemming.
         stopwords: leave out Lucene's 33 English stop words.
+
+    Example:
+        >>> corpus = {"sort": "Sort the list in place.", "open": "Open the file for reading."}
+        >>> list(BM25().retrieve(corpus, {"q": "sorting lists"})["q"])
+        ['sort']
     """
 
     TRAINED = False  # it reads the collection that it searches, nothing else

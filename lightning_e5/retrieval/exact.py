@@ -1,6 +1,6 @@
-"""Exact inner-product search: the referee of every other index.
+"""Exact inner-product search: the brute-force reference of every other index.
 
-A plain chunked search breaks ties in another way for another chunk size; `BestRows` explains why this one does not.
+A plain chunked search breaks ties in another way for another chunk size; `TopK` explains why this one does not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.ranges import Count
-from lightning_e5.retrieval.best_rows import BestRows, Float32, Int64, exact_scores, longest_norm
+from lightning_e5.retrieval.top_k import Float32, Int64, TopK, exact_scores, longest_norm
 
 __all__ = ["ExactIndex", "VectorIndex", "checked_vectors", "exact_scores"]
 
@@ -39,6 +39,13 @@ class ExactIndex:
     Args:
         corpus_chunk: rows per matmul.
         query_chunk: queries per matmul; memory is about ``query_chunk * corpus_chunk * 5`` bytes.
+
+    Example:
+        >>> index = ExactIndex()
+        >>> index.add(np.eye(3, dtype=np.float32))
+        >>> scores, rows = index.search(np.array([[0.6, 0.8, 0.0]], dtype=np.float32), k=2)
+        >>> rows.tolist()
+        [[1, 0]]
     """
 
     def __init__(self, corpus_chunk: Count = 4096, query_chunk: Count = 512) -> None:
@@ -80,7 +87,7 @@ class ExactIndex:
         """
         check_searchable(len(self), k)
         array = checked_vectors(queries, "queries", self._blocks[0].shape[1])
-        best = BestRows(
+        best = TopK(
             array, min(k, len(self)), corpus_chunk=min(self.corpus_chunk, len(self)),
             query_chunk=max(1, min(self.query_chunk, len(array))),
         )  # fmt: skip

@@ -15,8 +15,8 @@ import numpy as np
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.ranges import Count, Range, Seed, Workers
-from lightning_e5.retrieval.best_rows import Float32, Int64, exact_scores, longest_norm, score_error_bound
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
+from lightning_e5.retrieval.top_k import Float32, Int64, exact_scores, longest_norm, score_error_bound
 from lightning_e5.rng import derive_seed, generator
 
 Kind = Literal["flat", "ivf", "hnsw"]
@@ -109,17 +109,17 @@ class FaissIndex:
                 self._search(array, np.arange(start, min(len(array), start + _QUERIES_AT_ONCE)), k, scores, rows)
         return scores, rows
 
-    def recall_against(self, referee: VectorIndex, queries: Any, k: int) -> float:
-        """Recall@k against exact search: the mean share of the referee's best ``k`` that this index finds.
+    def recall_against(self, reference: VectorIndex, queries: Any, k: int) -> float:
+        """Recall@k against exact search: the mean share of the reference's best ``k`` that this index finds.
 
-        A row whose score equals the referee's k-th counts as one of them, so ties cost nothing.
+        A row whose score equals the reference's k-th counts as one of them, so ties cost nothing.
 
         Args:
-            referee: an `ExactIndex`, say, with the same rows.
+            reference: an `ExactIndex`, say, with the same rows.
             queries: ``[Q, D]`` float32, at least one.
             k: cut to the number of rows.
         """
-        expected, _ = referee.search(queries, k)
+        expected, _ = reference.search(queries, k)
         if not len(expected):
             raise UserError("recall needs at least one query")
         found, _ = self.search(queries, k)
@@ -140,8 +140,8 @@ class FaissIndex:
             scores[places] = np.take_along_axis(exact, order, axis=1)
             rows[places] = np.take_along_axis(found, order, axis=1)
             # what was not fetched scores at most the last that was, give or take the rounding
-            unsure = (found[:, -1] >= 0) & (approximate[:, -1] + 2 * slack >= scores[places, -1]) & (fetch < len(self))
-            places, slack, fetch = places[unsure], slack[unsure], min(len(self), 2 * fetch)
+            open_queries = (found[:, -1] >= 0) & (approximate[:, -1] + 2 * slack >= scores[places, -1]) & (fetch < len(self))
+            places, slack, fetch = places[open_queries], slack[open_queries], min(len(self), 2 * fetch)
 
     def _build(self) -> None:
         if self._index is not None:

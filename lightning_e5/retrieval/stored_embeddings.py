@@ -30,8 +30,8 @@ from lightning_e5.files.storage import (
     write_manifest,
 )
 from lightning_e5.progress import progress as show_progress
-from lightning_e5.retrieval.best_rows import BestRows, Float32, Int64
 from lightning_e5.retrieval.exact import check_searchable, checked_vectors
+from lightning_e5.retrieval.top_k import Float32, Int64, TopK
 from lightning_e5.types import Embedder, Kind, compares_by_cosine
 
 StoredType = Literal["float32", "float16"]
@@ -97,7 +97,7 @@ class StoredEmbeddings:
         corpus_chunk, query_chunk = corpus_chunk or (4096 if on_cpu else 32768), query_chunk or (512 if on_cpu else 4096)
         firsts = np.cumsum([0, *(rows for _, rows in self._shards)])
         best = [
-            BestRows(
+            TopK(
                 array, min(k, len(self)), corpus_chunk=corpus_chunk, query_chunk=max(1, min(query_chunk, len(array))),
                 device=None if place == "cpu" else place,
             )
@@ -125,7 +125,7 @@ class StoredEmbeddings:
             best[0].merge(other)
         return best[0].scores, best[0].rows
 
-    def _show(self, best: BestRows, number: int, first: int) -> None:
+    def _show(self, best: TopK, number: int, first: int) -> None:
         path, _ = self._shards[number]
         shard = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped here: its pages are given back after the shard
         for start in range(0, len(shard), _ROWS_AT_ONCE):

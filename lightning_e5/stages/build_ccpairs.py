@@ -1,6 +1,6 @@
 """Stage: text pairs from raw sources, at any scale: rules, evaluation texts, duplicates, caps, shards.
 
-In a folder ``work/`` lie what tasks have finished, so that a killed build goes on where it was; it is removed at the end.
+In a folder ``work/`` lies what tasks have finished, so that a killed build goes on where it was; it is removed at the end.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from lightning_e5.curation.building.merge import (
     pieces_by_source,
     save_decisions,
 )
-from lightning_e5.curation.building.parts import NGRAMS, OVERLAP, PartTask, part_key, read_part, write_evaluation
-from lightning_e5.curation.building.shards import ShardTask, shard_bounds, write_shard
+from lightning_e5.curation.building.parts import NGRAMS, OVERLAP, RECORD, RawPart, part_key, read_part, write_evaluation
+from lightning_e5.curation.building.shards import Shard, shard_bounds, write_shard
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates
 from lightning_e5.curation.cleaning.evaluation_files import EvaluationFiles
 from lightning_e5.curation.cleaning.overlap import EvaluationNgrams, OverlapReport
 from lightning_e5.curation.engines.engine import Engine, make_engine
+from lightning_e5.curation.engines.run_parts import Part, run_parts
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import read_json, remove_temporaries, safe_component, sha256_file, write_json
 from lightning_e5.ranges import Count, Range, Share
@@ -59,7 +60,7 @@ def build_ccpairs(
     """Write ``shards/<source>/part-*.parquet`` and ``pairs.json`` (see `PairStore`), the same bytes from every engine.
 
     A task reads one part of one source: rules in their order, then evaluation texts. One pass over all parts drops
-    exact and near duplicates and what is above the cap; tasks then write the shards, with planted mismatches.
+    exact and near duplicates and what is above the cap; tasks then write the shards, with injected label noise.
 
     Args:
         out: the stage's folder; on a cluster all nodes see it under this path.
@@ -72,9 +73,9 @@ def build_ccpairs(
             text; drops nothing. GPT-3's is 13.
         shard_rows: rows of a shard.
         max_pairs_per_source: a random part of larger sources; None for all.
-        planted_mismatches: share of the pairs of each source that get another one's passage; 0 for none.
+        planted_mismatches: share of the pairs of each source with injected label noise (another pair's passage, column ``planted``); 0 for none.
         engine: where tasks run: ``local``, ``ray``, or an engine with settings.
-        seed: of the caps and the planting.
+        seed: of the caps and the label noise.
 
     Returns:
         Counts, ``<source>/pairs`` and ``<source>/dropped: <rule>`` among them.
@@ -88,30 +89,26 @@ def build_ccpairs(
     began = time.perf_counter()
     runner, work = make_engine(engine), out / WORK
     work.mkdir(parents=True, exist_ok=True)
-    for folder in (work, work / "shards"):
-        remove_temporaries(folder)
+    remove_temporaries(work)
     for half_read in (work / "parts").glob(".*.tmp"):
         shutil.rmtree(half_read, ignore_errors=True)
     evaluation, identity = _evaluation(decontaminate, ngram_report, work)
-    tasks = [
-        PartTask(
-            f"{source.name}: {part}", source, part, tuple(heuristics), near_duplicates, evaluation,
-            work / "parts" / f"{number:02d}-{safe_component(source.name)}-{index:05d}",
-            part_key(source, part, heuristics, near_duplicates, identity),
-        )
-        for number, source in enumerate(sources)
-        for index, part in enumerate(source.parts())
-    ]  # fmt: skip
+    parts: list[Part] = []
+    for number, source in enumerate(sources):
+        for index, part in enumerate(source.parts()):
+            folder = work / "parts" / f"{number:02d}-{safe_component(source.name)}-{index:05d}"
+            raw = RawPart(source, part, tuple(heuristics), near_duplicates, evaluation, folder)
+            own_key = part_key(source, part, heuristics, near_duplicates, identity)
+            parts.append(Part(f"{source.name}: {part}", folder / RECORD, raw, key=own_key, folder=folder))
     settings = {
         "shard_rows": shard_rows, "most": max_pairs_per_source, "planted": planted_mismatches, "seed": seed,
         "sources": [source.name for source in sources],
     }  # fmt: skip
-    key = merge_key([{"key": task.key} for task in tasks], **settings)
+    key = merge_key([part.key for part in parts], **settings)
     if (finished := _finished(out, key)) is None:
-        records = list(runner.map(read_part, tasks, title="read sources"))
+        records = list(run_parts(read_part, parts, title="read sources", engine=runner))
         read_seconds = time.perf_counter() - began
-        parts = [(task.folder, record) for task, record in zip(tasks, records, strict=True)]
-        pieces = pieces_by_source(parts)
+        pieces = pieces_by_source([(part.folder, record) for part, record in zip(parts, records, strict=True)])
         seeds = {name: derive_seed(seed, "cap", name) for name in pieces}
         decisions = decide(pieces, near_duplicates, max_pairs_per_source, seeds, work / "signatures.u4")
         if not decisions.keep_N.any():
@@ -119,7 +116,7 @@ def build_ccpairs(
         shards = _write_shards(out, pieces, decisions, settings, key, runner)
         finished = _facts(sources, records, decisions, shards)
         if evaluation is not None and ngram_report is not None:
-            _write_overlap(out, evaluation, tasks)
+            _write_overlap(out, evaluation, [part.folder for part in parts])
         seconds = {"read": read_seconds, "in_all": time.perf_counter() - began}
         times = _times(records, [r for rs in shards.values() for r in rs], seconds)
         write_json(out / TIMES, {"key": key, **times})
@@ -166,23 +163,22 @@ def _write_shards(
     """Write the final shards; source -> their records. Files of an earlier, other build are removed."""
     keep = out / WORK / "keep.npy"
     save_decisions(keep, decisions.keep_N)
-    tasks: list[ShardTask] = []
+    parts: list[Part] = []
     for name, of_source in pieces.items():
         span = slice(of_source[0].first, of_source[-1].first + of_source[-1].rows) if of_source else slice(0, 0)
         for number, (first, stop) in enumerate(shard_bounds(decisions.keep_N, span, settings["shard_rows"])):
             inside = [p for p in of_source if p.first < stop and p.first + p.rows > first]
             file = shard_name(name, number)
-            planted = settings["planted"] or None
-            shard_seed = derive_seed(settings["seed"], "planted", name, number)
-            record = out / WORK / "shards" / f"{len(tasks):06d}.json"
-            tasks.append(ShardTask(file, out, name, inside, first, stop, keep, planted, shard_seed, record, f"{key} {file}"))
-    wanted = {out / task.name for task in tasks}
+            noise_seed = derive_seed(settings["seed"], "planted", name, number)
+            shard = Shard(out, file, name, inside, first, stop, keep, settings["planted"] or None, noise_seed)
+            parts.append(Part(file, out / WORK / "shards" / f"{len(parts):06d}.json", shard, key=f"{key} {file}", folder=out))
+    wanted = {out / part.name for part in parts}
     for path in (out / SHARD_FOLDER).rglob("*"):
         if path.is_file() and path not in wanted:
             path.unlink()
     shards: dict[str, list[dict[str, Any]]] = {name: [] for name in pieces}
-    for task, record_of in zip(tasks, runner.map(write_shard, tasks, title="write shards"), strict=True):
-        shards[task.source].append(record_of)
+    for part, record in zip(parts, run_parts(write_shard, parts, title="write shards", engine=runner), strict=True):
+        shards[part.work.source].append(record)
     return shards
 
 
@@ -262,10 +258,10 @@ def _most_frequent_drop(sources: Sequence[PairFiles], records: Sequence[Mapping[
     return ", they gave no candidate: " + "; ".join(w for source in sources for w in _read_by(source.name, records)["warnings"])
 
 
-def _write_overlap(out: Path, evaluation: Path, tasks: Sequence[PartTask]) -> None:
+def _write_overlap(out: Path, evaluation: Path, parts: Sequence[Path]) -> None:
     report = OverlapReport()
-    for task in tasks:
-        report.add(OverlapReport.of_state(read_json(task.folder / OVERLAP)))
+    for folder in parts:
+        report.add(OverlapReport.of_state(read_json(folder / OVERLAP)))
     write_json(out / OVERLAP_REPORT, report.as_json(EvaluationNgrams.load(evaluation / NGRAMS)))
 
 

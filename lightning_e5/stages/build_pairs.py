@@ -1,4 +1,8 @@
-"""The stage that makes data: a pool of raw training pairs with known noise, and a test collection."""
+"""Stage: a pool of raw training pairs with injected label noise, and a test collection of held-out packages.
+
+It is the small form of `build_ccpairs`: one source that fits in memory, one file of pairs, drawn and exchanged as one pool.
+Its draws are over all pairs where those of `build_ccpairs` are per source or shard, so that neither can stand for the other.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.building.label_noise import plant_mismatches
-from lightning_e5.curation.cleaning.decontaminate import decontaminate
+from lightning_e5.curation.building.label_noise import inject_label_noise
+from lightning_e5.curation.cleaning.decontaminate import Contamination
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import write_json, write_text
@@ -40,7 +44,7 @@ def build_pairs(
         source: where the pairs come from.
         held_out: values of ``TextPair.source`` whose pairs are the test collection and are not trained on.
         test_name: the test collection's name, written to ``packages.json``.
-        planted_mismatches: share of the training pairs whose passage is exchanged, 0 to 1.
+        planted_mismatches: share of the training pairs with injected label noise (their passages are exchanged), 0 to 1.
         max_pairs: at most this many training pairs, drawn by ``seed``; None for all.
         max_test_queries: at most this many test queries; None for all.
         passages_per_judged: with fewer test queries, passages kept per judged one (1: no others); the more queries for the time
@@ -69,13 +73,13 @@ def build_pairs(
             raise UserError(f"held_out: {name!r} gives no pair{suggestion(name, per_source)}")
 
     test = [pair for pair in unique if pair.source in held_out]
-    clean = decontaminate(
-        (pair for pair in unique if pair.source not in held_out), (text for p in test for text in (p.query, p.passage))
-    )
-    train = _sample(clean.kept, max_pairs, seeds[0])
+    evaluation = Contamination.of(text for pair in test for text in (pair.query, pair.passage))
+    pool = [(pair, evaluation.drops(pair.query, pair.passage)) for pair in unique if pair.source not in held_out]
+    removed = Counter(side for _, side in pool)
+    train = _sample([pair for pair, side in pool if side is None], max_pairs, seeds[0])
     if not train:
         raise UserError(f"held_out={list(held_out)} leaves no pair to train on")
-    planting = plant_mismatches(train, planted_mismatches, seeds[1])
+    planting = inject_label_noise(train, planted_mismatches, seeds[1])
     _write_pool(out / "pairs.parquet", planting.pairs, planting.planted)
     test_queries, test_passages, judgements = _write_test(out / "test", test, max_test_queries, passages_per_judged, seeds[2])
 
@@ -92,8 +96,8 @@ def build_pairs(
             "test_queries": test_queries,
             "test_passages": test_passages,
             "test_judgements": judgements,
-            "removed_query_in_test": clean.dropped_by_query,
-            "removed_passage_in_test": clean.dropped_by_passage,
+            "removed_query_in_test": removed["query"],
+            "removed_passage_in_test": removed["passage"],
             "planted": sum(planting.planted),
         }
     )

@@ -1,50 +1,56 @@
-"""Stage: rank every pair's passage among a random pool, keep the pairs in the top k."""
+"""Stage: the consistency filter, in four steps: draw a pool of passages, embed it, rank every pair's passage in it, keep the top k.
+
+Each step works part by part (`run_parts`), so a killed filter goes on behind its last finished part. Parts are runs of row
+numbers, not shards, so the texts that are embedded together, and with them every last bit, are the same however the pairs
+are cut into files. How a rank is counted exactly and fast stands in `lightning_e5.curation.consistency_filter`.
+"""
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from data_modules.pair_rows import NOT_RANKED, source_codes
+from data_modules.pair_rows import NOT_RANKED, source_codes, take_rows
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.consistency_filter.keep import judge
-from lightning_e5.curation.consistency_filter.pool import PoolKind, draw_pool, is_whole, join_parts
-from lightning_e5.curation.consistency_filter.tasks import (
-    FilterSettings,
-    PoolTask,
-    RankTask,
-    embed_pool_part,
-    forget,
-    rank_part,
-    ranks_of,
-)
-from lightning_e5.curation.engines.engine import Engine, make_engine
+from lightning_e5.curation.consistency_filter.metrics import by_source, filter_metrics, label_noise, rows_by_source
+from lightning_e5.curation.consistency_filter.rank_counting import RankPool
+from lightning_e5.curation.engines.engine import Engine
+from lightning_e5.curation.engines.inference import EmbedTexts
+from lightning_e5.curation.engines.run_parts import Progress, parts_of, read_array, run_parts
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.parquet import read_parquet, write_parquet
 from lightning_e5.files.storage import (
+    MANIFEST,
+    atomic_path,
     read_checked,
+    read_manifest,
     remove_temporaries,
     sha256_file,
     sha256_text,
     to_json,
     write_checked,
     write_json,
+    write_manifest,
 )
-from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
+from lightning_e5.rng import generator
+from lightning_e5.text import text_id
 
+PoolKind = Literal["global", "per_source"]
 #: What the filter did source by source, and the hash of what decided the ranks that are there.
 SOURCES, STATE = "sources.json", "filter.json"
-Task = TypeVar("Task", PoolTask, RankTask)
+#: Of the pool's folder: its passages, their embeddings, and the kind that its manifest names.
+TEXTS, EMBEDDINGS, KIND = "texts.parquet", "pool.npy", "filter-pool"
 
 
 @configurable("stage")
@@ -68,12 +74,12 @@ def consistency_filter(
 ) -> dict[str, float]:
     """Write ``ranks.parquet`` (``rank`` int64, ``keep`` bool; a row per pair, in order) and ``sources.json``.
 
-    The pool is embedded once; runs of ``rows_per_part`` pairs are ranked into ``ranks/part-*.parquet``. Killed and
-    started again, it goes on behind the last finished run and writes the same bytes.
+    The pool is embedded once; parts of ``rows_per_part`` pairs are ranked into ``ranks/part-*.parquet``. Killed and
+    started again, it goes on behind the last finished part and writes the same bytes.
 
     Args:
         pairs: folder of pairs, one table or shards (`PairStore`).
-        encoder: folder of the noisy model.
+        encoder: folder of the model trained on unfiltered pairs.
         pool_size: random passages to rank among (E5: 1M), at most all there are; for each source with ``per_source``.
         k: highest rank kept (E5: 2).
         pool: ``global``, passages of all sources (E5 does not say), or ``per_source``, of the pair's own source.
@@ -83,10 +89,10 @@ def consistency_filter(
             least ``k``; None writes every rank as it is.
         previous: ``ranks.parquet`` of an earlier round: a pair that it dropped stays dropped, with rank 0.
         rows_per_part: pairs ranked between two files; the memory of their embeddings is ``8 * D`` bytes a pair.
-        engine: ``local`` or ``ray`` (or an `Engine`) for runs in parallel, each process with the screened pool in its
+        engine: ``local`` or ``ray`` (or an `Engine`) for parts in parallel, each process with the low-precision pool in its
             memory (``D`` bytes a passage in int8); None for one after the other, here. The last bits of embeddings may
             depend on the threads of a process, and with them the rank of a near tie.
-        gpus_per_task: GPUs of each run, with an engine.
+        gpus_per_task: GPUs of each part, with an engine.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``.
 
     Returns:
@@ -108,33 +114,153 @@ def consistency_filter(
     }
     identity = sha256_text(to_json(decides))
     _begin(out, identity)
-    settings = FilterSettings(out, Path(pairs), Path(encoder), precision, max_length, device, pool == "per_source", exact_up_to, previous, identity)
     names, code_N = source_codes(store)
-    tasks = [
-        RankTask(settings, number, first, stop, code_N[first:stop].tobytes() if settings.per_source else b"")
-        for number, (first, stop) in enumerate(_runs(store.rows, rows_per_part))
-    ]
-    pool_rows = draw_pool(settings.pool, store, pool, pool_size, seed)
-    try:
-        if not all(task.done for task in tasks):
-            _embed_pool(settings, pool_rows, rows_per_part, engine, gpus_per_task)
-            _do(rank_part, tasks, 3, "rank pairs", engine, gpus_per_task)
-    finally:
-        forget()
-    ranks = ranks_of(tasks)
+    embedder = EmbedTexts(Path(encoder), max_length, precision, device)
+    ranking = RankPairs(embedder, Path(pairs), out / "pool", exact_up_to, previous)
+    parts = parts_of(
+        out / "ranks" / "part", store.rows, rows_per_part, lambda rows: (rows, code_N[rows].tobytes() if pool == "per_source" else b""),
+        suffix=".parquet", what="pairs", steps=lambda rows: 3 * (rows.stop - rows.start),  # two texts to embed, one rank
+    )  # fmt: skip
+    where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
+
+    # 1. Draw the pool. 2. Embed it, where a pair is still to be ranked. 3. Rank. 4. Keep the pairs in the top k.
+    sizes = draw_pool(out / "pool", store, pool, pool_size, seed)
+    if not all(part.path.is_file() for part in parts):
+        embed_pool(out / "pool", embedder, int(sizes.sum()), rows_per_part, **where)
+    blocks = run_parts(ranking, parts, title="rank pairs", unit="step", **where)
+    ranks = torch.from_numpy(np.concatenate([block["rank"] for block in blocks]))
     keep = (ranks <= k) & (ranks != NOT_RANKED)
     write_parquet(out / "ranks.parquet", {"rank": ranks.numpy(), "keep": keep.numpy()})
-    planted = _planted(store)
-    pools = _pools(settings.pool, len(names), settings.per_source)
-    rows = _by_source(names, code_N, ranks, keep, planted, pools)
+
+    noise = label_noise(store)
+    rows = by_source(names, code_N, ranks, keep, noise, sizes if pool == "per_source" else np.full(len(names), sizes.sum()))
     write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": rows})
-    shutil.rmtree(settings.pool)  # the ranks are whole; drawing and embedding it again would give the same
-    metrics = {"pairs": len(keep), "kept": int(keep.sum()), "pool": pool_rows, "kept_share": int(keep.sum()) / len(keep)}
+    shutil.rmtree(out / "pool")  # the ranks are whole; drawing and embedding it again would give the same
+    metrics = {"pairs": len(keep), "kept": int(keep.sum()), "pool": int(sizes.sum()), "kept_share": int(keep.sum()) / len(keep)}
     if previous is not None:
         metrics["ranked"] = int((ranks != NOT_RANKED).sum())
-    if planted is not None:
-        metrics |= _truth(keep, planted)
+    if noise is not None:
+        metrics |= filter_metrics(keep, noise)
     return metrics | {f"kept_share.{row['source'].replace('/', ':')}": row["kept_share"] for row in rows if len(rows) > 1}
+
+
+def draw_pool(folder: Path, store: PairStore, kind: PoolKind, size: int, seed: int) -> NDArray[np.int64]:
+    """Write ``texts.parquet``: ``size`` random passages, of all pairs or of each source; returns how many of each source.
+
+    A folder that has it is left as it is. Where there is a pool for each source, the passages stand by source.
+
+    Raises:
+        UserError: a pool for each source is asked for, and the pairs name no source.
+    """
+    if kind == "per_source" and "source" not in store.columns:
+        raise UserError(f"{store.folder}: pool: per_source needs a column 'source', which the pairs lack")
+    names, code_N = source_codes(store)
+    if (folder / TEXTS).is_file():
+        return np.bincount(read_parquet(folder / TEXTS, {"source": "int32"})["source"].to_numpy(), minlength=len(names))
+    if kind == "global":
+        rows = generator(seed, "pool").permutation(store.rows)[:size]
+    else:
+        drawn = []
+        for name, own in zip(names, rows_by_source(code_N, len(names)), strict=True):
+            drawn.append(own[generator(seed, "pool", name).permutation(len(own))[:size]])
+        rows = np.concatenate(drawn)
+    rows = np.sort(rows)
+    passages = take_rows(store, rows, ["passage"])["passage"]
+    order = np.argsort(code_N[rows], kind="stable") if kind == "per_source" else np.arange(len(rows))
+    texts = np.fromiter((text_id(p) for p in passages.to_pylist()), np.int64, len(rows))
+    write_parquet(folder / TEXTS, {"passage": passages.take(order), "text": texts[order], "source": code_N[rows][order]})
+    return np.bincount(code_N[rows], minlength=len(names))
+
+
+def embed_pool(folder: Path, embedder: EmbedTexts, rows: int, rows_per_part: int, **where: Any) -> None:
+    """Embed the drawn passages into one file, ``pool.npy``; the manifest, written last, says that it is whole.
+
+    Args:
+        rows: of the pool.
+        where: `run_parts`' engine and GPUs.
+    """
+    if (folder / MANIFEST).is_file():
+        return
+    parts = parts_of(folder / "part", rows, rows_per_part, lambda own: (folder, own), what="pool passages")
+    whole: Any = None
+    first = 0
+    with atomic_path(folder / EMBEDDINGS) as temporary:
+        for block in run_parts(EmbedPool(embedder), parts, title="embed the pool", unit="text", **where):
+            embeddings = block["embeddings"]
+            if whole is None:
+                whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(rows, embeddings.shape[1]))
+            whole[first : first + len(embeddings)] = embeddings
+            first += len(embeddings)
+        width = whole.shape[1]
+        whole.flush()
+        del whole
+    write_manifest(folder, kind=KIND, files=[TEXTS, EMBEDDINGS], rows=rows, width=width)
+    for part in parts:
+        part.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class EmbedPool:
+    """(the pool's folder, rows) -> ``embeddings`` of these passages."""
+
+    embedder: EmbedTexts
+
+    def __call__(self, work: tuple[Path, slice], progress: Progress) -> dict[str, NDArray[np.float32]]:
+        folder, rows = work
+        passages = read_parquet(folder / TEXTS, {"passage": "string"})["passage"][rows]
+        return self.embedder(("passage", passages.to_pylist()), progress)
+
+
+@dataclass(frozen=True)
+class RankPairs:
+    """(rows, int32 source of each row, empty where all share a pool) -> ``rank`` int64 of each pair's own passage.
+
+    It reports three steps for a pair: two texts embedded, one passage ranked.
+    """
+
+    embedder: EmbedTexts
+    pairs: Path
+    pool: Path
+    exact_up_to: int | None
+    previous: Path | None
+
+    def __call__(self, work: tuple[slice, bytes], progress: Progress) -> dict[str, NDArray[np.int64]]:
+        run, codes = work
+        rows = np.arange(run.start, run.stop)
+        rank_N = np.full(len(rows), NOT_RANKED, dtype=np.int64)
+        if self.previous is not None:
+            kept = read_parquet(self.previous, {"keep": "bool"})["keep"].slice(run.start, len(rows))
+            rows = rows[kept.to_numpy(zero_copy_only=False)]
+        if not len(rows):
+            return {"rank": rank_N}
+        table = take_rows(PairStore(self.pairs), rows, ["query", "passage"])
+        passages = table["passage"].to_pylist()
+        queries_ND = self.embedder.embed(table["query"].to_pylist(), "query", progress)
+        passages_ND = self.embedder.embed(passages, "passage", progress)
+        text_N = torch.tensor([text_id(p) for p in passages])
+        places = rows - run.start
+        code_N = np.frombuffer(codes, np.int32)[places] if codes else np.zeros(len(rows), np.int32)
+        for code in np.unique(code_N).tolist():
+            own = torch.from_numpy(np.flatnonzero(code_N == code))
+            ranks = self._pools(code if codes else None).ranks(queries_ND[own], passages_ND[own], text_N[own], progress)
+            rank_N[places[own.numpy()]] = ranks.numpy()
+        return {"rank": rank_N}
+
+    @cached_property
+    def _pools(self) -> Any:
+        """Source (None: all) -> its pool, made ready for ranking; the last few stay."""
+        read_manifest(self.pool, KIND)
+        table = read_parquet(self.pool / TEXTS, {"text": "int64", "source": "int32"})
+        text_P, source_P = torch.from_numpy(table["text"].to_numpy().copy()), table["source"].to_numpy()
+        pool_PD = torch.from_numpy(read_array(self.pool / EMBEDDINGS, "c"))  # never written to; torch asks for a writable array
+        exact_up_to, device = self.exact_up_to, self.embedder.torch_device  # not self, which a circle would keep alive
+
+        @functools.lru_cache(maxsize=8)
+        def ready(source: int | None) -> RankPool:
+            low, high = (0, len(text_P)) if source is None else np.searchsorted(source_P, [source, source + 1])
+            return RankPool(pool_PD[low:high], text_P[low:high], exact_up_to=exact_up_to, device=device)
+
+        return ready
 
 
 def _check(k: int, pool_size: int, pool: str, exact_up_to: int | None, rows_per_part: int, gpus_per_task: int) -> None:
@@ -168,75 +294,3 @@ def _begin(out: Path, identity: str) -> None:
     for name in ("ranks", "pool"):
         shutil.rmtree(out / name, ignore_errors=True)
     write_checked(out / STATE, {"identity": identity})
-
-
-def _runs(rows: int, size: int) -> list[tuple[int, int]]:
-    return [(first, min(rows, first + size)) for first in range(0, rows, size)]
-
-
-def _embed_pool(settings: FilterSettings, rows: int, size: int, engine: Engine | str | None, gpus: int) -> None:
-    if is_whole(settings.pool):
-        return
-    tasks = [PoolTask(settings, first, stop) for first, stop in _runs(rows, size)]
-    _do(embed_pool_part, tasks, 1, "embed the pool", engine, gpus)
-    join_parts(settings.pool, [task.first for task in tasks])
-
-
-def _do(
-    function: Callable[..., int], tasks: Sequence[Task], steps: int, title: str, engine: Engine | str | None, gpus: int
-) -> None:
-    """Do the tasks that are not done, here or on an engine."""
-    left = [task for task in tasks if not task.done]
-    if engine is not None:
-        for _ in make_engine(engine).map(function, left, title=title, gpus_per_task=gpus):
-            pass
-        return
-    with progress(steps * sum(task.stop - task.first for task in left), title, "step") as bar:
-        for task in left:
-            function(task, bar)
-
-
-def _planted(store: PairStore) -> Tensor | None:
-    """Which pairs are planted mismatches; None where none is, for then nothing can be judged."""
-    if "planted" not in store.columns:
-        return None
-    planted = torch.from_numpy(store.read(["planted"])["planted"].to_numpy(zero_copy_only=False).copy())
-    return planted if bool(planted.any()) else None
-
-
-def _pools(folder: Path, sources: int, per_source: bool) -> NDArray[np.int64]:
-    """The size of the pool that each source's pairs were ranked among."""
-    source_P = read_parquet(folder / "texts.parquet", {"source": "int32"})["source"].to_numpy()
-    return np.bincount(source_P, minlength=sources) if per_source else np.full(sources, len(source_P))
-
-
-def _by_source(
-    names: list[str], code_N: NDArray[np.int32], ranks: Tensor, keep: Tensor, planted: Tensor | None, pools: NDArray[np.int64]
-) -> list[dict[str, Any]]:
-    order = np.argsort(code_N, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(code_N, minlength=len(names)))[:-1])
-    rows = []
-    for name, own, pool in zip(names, parts, pools.tolist(), strict=True):
-        kept, rank = keep[own], ranks[own]
-        ranked = rank[rank != NOT_RANKED]
-        row = {
-            "source": name,
-            "pairs": len(own),
-            "ranked": len(ranked),
-            "kept": int(kept.sum()),
-            "kept_share": int(kept.sum()) / len(own),
-            "median_rank": int(ranked.median()) if len(ranked) else None,
-            "pool": pool,
-        }
-        rows.append(row if planted is None else row | {"planted": int(planted[own].sum())} | _truth(kept, planted[own]))
-    return rows
-
-
-def _truth(keep: Tensor, planted: Tensor) -> dict[str, float]:
-    truth = judge(keep, planted)
-    return {
-        "removed_mismatches": truth.removed_mismatches,
-        "kept_pairs": truth.kept_pairs,
-        "precision": truth.precision,
-        "recall": truth.recall,
-    }

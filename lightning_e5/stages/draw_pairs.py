@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_modules.pair_rows import kept_rows
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.files.parquet import read_parquet, write_parquet
+from lightning_e5.files.parquet import write_parquet
 from lightning_e5.ranges import Count
 from lightning_e5.rng import generator
 
@@ -34,12 +35,7 @@ def draw_pairs(out: Path, *, pairs: Path, keep: Path | None = None, count: Count
     Source: paper table 7 (1 M pairs of all).
     """
     rows = PairStore(pairs).rows
-    able = np.arange(rows)
-    if keep is not None:
-        kept = read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)
-        if len(kept) != rows:
-            raise UserError(f"{keep}: has {len(kept)} rows where {pairs} has {rows} pairs")
-        able = np.flatnonzero(kept)
+    able = np.arange(rows) if keep is None else kept_rows(keep, rows, pairs)
     if count is not None and not 1 <= count <= len(able):
         raise UserError(f"draw_pairs.count: {count} is not between 1 and the {len(able)} pairs that there are")
     chosen = able if count is None else generator(seed, "draw").choice(able, size=count, replace=False)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.engines.blocks import KeptBlocks
-from lightning_e5.curation.engines.engine import Engine, make_engine
-from lightning_e5.curation.mining.block_tasks import EncoderSettings, embed_on, load_encoder
-from lightning_e5.curation.mining.candidates import (
-    Candidates,
-    answers_of_the_teacher,
-    dense_candidates,
-    lexical_candidates,
-)
+from lightning_e5.curation.engines.engine import Engine
+from lightning_e5.curation.engines.inference import EmbedTexts
+from lightning_e5.curation.mining.candidates import Candidates, dense_candidates, false_negatives, lexical_candidates
 from lightning_e5.curation.mining.collections import COLLECTION_FACTS, MiningData, of_collection, of_pairs
 from lightning_e5.curation.mining.hard_negatives import NegativeRules, mine
 from lightning_e5.distributed.devices import Precision
@@ -64,7 +59,7 @@ def hard_negatives(
     """Write ``ranked.parquet``: ``query``, ``positive``, ``negatives`` (list of ``count``), ``source``, ``passage_kind``, and
     ``retriever_scores`` (list: the positive's, then each negative's; NaN for one that was not retrieved).
 
-    What takes long (embeddings, searches, the cross-encoder's scores) is kept block by block until the end, so that a
+    What takes long (embeddings, searches, the cross-encoder's scores) is kept part by part until the end, so that a
     killed stage continues.
 
     Args:
@@ -84,7 +79,7 @@ def hard_negatives(
         max_queries: a random part of the rows; None for all.
         precision: of the backbones; scores are float32.
         max_length: tokens per text that ``encoder`` reads; as stored with it by default.
-        engine: ``local``, ``ray`` or an engine with settings embeds blocks of texts as tasks; None in this process.
+        engine: ``local``, ``ray`` or an engine with settings embeds parts of the texts as tasks; None in this process.
         gpus_per_task: GPUs of each task.
 
     Returns:
@@ -99,24 +94,22 @@ def hard_negatives(
         raise UserError("negatives: denoise_margin and max_score need denoise, the folder of a cross-encoder")
     data = _data(pairs, keep, collection, split, source, max_queries, seed)
     passage_kind = _passage_kind(collection, passage_kind)
-    blocks = KeptBlocks(out / "parts")
+    parts = out / "parts"
     if encoder is not None:
-        if engine is not None:
-            embed_on(
-                make_engine(engine), EncoderSettings(encoder, max_length, precision), data, blocks, passage_kind=passage_kind,
-                gpus_per_task=gpus_per_task,
-            )  # fmt: skip
-        model = load_encoder(EncoderSettings(encoder, max_length, precision))
-        candidates = dense_candidates(data, model, last_rank, blocks, passage_kind=passage_kind)
+        where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
+        embedder = EmbedTexts(encoder, max_length, precision)
+        candidates = dense_candidates(data, embedder, last_rank, parts, passage_kind=passage_kind, **where)
     else:
         assert retriever is not None
-        candidates = lexical_candidates(data, retriever, last_rank, blocks)
-    answers_QK: NDArray[np.bool_] | None = None
+        candidates = lexical_candidates(data, retriever, last_rank, parts)
+    vetoed_QK: NDArray[np.bool_] | None = None
     if denoise is not None:
         teacher = load_pair_scorer(denoise, precision=precision).to(inference_device())
         window = slice(first_rank - 1, last_rank)
-        answers_QK = answers_of_the_teacher(data, candidates, window, teacher, blocks, margin=denoise_margin, max_score=max_score)
-    return _write(out, data, candidates, rules, answers_QK, passage_kind, blocks, seed)
+        vetoed_QK = false_negatives(data, candidates, window, teacher, parts, margin=denoise_margin, max_score=max_score)
+    metrics = _write(out, data, candidates, rules, vetoed_QK, passage_kind, seed)
+    shutil.rmtree(parts, ignore_errors=True)
+    return metrics
 
 
 def _data(
@@ -147,12 +140,13 @@ def _passage_kind(collection: Path | None, given: Kind | None) -> Kind:
 
 
 def _write(
-    out: Path, data: MiningData, candidates: Candidates, rules: NegativeRules, answers_QK: NDArray[np.bool_] | None,
-    passage_kind: Kind, blocks: KeptBlocks, seed: int,
-) -> dict[str, float]:  # fmt: skip
+    out: Path, data: MiningData, candidates: Candidates, rules: NegativeRules, vetoed_QK: NDArray[np.bool_] | None, passage_kind: Kind, seed: int
+) -> dict[str, float]:
     import pyarrow as pa
 
-    negatives, scores_QN, report = mine(*candidates, data.known, data.corpus_text_P, rules, seed=seed, answers_QK=answers_QK, known_negatives=data.known_negatives)
+    negatives, scores_QN, report = mine(
+        *candidates, data.known, data.corpus_text_P, rules, seed=seed, false_negatives_QK=vetoed_QK, known_negatives=data.known_negatives
+    )
     columns = {
         "query": list(data.queries),
         "positive": list(data.positive_texts),
@@ -163,5 +157,4 @@ def _write(
     }
     write_parquet(out / "ranked.parquet", columns)
     write_json(out / "report.json", dataclasses.asdict(report))
-    blocks.remove()
     return {k: v for k, v in dataclasses.asdict(report).items() if isinstance(v, int)}

@@ -1,4 +1,4 @@
-"""Stage: fine-tuning data of others (MS-MARCO, NQ, NLI) as ranked groups, or as a collection to mine negatives in."""
+"""Stage: public fine-tuning sets (MS-MARCO, NQ, NLI) as training groups, or as a collection to mine negatives in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.mining.collections import COLLECTION_FACTS
-from lightning_e5.curation.mining.ranked import Positives, RankedGroup, ranked_groups
+from lightning_e5.curation.mining.training_groups import Positives, TrainingGroup, training_groups
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, write_json
 from lightning_e5.progress import progress
@@ -66,7 +66,7 @@ def ranked_data(
             examples += 1
             if example.teacher_scores is not None and len(example.teacher_scores) != len(example.positives) + len(example.negatives):
                 raise ValueError(f"{source.name}: {len(example.teacher_scores)} teacher scores for a query's passages")
-            for group in ranked_groups(example, positives, counts):
+            for group in training_groups(example, positives, counts):
                 if len(group.negatives) < negatives:
                     collection.add(group, example.positives)
                     counts["to_mine"] += 1
@@ -101,11 +101,11 @@ class _RankedFile:
 
     def __init__(self, stack: ExitStack, path: Path) -> None:
         self.stack, self.path = stack, path
-        self.rows: list[RankedGroup] = []
+        self.rows: list[TrainingGroup] = []
         self.writer: Any = None
         self.temporary: Path | None = None
 
-    def add(self, group: RankedGroup) -> None:
+    def add(self, group: TrainingGroup) -> None:
         self.rows.append(group)
         if len(self.rows) >= _ROWS_AT_ONCE:
             self._write()
@@ -148,11 +148,11 @@ class _Collection:
         self.stack, self.folder = stack, folder
         self.passages: dict[int, int] = {}
         self.queries: dict[int, int] = {}
-        self.judged: dict[tuple[int, int], int] = {}
+        self.qrels: dict[tuple[int, int], int] = {}
         self.kind: Kind | None = None
         self.files: dict[str, IO[str]] = {}
 
-    def add(self, group: RankedGroup, positives: tuple[str, ...]) -> None:
+    def add(self, group: TrainingGroup, positives: tuple[str, ...]) -> None:
         query = group.query
         if self.kind not in (None, group.passage_kind):
             raise UserError(f"{group.source}: has queries to mine for with passages of both kinds, which one collection cannot hold")
@@ -168,13 +168,13 @@ class _Collection:
             self._line("queries.jsonl", {"_id": f"q{self.queries[identity]}", "text": query})
         for passages, grade in ((positives, 1), (group.negatives, 0)):
             for passage in passages:
-                judgement = (self.queries[identity], self._passage(passage))
-                self.judged[judgement] = max(grade, self.judged.get(judgement, 0))  # another example's answer is an answer
+                pair = (self.queries[identity], self._passage(passage))
+                self.qrels[pair] = max(grade, self.qrels.get(pair, 0))  # another example's answer is an answer
 
     def finish(self, corpus: Iterator[str]) -> int:
         """Add the source's other passages; returns how many there are."""
         if self.files:
-            for (query, document), grade in self.judged.items():
+            for (query, document), grade in self.qrels.items():
                 self.files["qrels/train.tsv"].write(f"q{query}\td{document}\t{grade}\n")
             with progress(None, "corpus", "passage") as bar:
                 for passage in corpus:

@@ -1,4 +1,4 @@
-"""Stage: pairs made by a training signal from the passages of other pairs (crops, neighbours, a text with itself)."""
+"""Stage: self-supervised pairs, constructed from the passages of other pairs (crops, neighbours, a text with itself)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_e5.types import PairFiles
 def signal_pairs(
     out: Path, *, pairs: Path, texts: Annotated[Callable[..., object], Given(positional=1)], signal: Annotated[Callable[..., PairFiles], Given(("texts", "seed"))], seed: int
 ) -> dict[str, float]:
-    """Write the signal's pairs as `build_ccpairs` does, exact copies dropped.
+    """Write the constructed pairs as `build_ccpairs` does, exact copies dropped.
 
     Args:
         out: the stage's folder.

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.engines.blocks import KeptBlocks
-from lightning_e5.curation.engines.engine import Engine, make_engine
-from lightning_e5.curation.mining.block_tasks import ScorerSettings, load_scorer, score_on
+from lightning_e5.curation.engines.engine import Engine
+from lightning_e5.curation.engines.inference import ScoreGroups
 from lightning_e5.curation.mining.teacher_scores import COLLAPSED, group_scores, separation
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
@@ -116,7 +115,7 @@ def teacher_scores(
             teacher then corrects the retriever instead of replacing it. For cosines the reciprocal of the student's
             temperature; a passage that was not retrieved, but filled in at random, leaves its row without a teacher.
         precision: of the backbone.
-        engine: ``local``, ``ray`` or an engine with settings scores blocks of groups as tasks; None in this process.
+        engine: ``local``, ``ray`` or an engine with settings scores parts of the groups as tasks; None in this process.
         gpus_per_task: GPUs of each task.
 
     Returns:
@@ -137,11 +136,8 @@ def teacher_scores(
     if alone is not None:
         raise UserError(f"{path}: row {alone} has no negatives to compare the positive with")
     retrieved = _retriever_scores(path, groups) if retriever_scale else []
-    queries, blocks = table["query"].to_pylist(), KeptBlocks(out / "parts")
-    scorer = ScorerSettings(str(teacher), max_length, passage_format, precision)
-    if engine is not None:
-        score_on(make_engine(engine), scorer, queries, groups, blocks, gpus_per_task)
-    scores = group_scores(queries, groups, lambda: load_scorer(scorer), blocks)
+    scorer = ScoreGroups(str(teacher), max_length, passage_format, precision)
+    scores = group_scores(scorer, table["query"].to_pylist(), groups, out / "parts", engine=engine, gpus_per_task=gpus_per_task)
     metrics = separation(scores)
     if metrics["score_spread"] < COLLAPSED:
         spread = f"{metrics['score_spread']:.1e}"
@@ -154,7 +150,7 @@ def teacher_scores(
         table = table.drop_columns(["teacher_scores"])
     column = pa.array([s.tolist() for s in scores], type=pa.list_(pa.float32()))
     write_parquet(out / "ranked.parquet", table.append_column("teacher_scores", column))
-    blocks.remove()
+    shutil.rmtree(out / "parts", ignore_errors=True)
     return metrics
 
 

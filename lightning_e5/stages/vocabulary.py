@@ -1,64 +1,109 @@
-"""Stage: the tokenizer, the pool's tokens, and the encoder that training starts from."""
+"""Stages: the tokenizer, the pool's tokens, and the encoder that training starts from; or tokens by a tokenizer that is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
 from data_modules.pair_store import PairStore
+from data_modules.token_cache import write_token_cache
 from lightning_e5.configurable import configurable
+from lightning_e5.errors import UserError
+from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import UNTRAINED, start_of
 from lightning_e5.progress import progress
-from lightning_e5.ranges import Given, Length
+from lightning_e5.ranges import Length
 from lightning_e5.rng import seed_torch
 from lightning_e5.text import E5_PREFIXES, TextTokenizer
+from lightning_e5.types import Kind
 
 
 @configurable("stage")
-def vocabulary(
-    out: Path, *, pairs: Path, encoder: EncoderSpec, write_tokens: Annotated[Callable[..., dict[str, Any]], Given(("progress", "sources"), 3)], train_length: Length | None = None, seed: int
-) -> dict[str, float]:
+def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Length | None = None, seed: int) -> dict[str, float]:
     """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
 
     Args:
+        out: the stage's folder.
         pairs: folder of pairs (see `PairStore`).
         encoder: what to start from.
-        write_tokens: `data_modules.token_cache.write_token_cache`, given by the YAML.
         train_length: tokens per text of ``tokens/``, for a training on shorter texts than the encoder reads; by default the encoder's.
+        seed: of the untrained weights.
 
     Returns:
         Vocabulary size, parameters, tokens, share of texts cut at the length limit.
     """
-    store = PairStore(pairs)
-    table = store.read(["query", "passage"])
-    queries, passages = table["query"].to_pylist(), table["passage"].to_pylist()
+    pool = _Pool(pairs)
     if encoder.pretrained is not None:
         start = model_folder(encoder.pretrained)
         model = encoder.load_pretrained(start)
         tokenizer = model.tokenizer
     else:
-        backend = train_wordpiece(queries, passages, encoder.vocab_size)
+        backend = train_wordpiece(pool.queries, pool.passages, encoder.vocab_size)
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
-    with progress(2 * len(queries), "tokenise", "text") as bar:
-        columns = {"query": (queries, "query"), "passage": (passages, "passage")}
-        manifest = write_tokens(out / "tokens", columns, tokenizer.cut_at(train_length), progress=bar, sources=store.sources)
+    counts = pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
     if encoder.pretrained is None:
-        counts = document_frequency(tokenizer, [*queries, *passages])
-        seed_torch(seed)
-        model = encoder.build(tokenizer, counts, 2 * len(queries))
+        model = pool.untrained_encoder(encoder, tokenizer, seed)
     model.save_pretrained(out / "encoder")
     (UNTRAINED if encoder.pretrained is None else start_of(start)).save(out / "encoder")
-    return {
-        "vocabulary": tokenizer.backend.get_vocab_size(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens": manifest["tokens"],
-        "texts_at_length_limit": manifest["texts_at_length_limit"] / (2 * len(queries)),
-    }
+    return {"vocabulary": tokenizer.backend.get_vocab_size(), "parameters": sum(p.numel() for p in model.parameters()), **counts}
+
+
+@configurable("stage")
+def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = None, seed: int) -> dict[str, float]:
+    """Write ``tokens/``, the tokens of other pairs by an encoder's tokenizer, and, with ``spec``, ``encoder/`` (an untrained one).
+
+    Args:
+        out: the stage's folder.
+        pairs: folder of pairs (see `PairStore`).
+        encoder: folder of the encoder whose tokenizer is used.
+        spec: an encoder of another size, length limit or prefixes, with that tokenizer's vocabulary.
+        seed: of the weights of ``encoder/``.
+
+    Returns:
+        Tokens, share of texts cut at the length limit and, with ``spec``, parameters.
+
+    Raises:
+        UserError: ``spec`` names a pre-trained encoder, which brings a tokenizer of its own.
+    """
+    pool = _Pool(pairs)
+    tokenizer = TextEncoder.from_pretrained(encoder, training_start=True).tokenizer
+    if spec is not None:
+        if spec.pretrained is not None:
+            raise UserError(f"tokens.spec.pretrained: {spec.pretrained!r} has a tokenizer of its own; name it in a vocabulary stage")
+        spec = dataclasses.replace(spec, vocab_size=tokenizer.backend.get_vocab_size())
+        tokenizer = tokenizer.replaced(prefixes=spec.text_prefixes, max_length=spec.max_length)
+    metrics = pool.write_tokens(out / "tokens", tokenizer)
+    if spec is not None:
+        model = pool.untrained_encoder(spec, tokenizer, seed)
+        model.save_pretrained(out / "encoder")
+        metrics["parameters"] = sum(p.numel() for p in model.parameters())
+    return metrics
+
+
+class _Pool:
+    """The texts of a folder of pairs."""
+
+    def __init__(self, pairs: Path) -> None:
+        self.store = PairStore(pairs)
+        table = self.store.read(["query", "passage"])
+        self.queries, self.passages = table["query"].to_pylist(), table["passage"].to_pylist()
+
+    def write_tokens(self, folder: Path, tokenizer: TextTokenizer) -> dict[str, float]:
+        texts = 2 * len(self.queries)
+        with progress(texts, "tokenise", "text") as bar:
+            columns: dict[str, tuple[list[str], Kind]] = {"query": (self.queries, "query"), "passage": (self.passages, "passage")}
+            manifest = write_token_cache(folder, columns, tokenizer, progress=bar, sources=self.store.sources)
+        return {"tokens": manifest["tokens"], "texts_at_length_limit": manifest["texts_at_length_limit"] / texts}
+
+    def untrained_encoder(self, spec: EncoderSpec, tokenizer: TextTokenizer, seed: int) -> TextEncoder:
+        counts = document_frequency(tokenizer, [*self.queries, *self.passages])
+        seed_torch(seed)
+        return spec.build(tokenizer, counts, 2 * len(self.queries))
 
 
 def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:

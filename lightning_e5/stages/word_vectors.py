@@ -6,12 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-
+from data_modules.pair_rows import kept_rows
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
-from lightning_e5.files.parquet import read_parquet
 from lightning_e5.models.training_record import UNTRAINED, texts_identity
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.ranges import Given
@@ -32,7 +30,7 @@ def word_vectors(
     table = PairStore(pairs).read(["query", "passage"])
     read = texts_identity({name: texts_digest(table[name].to_pylist()) for name in ("query", "passage")})
     if keep is not None:
-        table = table.take(np.flatnonzero(read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)))
+        table = table.take(kept_rows(keep, len(table), pairs))
     texts = list(zip(table["query"].to_pylist(), table["passage"].to_pylist(), strict=True))
     config = dataclasses.replace(config, seed=seed)
     WordVectors(config).fit(texts).save(out / "word_vectors")

@@ -17,11 +17,11 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 
 from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.files.run_layout import ENVIRONMENT, LOG
 from lightning_e5.files.storage import naming_the_file, read_json, read_log, write_json, write_text
 from lightning_e5.progress import printable
 from lightning_e5.redaction import hidden_message
 
-METRICS_LOG, ENVIRONMENT = "metrics.jsonl", "environment.json"
 #: Columns of ``metrics.jsonl`` that differ when the same step is computed again.
 TIMED = ("seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
 #: Variables of the process that choose instructions or kernels.
@@ -118,7 +118,7 @@ class JsonlLogger(Logger):
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
-        self.path = directory / METRICS_LOG
+        self.path = directory / LOG
         self._file: Any = None
         self._held: dict[int, Mapping[str, float]] = {}
 
@@ -171,7 +171,7 @@ class JsonlLogger(Logger):
 
 def read_metrics_log(directory: Path) -> list[dict[str, float]]:
     """The rows of ``metrics.jsonl``; a torn last line (a killed writer's) is left out."""
-    return read_log(directory / METRICS_LOG)
+    return read_log(directory / LOG)
 
 
 def check_logger(settings: Node) -> None:

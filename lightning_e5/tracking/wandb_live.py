@@ -15,9 +15,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.config.experiment import Node
-from lightning_e5.redaction import hidden_message
 from lightning_e5.tracking.run_directory import TIMED, warn
-from lightning_e5.tracking.wandb_run import history_name, log_columns, read_history, start_run
+from lightning_e5.tracking.wandb_run import first_line, history_name, log_columns, read_history, start_run
 
 #: What a process that SIGTERM stopped ends with.
 _STOPPED = 143
@@ -121,11 +120,6 @@ class WandbStage(Logger):
                 with suppress(Exception):
                     run.finish(exit_code=1)
             warn(f"W&B: {first_line(error)}; {self.stage} goes on without it, metrics.jsonl has everything")
-
-
-def first_line(error: Exception) -> str:
-    """Kind and first line of an error, for a message."""
-    return hidden_message(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 def _untimed(row: Mapping[str, float], stage: str) -> dict[str, float]:

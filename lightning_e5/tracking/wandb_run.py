@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from lightning_e5.config.experiment import Node
 from lightning_e5.files.storage import sha256_text, write_text
-from lightning_e5.redaction import redact_all
+from lightning_e5.redaction import hidden_message, redact_all
 
 PROJECT = "lightning_e5"
 #: The folder of W&B's files in a stage's or run's directory.
@@ -24,20 +25,22 @@ FOLDER = "wandb"
 #: ``job_type`` of the W&B run that holds a run directory's results.
 RESULTS = "results"
 _IDENTITY = "run_id"
+#: The name of a W&B run of an ablation: of its run directory, and of the stage (or `RESULTS`).
+ABLATION_RUN = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)/(?P<stage>.+)")
 #: Columns of ``metrics.jsonl`` that the metrics of a stage call by another name.
-_RENAMED = {"pairs": "pairs_seen", "tokens": "tokens_seen"}
+RENAMED = {"pairs": "pairs_seen", "tokens": "tokens_seen"}
 #: A process that was killed leaves its file to W&B's own process, which may take this long to end as well.
 _SETTLED_SECONDS = 2.0
 
 
 def history_name(stage: str, column: str) -> str:
     """The W&B name of a column of a training stage's ``metrics.jsonl``: ``<stage>/<column>`` as in ``metrics.json``."""
-    return f"{stage}/{_RENAMED.get(column, column)}"
+    return f"{stage}/{RENAMED.get(column, column)}"
 
 
 def log_columns(stage: str, row: Mapping[str, float]) -> dict[str, float]:
     """A row of W&B's history under the names of ``metrics.jsonl``: the inverse of `history_name`."""
-    names = {new: old for old, new in _RENAMED.items()}
+    names = {new: old for old, new in RENAMED.items()}
     columns = {name.removeprefix(f"{stage}/"): value for name, value in row.items()}
     return {names.get(name, name): value for name, value in columns.items()}
 
@@ -141,6 +144,11 @@ def read_history(directory: Path) -> dict[int, Node]:
             item = record["history"]["item"]
             rows.setdefault(int(item["_step"]), {k: v for k, v in item.items() if not k.startswith("_")})
     return rows
+
+
+def first_line(error: Exception) -> str:
+    """Kind and first line of an error of W&B, for a message."""
+    return hidden_message(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 def key_present() -> bool:

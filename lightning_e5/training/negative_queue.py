@@ -17,6 +17,13 @@ class NegativeQueue(nn.Module):
     Args:
         size: K, embeddings held (the paper's ablation: 65,536 pre-batch, 131,072 MoCo).
         width: D.
+
+    Example:
+        >>> queue = NegativeQueue(size=2, width=1)
+        >>> _ = queue.push(torch.tensor([[1.0], [2.0]]), text_P=torch.tensor([10, 20]))
+        >>> _ = queue.push(torch.tensor([[3.0]]), text_P=torch.tensor([30]))  # the oldest makes room
+        >>> sorted(queue.entries()[1].tolist())
+        [20, 30]
     """
 
     embeddings_KD: Tensor

@@ -57,7 +57,6 @@ def small_experiment(tmp_path: Path) -> Iterator[dict[str, Any]]:
             "vectors": {"_target_": "lightning_e5.stages.word_vectors.word_vectors", "inputs": {"pairs": "pairs"}, "config": config},
             "vocabulary": {
                 "_target_": "lightning_e5.stages.vocabulary.vocabulary", "inputs": {"pairs": "pairs"}, "encoder": encoder,
-                "write_tokens": {"_target_": "data_modules.token_cache.write_token_cache", "_partial_": True},
             },
         },
     }  # fmt: skip

@@ -26,13 +26,12 @@ NAMED = {
     "stage": """lightning_e5.stages: beir_data.beir_data build_ccpairs.build_ccpairs build_pairs.build_pairs
         consistency_filter.consistency_filter draw_pairs.draw_pairs evaluate.evaluate finetune.finetune
         hard_negatives.hard_negatives mteb.mteb pretrain.pretrain ranked_data.ranked_data signal_pairs.signal_pairs
-        teacher.teacher teacher.teacher_scores tokens.tokens vocabulary.vocabulary word_vectors.word_vectors""",
+        teacher.teacher teacher.teacher_scores vocabulary.tokens vocabulary.vocabulary word_vectors.word_vectors""",
     "encoder": "lightning_e5.models: factory.EncoderSpec",
     "training scheme": """lightning_e5.modules: cross_encoder.CrossEncoderModule distilled.DistilledModule in_batch.InBatchModule
         moco.MoCoModule pre_batch.PreBatchModule symmetric.SymmetricModule""",
     "optimizer": "lightning_e5.training: optimizer.AdamWConfig",
     "data module": "data_modules: ccpairs.datamodule.CCPairsDataModule finetune.datamodule.RankedDataModule",
-    "token writer": "data_modules: token_cache.write_token_cache",
     "engine": "lightning_e5.curation.engines: engine.LocalEngine engine.RayEngine",
     "index": "lightning_e5.retrieval: exact.ExactIndex faiss_index.FaissIndex",
     "settings": """lightning_e5: curation.cleaning.duplicates.NearDuplicates curation.cleaning.evaluation_files.EvaluationFiles

@@ -131,7 +131,6 @@ stages:
     _target_: lightning_e5.stages.vocabulary.vocabulary
     inputs: {{pairs: pairs}}
     encoder: *encoder
-    write_tokens: {{_target_: data_modules.token_cache.write_token_cache, _partial_: true}}
   pretrain:
     _target_: lightning_e5.stages.pretrain.pretrain
     inputs: {{encoder: vocabulary/encoder, tokens: vocabulary/tokens}}

@@ -12,7 +12,8 @@ import nbformat
 import pytest
 import yaml
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+
+from lightning_e5.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
@@ -20,7 +21,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 ABLATIONS = "03_ablations"
 #: Of each notebook on a run: pictures at least, and what the outputs say.
 OF_A_RUN = {
-    "01_quickstart": (4, ["bm25", "precision", "shortest path"]),
+    "01_quickstart": (4, ["bm25", "Precision", "shortest path"]),
     "02_data_and_filter": (5, ["held out for the test", "together", "planted mismatch", "dropped", "Precision", "query is a test text"]),
     "04_embedding_space": (3, ["uniformity of passages", "e5-noisy", "split a string", "nearest passage is of the same source"]),
     "05_error_analysis": (2, ["first of bm25", "of its words", "better than", "queries won"]),
@@ -86,14 +87,14 @@ def test_shows_an_ablation(smoke_ablation, monkeypatch):
 
 
 def test_what_a_run_lacks_is_said(smoke_run, tmp_path, monkeypatch):
-    """A run that only judges models on a collection from elsewhere: no data stage, no filter, one model on its own."""
-    run = tmp_path / "judged"
+    """A run that only evaluates models on a collection from elsewhere: no data stage, no filter, one model on its own."""
+    run = tmp_path / "evaluated"
     config = yaml.safe_load((smoke_run / "config.yaml").read_text())
     evaluate = config["stages"]["evaluate"]
     test = smoke_run / "stages" / evaluate["inputs"]["collections"]["python-docs"]
     evaluate["inputs"] = {"collections": {"python-docs": f"path:{test}"}, "encoders": {}}
     run.mkdir()
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "name": "judged", "stages": {"evaluate": evaluate}}))
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "name": "evaluated", "stages": {"evaluate": evaluate}}))
     shutil.copy(smoke_run / "metrics.json", run)
     (run / "stages" / "evaluate").mkdir(parents=True)
     shutil.copy(smoke_run / "stages" / "evaluate" / "metrics.json", run / "stages" / "evaluate")
@@ -106,15 +107,18 @@ def test_what_a_run_lacks_is_said(smoke_run, tmp_path, monkeypatch):
     assert {name: len(pictures) for name, (pictures, _) in said.items()} == dict.fromkeys(said, 0)
     assert "No stage of this run made pairs" in said["02_data_and_filter"][1]
     assert "No stage of this run filtered pairs" in said["02_data_and_filter"][1]
-    assert "judged no encoder" in said["04_embedding_space"][1]
-    assert "judged one model alone" in said["05_error_analysis"][1]
+    assert "evaluated no encoder" in said["04_embedding_space"][1]
+    assert "evaluated one model alone" in said["05_error_analysis"][1]
 
 
 @pytest.mark.parametrize("name", OF_A_RUN)
 def test_says_that_the_run_is_missing(name, tmp_path, monkeypatch):
+    """The first cell does, whose error ends a notebook: run here, without a kernel."""
     monkeypatch.setenv("LIGHTNING_E5_RUN", str(tmp_path / "nowhere"))
-    with pytest.raises(CellExecutionError, match="no such run directory"):
-        execute(named(name), FOLDER.parent)
+    monkeypatch.chdir(FOLDER.parent)
+    first = next(cell for cell in nbformat.read(named(name), as_version=4).cells if cell.cell_type == "code")
+    with pytest.raises(UserError, match="no such run directory"):
+        exec(first.source, {})
 
 
 def test_says_that_the_ablation_is_missing(tmp_path, monkeypatch):

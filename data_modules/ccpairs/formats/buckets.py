@@ -1,7 +1,7 @@
 """A join in bounded memory: rows of big files are divided by their key into buckets on disk, each small enough to hold.
 
 Why not a database: raw dumps have no order by key, so a map on disk is read and written at random places; dividing reads
-and writes everything once, in sequence, and the buckets are independent pieces of work.
+and writes everything once, in sequence, and the buckets are independent parts of the work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KIND = "bucketed-rows"
 FLUSH_BYTES = 64 * 2**20
 #: Less than this is done before a bar can be read.
 _QUIET_BYTES = 2**24
-#: A row is a piece of a bounded input line, with some escapes more.
+#: A row is made of a bounded input line, with some escapes more.
 _MAX_ROW_BYTES = 256 * 2**20
 
 #: A file's (key, JSON object) rows; what is bad or left out goes into the report.
@@ -36,12 +36,24 @@ ReadRows = Callable[[Path, ReadReport], Iterator[tuple[str, dict[str, Any]]]]
 
 @dataclass(frozen=True, slots=True)
 class BucketedFile:
-    """One file and how its rows are divided: ``buckets`` pieces; ``settings`` is what decides the rows."""
+    """One file and how its rows are divided: into so many ``buckets``; ``settings`` is what decides the rows."""
 
     path: Path
     buckets: int
     settings: Mapping[str, Any]
     rows: ReadRows
+
+
+@dataclass(frozen=True, slots=True)
+class BucketPart:
+    """The part of a source that is one bucket: of the file ``of``, or of all files of a kind. Its text names it in manifests."""
+
+    of: str
+    bucket: int
+    buckets: int
+
+    def __str__(self) -> str:
+        return f"{self.of} {self.bucket} of {self.buckets}"
 
 
 class Buckets:

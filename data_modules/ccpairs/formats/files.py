@@ -37,6 +37,16 @@ def expand(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
+class FileParts:
+    """What sources share that are read file by file: a part is a file, by its name."""
+
+    _paths: Sequence[Path]
+
+    def parts(self) -> list[str]:
+        """The files."""
+        return [str(path) for path in self._paths]
+
+
 def file_fingerprint(paths: Sequence[Path]) -> list[list[Any]]:
     """[path, bytes, time of the last change in ns] of every file, which changes when a file does."""
     return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in map(Path, paths)]

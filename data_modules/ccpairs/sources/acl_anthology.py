@@ -1,4 +1,12 @@
-"""Titles and abstracts of the ACL Anthology's XML volumes."""
+"""Titles and abstracts of the ACL Anthology's XML volumes.
+
+From https://github.com/acl-org/acl-anthology, ``data/xml/*.xml``::
+
+    <collection id="2020.acl"><volume id="main">
+      <paper id="1"><title>Parsing <fixed-case>R</fixed-case>ussian</title><abstract>We parse Russian.</abstract></paper>
+
+gives ("Parsing Russian", "We parse Russian.").
+"""
 
 from __future__ import annotations
 
@@ -6,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line
 from lightning_e5.configurable import configurable
 from lightning_e5.files.streams import DamagedFile, blocks
@@ -17,7 +25,7 @@ MAX_ELEMENT_BYTES = 16 * 2**20
 
 
 @configurable("pair source")
-class AclAnthology:
+class AclAnthology(FileParts):
     """Pairs (title, abstract) of the Anthology's XML files, those up to 2019 (``volume``) and later (``collection``).
 
     Markup inside titles and abstracts gives its text; white space is folded. An XML file is read up to where it is not
@@ -31,10 +39,6 @@ class AclAnthology:
     def __init__(self, paths: str | Sequence[str], *, name: str = "acl_anthology") -> None:
         self.name = name
         self._paths = expand(paths)
-
-    def parts(self) -> list[str]:
-        """The files."""
-        return [str(path) for path in self._paths]
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the name."""

@@ -1,4 +1,20 @@
-"""Titles and passages of web pages: Common Crawl's WARC and WET archives, and cc_net's JSON."""
+"""Titles and passages of web pages: Common Crawl's WARC and WET archives, and cc_net's JSON.
+
+From https://data.commoncrawl.org (``warc.paths.gz``, ``wet.paths.gz`` of a crawl) or made of it by
+https://github.com/facebookresearch/cc_net. A record of a WET file, and one of cc_net::
+
+    WARC/1.0
+    WARC-Type: conversion
+    WARC-Target-URI: https://a.example/river
+
+    The river
+    It rises in the north.
+
+    {"url": "https://a.example/river", "title": "The river", "raw_content": "It rises in the north.", "language": "en",
+     "perplexity": 231.5, "bucket": "head"}
+
+both give ("The river", "It rises in the north."). WARC files hold the pages as HTML (``WARC-Type: response``).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.formats.web_archive import Page, pages
 from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from lightning_e5.configurable import configurable
@@ -36,7 +52,7 @@ def language_of(text: str) -> str:
     return str(_identifier().classify(text[:LANGUAGE_CHARS])[0])
 
 
-class _Pages:
+class _Pages(FileParts):
     """What the three readers share: files as parts, passages cut by one rule, languages told."""
 
     def __init__(
@@ -50,10 +66,6 @@ class _Pages:
         self.name = name
         self.rule = PassageRule(passage_words, passage_chars, passages_per_page)
         self._paths = expand(paths)
-
-    def parts(self) -> list[str]:
-        """The files."""
-        return [str(path) for path in self._paths]
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""

@@ -1,11 +1,19 @@
-"""Titles, highlights and texts of news articles: CC-News as JSON lines."""
+"""Titles, highlights and texts of news articles: CC-News as JSON lines.
+
+As news-please (https://github.com/fhamborg/news-please) writes CC-News (https://data.commoncrawl.org/crawl-data/CC-NEWS)::
+
+    {"title": "Rain ahead", "maintext": "It will rain. Take a coat.", "description": "Weather of the week", "language": "en",
+     "url": "https://n.example/1"}
+
+gives ("Rain ahead", "It will rain. Take a coat.") and ("Weather of the week", "It will rain. Take a coat.").
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import VERSION, PassageRule, candidate, one_line, some_of, string_of
 from lightning_e5.configurable import configurable
 from lightning_e5.files.lines import json_rows
@@ -19,7 +27,7 @@ _HIGHLIGHTS = ("highlight", "description")
 
 
 @configurable("pair source")
-class CcNews:
+class CcNews(FileParts):
     """Pairs (title, passage) and, where there is one, (highlight, passage) of news articles in JSON lines.
 
     The text is ``maintext`` or ``text``, the highlight ``highlight`` or ``description``. Facts: ``url``,
@@ -49,10 +57,6 @@ class CcNews:
         self.name, self.kinds = name, some_of("kinds", kinds, KINDS)
         self.rule = PassageRule(passage_words, passage_chars, passages_per_page)
         self._paths = expand(paths)
-
-    def parts(self) -> list[str]:
-        """The files."""
-        return [str(path) for path in self._paths]
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""

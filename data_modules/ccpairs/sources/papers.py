@@ -1,4 +1,17 @@
-"""Scientific papers: (title, abstract), (title, title of a cited paper), (abstract, abstract of a cited paper)."""
+"""Scientific papers: (title, abstract), (title, title of a cited paper), (abstract, abstract of a cited paper).
+
+From https://api.semanticscholar.org/datasets/v1/release (S2AG, and S2ORC from 2022 on). A line of each of S2AG's files, and
+one of S2ORC as published in 2020::
+
+    {"corpusid": 1, "title": "First paper"}
+    {"corpusid": 1, "abstract": "We begin."}
+    {"citingcorpusid": 1, "citedcorpusid": 2}
+
+    {"paper_id": "1", "title": "First paper", "abstract": "We begin.", "outbound_citations": ["2"],
+     "bib_entries": {"BIBREF0": {"title": "Second paper", "link": "2"}}}
+
+give ("First paper", "We begin."), ("First paper", "Second paper") and, with the texts of paper 2, the abstracts of both.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.sources.acl_anthology import AclAnthology
 from data_modules.ccpairs.sources.pair_text import VERSION, candidate, one_line, some_of, string_of
 from data_modules.ccpairs.sources.paper_index import Field, OpenIndex, PaperId, PaperIndex, paper_id
@@ -133,7 +146,7 @@ class S2ag:
 
 
 @configurable("pair source")
-class S2orc:
+class S2orc(FileParts):
     """Pairs from S2ORC's JSON lines, in which a paper holds its abstract and its citations.
 
     Read are the layouts of 2019 and 2020 (``title``, ``abstract``, ``outbound_citations``, ``bib_entries``), those from 2022
@@ -177,10 +190,6 @@ class S2orc:
             self._index = PaperIndex(
                 Path(work_dir), self._paths, ["s2orc", VERSION, fields, file_fingerprint(self._paths)], partial(_orc_rows, tuple(fields))
             )
-
-    def parts(self) -> list[str]:
-        """The files."""
-        return [str(path) for path in self._paths]
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the settings."""

@@ -1,6 +1,12 @@
 """Text pairs from the documentation of Python packages: real text that every machine with Python already has.
 
-Files are read from source with ``ast``; nothing is imported or executed.
+Files are read from source with ``ast``; nothing is imported or executed. A function ``diameter`` with the docstring::
+
+    Return the diameter of the graph G.
+
+    The diameter is the maximum eccentricity, the largest distance between two nodes.
+
+gives the first line as query and the rest as passage; parameters and examples are told apart (see `docstrings`).
 """
 
 from __future__ import annotations
@@ -99,10 +105,7 @@ class PythonDocs:
     ) -> None:
         if isinstance(packages, str):
             raise UserError(f"packages must be a list of names, not the string {packages!r}")
-        for key, low, high in (
-            ("query", min_query_chars, max_query_chars),
-            ("passage", min_passage_chars, max_passage_chars),
-        ):
+        for key, low, high in (("query", min_query_chars, max_query_chars), ("passage", min_passage_chars, max_passage_chars)):
             if not 1 <= low <= high:
                 raise UserError(f"min_{key}_chars={low} and max_{key}_chars={high} must satisfy 1 <= min <= max")
         if workers < 1:
@@ -293,8 +296,5 @@ def _without_vague_texts(rows: list[tuple[str, str, str]]) -> list[tuple[str, st
     keys = [(source, text_id(query), text_id(passage)) for source, query, passage in rows]
     passages = Counter((source, query) for source, query, _ in set(keys))
     queries = Counter((source, passage) for source, _, passage in set(keys))
-    return [
-        row
-        for row, (source, query, passage) in zip(rows, keys, strict=True)
-        if passages[source, query] <= MAX_PARTNERS and queries[source, passage] <= MAX_PARTNERS
-    ]
+    few = [passages[source, query] <= MAX_PARTNERS and queries[source, passage] <= MAX_PARTNERS for source, query, passage in keys]
+    return [row for row, kept in zip(rows, few, strict=True) if kept]

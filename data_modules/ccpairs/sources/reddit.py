@@ -1,4 +1,13 @@
-"""Reddit dumps as pairs: (post, comment) and (title, text of the post)."""
+"""Reddit dumps as pairs: (post, comment) and (title, text of the post).
+
+Pushshift's monthly files (https://files.pushshift.io/reddit, closed since 2023; copies lie at https://academictorrents.com). A
+line of ``RS_2020-01.zst`` and one of ``RC_2020-01.zst``::
+
+    {"id": "p1", "title": "Which book?", "selftext": "I liked Dune.", "score": 10, "over_18": false, "subreddit": "books"}
+    {"id": "c1", "link_id": "t3_p1", "parent_id": "t3_p1", "body": "Try Hyperion.", "score": 3, "author": "a"}
+
+give ("Which book?\\nI liked Dune.", "Try Hyperion.") and ("Which book?", "I liked Dune.").
+"""
 
 from __future__ import annotations
 
@@ -10,8 +19,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from data_modules.ccpairs.formats.buckets import BucketedFile, Buckets
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.formats.markup import reddit_text
 from data_modules.ccpairs.removed import is_by_bot, is_removed
 from lightning_e5.configurable import configurable
@@ -40,7 +49,7 @@ class RedditComments:
         submissions: files or patterns of posts (``RS_*``), one JSON object per line, plain or compressed.
         comments: files or patterns of comments (``RC_*``).
         work_dir: a directory for the buckets, about as large as the files; it may be removed afterwards.
-        buckets: pieces of the work; a bucket's posts are held in memory (2**30 posts in 1,024 buckets: about 1 GB each).
+        buckets: parts of the work; a bucket's posts are held in memory (2**30 posts in 1,024 buckets: about 1 GB each).
         top_level_only: leave out comments on comments.
         with_selftext: put the post's own text below its title in the query.
         max_line_bytes: longer lines are rejected.
@@ -73,11 +82,11 @@ class RedditComments:
         self._comments = [BucketedFile(path, buckets, comments_by, comment_rows) for path in expand(comments)]
         self._buckets = Buckets(work_dir, [*self._posts, *self._comments])
 
-    def parts(self) -> Sequence[str]:
-        return [f"posts {bucket} of {self.count}" for bucket in range(self.count)]
+    def parts(self) -> Sequence[BucketPart]:
+        return [BucketPart("posts", bucket, self.count) for bucket in range(self.count)]
 
-    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
-        bucket = int(part.split()[1])
+    def read(self, part: BucketPart, report: ReadReport) -> Iterator[PairCandidate]:
+        bucket = part.bucket
         self._buckets.make()
         if bucket == 0:  # what dividing the files counted belongs to one part
             for file in self._buckets.files:
@@ -116,7 +125,7 @@ class RedditComments:
 
 
 @configurable("pair source")
-class RedditSelfTexts:
+class RedditSelfTexts(FileParts):
     """Pairs (title, the post's own text) of Pushshift's submissions; posts that are links have none.
 
     Args:
@@ -128,17 +137,14 @@ class RedditSelfTexts:
     def __init__(
         self, paths: str | Sequence[str], *, max_line_bytes: Count = MAX_LINE_BYTES, name: str = "reddit-selftexts"
     ) -> None:
-        self.name, self.paths, self.max_line_bytes = name, expand(paths), max_line_bytes
-
-    def parts(self) -> Sequence[str]:
-        return [str(path) for path in self.paths]
+        self.name, self._paths, self.max_line_bytes = name, expand(paths), max_line_bytes
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         for place, row in json_rows(part, report, self.max_line_bytes):
             yield from self_text_pairs(place, row, self.name, report)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        files = file_fingerprint(self.paths)
+        files = file_fingerprint(self._paths)
         return {
             "kind": "reddit-selftexts",
             "name": self.name,

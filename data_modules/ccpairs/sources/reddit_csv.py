@@ -1,4 +1,12 @@
-"""Reddit posts in CSV files as pairs (title, text of the post)."""
+"""Reddit posts in CSV files as pairs (title, text of the post).
+
+From https://github.com/umbrae/reddit-top-2.5-million, ``data/*.csv``::
+
+    created_utc,score,domain,id,title,permalink,selftext,over_18,is_self,name
+    2.0,7,self,a2,"Which book?",http://www.reddit.com/r/books/comments/a2/,"I liked Dune.",False,True,t3_a2
+
+gives ("Which book?", "I liked Dune.").
+"""
 
 from __future__ import annotations
 
@@ -7,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import one_line
 from data_modules.ccpairs.sources.reddit import VERSION, self_text_pairs
 from lightning_e5.configurable import configurable
@@ -23,7 +31,7 @@ _CSV_COLUMNS = ("id", "title", "selftext", "score", "over_18")
 
 
 @configurable("pair source")
-class RedditCsv:
+class RedditCsv(FileParts):
     """Pairs (title, the post's own text) of CSV files with Reddit's names in the first row; cells may have many lines.
 
     Args:
@@ -38,10 +46,7 @@ class RedditCsv:
     def __init__(
         self, paths: str | Sequence[str], *, max_line_bytes: Count = MAX_LINE_BYTES, name: str = "reddit-csv"
     ) -> None:
-        self.name, self.paths, self.max_line_bytes = name, expand(paths), max_line_bytes
-
-    def parts(self) -> Sequence[str]:
-        return [str(path) for path in self.paths]
+        self.name, self._paths, self.max_line_bytes = name, expand(paths), max_line_bytes
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         for place, row in _csv_rows(part, report, self.max_line_bytes):
@@ -52,7 +57,7 @@ class RedditCsv:
             yield from self_text_pairs(place, row, self.name, report)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        files = file_fingerprint(self.paths)
+        files = file_fingerprint(self._paths)
         return {
             "kind": "reddit-csv",
             "name": self.name,

@@ -1,4 +1,12 @@
-"""Stack Exchange dumps as pairs: (question title, answer) and (title and body, answer)."""
+"""Stack Exchange dumps as pairs: (question title, answer) and (title and body, answer).
+
+From https://archive.org/details/stackexchange, one ``.7z`` per site with a ``Posts.xml``::
+
+    <row Id="1" PostTypeId="1" AcceptedAnswerId="3" Score="5" Title="How to store beans?" Body="&lt;p&gt;I have beans.&lt;/p&gt;" />
+    <row Id="3" PostTypeId="2" ParentId="1" Score="2" Body="&lt;p&gt;Freeze them.&lt;/p&gt;" />
+
+gives ("How to store beans?", "Freeze them.") and ("How to store beans?\\nI have beans.", "Freeze them.").
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from data_modules.ccpairs.formats.buckets import BucketedFile, Buckets
+from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets
 from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.formats.markup import html_text
 from data_modules.ccpairs.formats.xml_records import xml_records
@@ -77,17 +85,14 @@ class StackExchangePosts:
         self._files = [
             BucketedFile(path, _bucket_count(path, bucket_bytes), self.settings, rows) for path in expand(paths)
         ]
-        self._buckets = Buckets(work_dir, self._files)
-        self._parts = {
-            f"{file.path} {n} of {file.buckets}": (file, n) for file in self._files for n in range(file.buckets)
-        }
+        self.work_dir = work_dir
 
-    def parts(self) -> Sequence[str]:
-        return list(self._parts)
+    def parts(self) -> Sequence[BucketPart]:
+        return [BucketPart(str(file.path), bucket, file.buckets) for file in self._files for bucket in range(file.buckets)]
 
-    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
-        file, bucket = self._parts[part]
-        own = Buckets(self._buckets.work_dir, [file])
+    def read(self, part: BucketPart, report: ReadReport) -> Iterator[PairCandidate]:
+        file, bucket = next(file for file in self._files if str(file.path) == part.of), part.bucket
+        own = Buckets(self.work_dir, [file])
         own.make()
         if bucket == 0:  # what dividing the file counted belongs to one part
             report.add(own.report(file))

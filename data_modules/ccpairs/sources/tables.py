@@ -1,4 +1,7 @@
-"""Pairs by column names: Parquet files, JSON lines and Hugging Face data sets of any origin."""
+"""Pairs by column names: Parquet files, JSON lines and Hugging Face data sets of any origin.
+
+A row such as ``{"query": "Which book?", "passage": "Try Hyperion.", "score": 3}`` or ``["Which book?", "Try Hyperion."]``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_columns import Column, PairColumns
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
@@ -34,7 +37,7 @@ class _Table:
 
 
 @configurable("pair source")
-class ParquetPairs(_Table):
+class ParquetPairs(FileParts, _Table):
     """Pairs of the columns of Parquet files, read a thousand rows at a time.
 
     Rows with a null or empty text are counted and skipped.
@@ -65,10 +68,6 @@ class ParquetPairs(_Table):
     ) -> None:
         super().__init__(name, query, passage, source_column, id_column, facts)
         self._paths = expand(paths)
-
-    def parts(self) -> list[str]:
-        """The files."""
-        return [str(path) for path in self._paths]
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the columns."""
@@ -145,7 +144,7 @@ def _decoded(value: bytes | None) -> str | bytes | None:
 
 
 @configurable("pair source")
-class JsonlPairs(_Table):
+class JsonlPairs(FileParts, _Table):
     """Pairs of the fields of JSON lines: objects by name, arrays (``["query", "passage"]``) by position from 0.
 
     Args:
@@ -174,10 +173,6 @@ class JsonlPairs(_Table):
     ) -> None:
         super().__init__(name, query, passage, source_column, id_column, facts)
         self._paths = expand(paths)
-
-    def parts(self) -> list[str]:
-        """The files."""
-        return [str(path) for path in self._paths]
 
     def fingerprint(self) -> dict[str, Any]:
         """The files and the columns."""

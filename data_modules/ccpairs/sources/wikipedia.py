@@ -1,4 +1,13 @@
-"""Wikipedia dumps as pairs: (entity name and section title, section)."""
+"""Wikipedia dumps as pairs: (entity name and section title, section).
+
+From https://dumps.wikimedia.org/enwiki, ``*-pages-articles*.xml.bz2``::
+
+    <page><title>Marie Curie</title><ns>0</ns><id>1</id><revision><text>'''Marie Curie''' was a [[physicist]].
+    == Early life ==
+    Born in Warsaw.</text></revision></page>
+
+gives, with ``min_passage_chars: 1``, ("Marie Curie", "Marie Curie was a physicist.") and ("Marie Curie Early life", "Born in Warsaw.").
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.formats.wikitext import is_tangled, sections, without_comments
 from data_modules.ccpairs.formats.xml_records import xml_records
 from lightning_e5.configurable import configurable
@@ -49,7 +58,7 @@ _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
 
 
 @configurable("pair source")
-class WikipediaSections:
+class WikipediaSections(FileParts):
     """Pairs (page title and section title, the section's text) of a pages-articles dump; the lead has the page title alone.
 
     Left out and counted: pages outside name space 0, redirects, disambiguation and list pages, sections of references
@@ -82,11 +91,8 @@ class WikipediaSections:
             )
         if max_page_chars < 1:
             raise UserError(f"max_page_chars={max_page_chars} must be at least 1")
-        self.name, self.paths, self.language = name, expand(paths), language
+        self.name, self._paths, self.language = name, expand(paths), language
         self.min_chars, self.max_chars, self.max_page_chars = min_passage_chars, max_passage_chars, max_page_chars
-
-    def parts(self) -> Sequence[str]:
-        return [str(path) for path in self.paths]
 
     def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
         for place, page in xml_records(part, blocks(part), report, root="mediawiki", tag="page", end="</page>"):
@@ -154,5 +160,5 @@ class WikipediaSections:
             "max_passage_chars": self.max_chars,
             "max_page_chars": self.max_page_chars,
             "language": self.language,
-            "files": file_fingerprint(self.paths),
+            "files": file_fingerprint(self._paths),
         }

@@ -1,4 +1,4 @@
-"""Known noise: a share of the pairs get another pair's passage, so that a filter can be judged by what it removes."""
+"""Injected label noise: a share of the pairs get another pair's passage, so that a filter can be measured by what it removes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from lightning_e5.types import TextPair
 
 
 @dataclass(frozen=True, slots=True)
-class Planting:
+class NoisyPairs:
     """The pairs in their old order, and which of them now hold another pair's passage."""
 
     pairs: list[TextPair]
     planted: list[bool]
 
 
-def plant_mismatches(pairs: Sequence[TextPair], share: float, seed: int) -> Planting:
+def inject_label_noise(pairs: Sequence[TextPair], share: float, seed: int) -> NoisyPairs:
     """Exchange the passages of ``share`` of all pairs among each other, within the same source.
 
-    The passages stay the same ones, each as often as before, so a mismatch shows in nothing but its meaning. No query
+    The passages stay the same ones, each as often as before, so the noise shows in nothing but its meaning. No query
     gets a passage that is (after normalisation) its own or that of another pair with the same query. Every source
     gives its share; a source in which no exchange is possible leaves its part to the largest ones. Where even they
-    cannot give it (all passages equal), fewer are planted: ``planted`` tells.
+    cannot give it (all passages equal), fewer are exchanged: ``planted`` tells.
 
     Args:
         pairs: the raw pool.
-        share: share of all pairs to plant, 0 to 1.
+        share: share of all pairs to exchange, 0 to 1.
         seed: the draw's seed; equal seeds give equal pools.
 
     Raises:
@@ -53,15 +53,16 @@ def plant_mismatches(pairs: Sequence[TextPair], share: float, seed: int) -> Plan
     planted = [False] * len(pairs)
     for source, quota in sorted(_quotas({s: len(rows) for s, rows in rows_of.items()}, share).items()):
         chosen = generator.choice(np.asarray(rows_of[source]), size=quota, replace=False).tolist()
-        for row, giver in _exchange(chosen, query_ids, passage_ids, true_passages, generator):
+        for target, source_row in _exchange(chosen, query_ids, passage_ids, true_passages, generator):
             # The kind goes with the passage: it says how the passage is to be encoded.
-            result[row] = replace(pairs[row], passage=pairs[giver].passage, passage_kind=pairs[giver].passage_kind)
-            planted[row] = True
-    return Planting(result, planted)
+            taken = pairs[source_row]
+            result[target] = replace(pairs[target], passage=taken.passage, passage_kind=taken.passage_kind)
+            planted[target] = True
+    return NoisyPairs(result, planted)
 
 
 def _quotas(sizes: dict[str, int], share: float) -> dict[str, int]:
-    """How many pairs of each source to plant: proportional, never 1 (nothing to exchange with), the right sum."""
+    """How many pairs of each source to exchange: proportional, never 1 (nothing to exchange with), the right sum."""
     total = round(share * sum(sizes.values()))
     by_size = sorted(sizes, key=lambda source: (-sizes[source], source))
     quotas = {source: int(share * size) for source, size in sizes.items()}
@@ -81,27 +82,27 @@ def _exchange(
     true_passages: dict[int, set[int]],
     generator: np.random.Generator,
 ) -> list[tuple[int, int]]:
-    """(row, row that gives its passage) for as many of ``rows`` as can be had without giving a query a true passage."""
+    """(target row, source row of its passage) for as many of ``rows`` as can be had without giving a query a true passage."""
     if len(rows) < 2:
         return []
     # Rows with equal passages stand together and every row takes from as many places on as the largest such group
     # has members: so nobody gets its own passage back, if that can be avoided at all.
     group_sizes = Counter(passage_ids[row] for row in rows)
     ranks = dict(zip(sorted(group_sizes), generator.permutation(len(group_sizes)).tolist(), strict=True))
-    takers = sorted(rows, key=lambda row: (ranks[passage_ids[row]], row))
-    shift = max(group_sizes.values()) % len(takers)
-    givers = takers[shift:] + takers[:shift]
+    targets = sorted(rows, key=lambda row: (ranks[passage_ids[row]], row))
+    shift = max(group_sizes.values()) % len(targets)
+    sources = targets[shift:] + targets[:shift]
 
-    def is_wrong(taker: int, giver: int) -> bool:
-        return passage_ids[giver] in true_passages[query_ids[taker]]
+    def is_wrong(target: int, source: int) -> bool:
+        return passage_ids[source] in true_passages[query_ids[target]]
 
-    for i, taker in enumerate(takers):
-        if not is_wrong(taker, givers[i]):
+    for i, target in enumerate(targets):
+        if not is_wrong(target, sources[i]):
             continue
-        start = int(generator.integers(len(takers)))
-        for step in range(len(takers)):  # another pair of the source that can swap what it was given
-            j = (start + step) % len(takers)
-            if not is_wrong(taker, givers[j]) and not is_wrong(takers[j], givers[i]):
-                givers[i], givers[j] = givers[j], givers[i]
+        start = int(generator.integers(len(targets)))
+        for step in range(len(targets)):  # another pair of the source that can swap what it was given
+            j = (start + step) % len(targets)
+            if not is_wrong(target, sources[j]) and not is_wrong(targets[j], sources[i]):
+                sources[i], sources[j] = sources[j], sources[i]
                 break
-    return [(taker, giver) for taker, giver in zip(takers, givers, strict=True) if not is_wrong(taker, giver)]
+    return [(target, source) for target, source in zip(targets, sources, strict=True) if not is_wrong(target, source)]

@@ -153,6 +153,6 @@ def save_decisions(path: Path, keep_N: NDArray[np.bool_]) -> str:
     return sha256_file(path)
 
 
-def merge_key(parts: Sequence[Mapping[str, Any]], **settings: Any) -> str:
+def merge_key(parts: Sequence[str], **settings: Any) -> str:
     """Sha256 of everything that decides the final shards: the parts' keys in their order, and the merge's settings."""
-    return sha256_text(to_json([VERSION, [part["key"] for part in parts], settings]))
+    return sha256_text(to_json([VERSION, list(parts), settings]))

@@ -1,6 +1,6 @@
-"""One part of a raw source, read to the pairs that single-pair rules leave: the work of one task.
+"""One part of a raw source, read to the pairs that single-pair rules leave: a function of `run_parts`.
 
-A finished part is a folder with a ``record.json``, put in its place whole; the record names the key of everything that
+A part's files lie in a folder of its own, put in its place whole; its record, written last, names the key of everything that
 decided its content, so a part is read again exactly when that changes.
 """
 
@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +21,14 @@ from lightning_e5.curation.cleaning.decontaminate import Contamination
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates, pair_id
 from lightning_e5.curation.cleaning.evaluation_texts import evaluation_texts
 from lightning_e5.curation.cleaning.overlap import EvaluationNgrams, OverlapReport
-from lightning_e5.errors import UserError
+from lightning_e5.curation.engines.run_parts import Progress
 from lightning_e5.files.storage import (
     fsync_directory,
     naming_the_file,
-    read_json,
     sha256_file,
     sha256_text,
     write_json,
 )
-from lightning_e5.memory import peak_gb
 from lightning_e5.text import text_id
 from lightning_e5.types import PairCandidate, PairFiles, PairHeuristic, ReadReport
 
@@ -45,32 +42,28 @@ BLOCK_ROWS, BLOCK_CHARACTERS = 16_384, 2**26
 
 
 @dataclass(frozen=True)
-class PartTask:
+class RawPart:
     """One part of one source.
 
     Args:
-        name: for messages.
         source, part: what is read.
         heuristics: rules, applied in order.
         near_duplicates: makes the signatures; None for none.
         evaluation: folder that `write_evaluation` made, or None.
         folder: where the finished part lies.
-        key: of everything that decides the part's content.
     """
 
-    name: str
     source: PairFiles
-    part: str
+    part: Any
     heuristics: Sequence[PairHeuristic]
     near_duplicates: NearDuplicates | None
     evaluation: Path | None
     folder: Path
-    key: str
 
 
 def part_key(
     source: PairFiles,
-    part: str,
+    part: Any,
     heuristics: Sequence[PairHeuristic],
     near_duplicates: NearDuplicates | None,
     evaluation: str | None,
@@ -81,59 +74,39 @@ def part_key(
     return sha256_text(json.dumps([VERSION, source.name, source.fingerprint(), part, rules, near, evaluation], sort_keys=True, default=str))
 
 
-def read_part(task: PartTask) -> dict[str, Any]:
-    """Read a part, unless it is finished; returns its record.
+def read_part(work: RawPart, progress: Progress) -> dict[str, Any]:
+    """Read a part into its folder; returns its record.
 
     The record holds ``read`` (the reader's report), ``sources`` (per value of
     ``PairCandidate.source``, in the order of their first pair: name, candidates, drops by rule, and the file of the
-    pairs left), the sha256 of the overlap's counts, seconds and peak memory.
+    pairs left) and ``files``: their sha256, and that of the overlap's counts.
     """
-    record = finished_record(task)
-    if record is not None:
-        return record
-    began = time.perf_counter()
-    temporary = task.folder.with_name(f".{task.folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = work.folder.with_name(f".{work.folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with naming_the_file(temporary):
-            record = _read(task, temporary)
-            record["seconds"] = time.perf_counter() - began
-            record["peak_memory_gb"] = peak_gb()
-            write_json(temporary / RECORD, record)
-            # A task that was taken for dead may have finished meanwhile; its part is the same.
-            if finished_record(task) is None:
-                shutil.rmtree(task.folder, ignore_errors=True)  # of another key, or damaged
-                os.replace(temporary, task.folder)
-            fsync_directory(task.folder.parent)
+            record = _read(work, temporary)
+            # A worker that was taken for dead may have finished meanwhile; its part is the same.
+            if not (work.folder / RECORD).is_file():
+                shutil.rmtree(work.folder, ignore_errors=True)  # of another key, or damaged
+                os.replace(temporary, work.folder)
+            fsync_directory(work.folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return record
 
 
-def finished_record(task: PartTask) -> dict[str, Any] | None:
-    """The record of a part that is finished with the task's key and whose files are as they were written, or None."""
-    try:
-        record: dict[str, Any] = read_json(task.folder / RECORD)
-        if record.get("key") != task.key:
-            return None
-        files = [(task.folder / source["file"], source["sha256"]) for source in record["sources"] if source["rows"]]
-        files += [(task.folder / OVERLAP, record["overlap"])] if record["overlap"] else []
-    except (UserError, AttributeError, KeyError, TypeError):  # absent, or damaged
-        return None
-    return record if all(path.is_file() and sha256_file(path) == digest for path, digest in files) else None
-
-
-def _read(task: PartTask, folder: Path) -> dict[str, Any]:
+def _read(work: RawPart, folder: Path) -> dict[str, Any]:
     report = ReadReport()
-    contamination, ngrams = _evaluation(task.evaluation)
+    contamination, ngrams = _evaluation(work.evaluation)
     candidates: Counter[str] = Counter()
     dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
     overlap = OverlapReport()
-    writer = _Writer(folder, task.near_duplicates)
-    for pair in task.source.read(task.part, report):
+    writer = _Writer(folder, work.near_duplicates)
+    for pair in work.source.read(work.part, report):
         candidates[pair.source] += 1
-        rule = _drop_rule(pair, task.heuristics)
+        rule = _drop_rule(pair, work.heuristics)
         if rule is None and contamination is not None and (side := contamination.drops(pair.query, pair.passage)):
             rule = f"evaluation text as {side}"
         if rule is not None:
@@ -142,20 +115,19 @@ def _read(task: PartTask, folder: Path) -> dict[str, Any]:
         if ngrams is not None:
             ngrams.look(pair, overlap)
         writer.add(pair)
-    files = writer.close()
+    written = writer.close()
     if ngrams is not None:
         write_json(folder / OVERLAP, overlap.state())
     sources = [
-        {"name": name, "candidates": count, "dropped": dict(dropped[name]), **files.get(name, {"rows": 0})}
+        {"name": name, "candidates": count, "dropped": dict(dropped[name]), **written.get(name, {"rows": 0})}
         for name, count in candidates.items()
     ]
     return {
-        "key": task.key,
-        "source": task.source.name,
-        "part": task.part,
+        "source": work.source.name,
+        "part": str(work.part),
         "read": report.as_json(),
         "sources": sources,
-        "overlap": sha256_file(folder / OVERLAP) if ngrams is not None else None,
+        "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
     }
 
 
@@ -232,7 +204,7 @@ class _Writer:
             writer.close()
             with path.open("rb+") as handle:
                 os.fsync(handle.fileno())
-            facts[source] = {"file": path.name, "rows": self.rows[source], "sha256": sha256_file(path)}
+            facts[source] = {"file": path.name, "rows": self.rows[source]}
         return facts
 
 

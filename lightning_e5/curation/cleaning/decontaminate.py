@@ -14,7 +14,6 @@ import numpy as np
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path
 from lightning_e5.text import text_id
-from lightning_e5.types import TextPair
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,36 +74,3 @@ class Contamination:
         if query in self:
             return "query"
         return "passage" if passage in self else None
-
-
-@dataclass(frozen=True, slots=True)
-class Decontamination:
-    """What `decontaminate` kept, and how many pairs it dropped by which text (both: counted under the query)."""
-
-    kept: list[TextPair]
-    dropped_by_query: int
-    dropped_by_passage: int
-
-
-def decontaminate(pairs: Iterable[TextPair], evaluation_texts: Iterable[str]) -> Decontamination:
-    """Drop the pairs whose query or passage is one of the evaluation texts, whichever side it has there.
-
-    Args:
-        pairs: training pairs.
-        evaluation_texts: queries and passages of every evaluation set.
-
-    Returns:
-        The kept pairs in their order, with counts.
-
-    Source: paper appendix A, see `Contamination`.
-    """
-    evaluation = Contamination.of(evaluation_texts)
-    kept: list[TextPair] = []
-    dropped = {"query": 0, "passage": 0}
-    for pair in pairs:
-        side = evaluation.drops(pair.query, pair.passage)
-        if side is None:
-            kept.append(pair)
-        else:
-            dropped[side] += 1
-    return Decontamination(kept, dropped["query"], dropped["passage"])

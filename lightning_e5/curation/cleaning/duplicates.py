@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.cleaning.shingles import WordHashes, words
+from lightning_e5.curation.cleaning.shingles import WordHashes
 from lightning_e5.errors import UserError
 from lightning_e5.ranges import PositiveShare, Range
-from lightning_e5.text import text_id
+from lightning_e5.text import text_id, words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,20 +1,20 @@
 """Which of some test texts occur in training texts: as they are, with other case or punctuation, or inside a longer text.
 
-`overlap` counts, for a person to judge, which training pairs share words with an evaluation set; this says of each test
+`overlap` counts, for a person to read, which training pairs share words with an evaluation set; this says of each test
 text whether it was there, so that a score can be given without those that were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntFlag
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_e5.curation.cleaning.shingles import BitFilter, WordHashes, words
+from lightning_e5.curation.cleaning.shingles import NgramIndex, WordHashes
 from lightning_e5.errors import UserError
-from lightning_e5.text import normalise_text
+from lightning_e5.text import normalise_text, words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,31 +56,19 @@ class TextOccurrences:
             raise UserError(f"occurrences: min_words={min_words} must be between 1 and n={n}")
         self.count, self.min_words = len(texts), min_words
         self._exact: dict[str, list[int]] = {}
-        hashes: list[NDArray[np.uint64]] = []
-        owners: list[int] = []
-        sizes: list[int] = []
-        lengths: set[int] = set()
         short: list[bool] = []
-        for number, text in enumerate(texts):
-            self._exact.setdefault(normalise_text(text), []).append(number)
-            text_words = words(text)
-            short.append(len(text_words) < min_words)
-            if not text_words:
-                continue
-            length = min(n, len(text_words))
-            found = np.unique(WordHashes(text_words).ngrams(length))
-            hashes.append(found)
-            owners.append(number if len(text_words) <= n else ~number)  # the complement marks a part of a text
-            sizes.append(len(found))
-            lengths.add(length)
+
+        def searched() -> Iterator[tuple[int, list[str]]]:
+            for number, text in enumerate(texts):
+                self._exact.setdefault(normalise_text(text), []).append(number)
+                text_words = words(text)
+                short.append(len(text_words) < min_words)
+                if text_words:
+                    yield (number if len(text_words) <= n else ~number), text_words  # the complement marks a part of a text
+
+        self._index = NgramIndex.of(searched(), n)
         #: bool ``[texts]``: which are searched for only as whole texts.
         self.short: NDArray[np.bool_] = np.array(short, dtype=bool)
-        self._lengths = sorted(lengths)
-        joined = np.concatenate(hashes) if hashes else np.zeros(0, dtype=np.uint64)
-        order = np.argsort(joined, kind="stable")
-        self._hashes = joined[order]
-        self._owners = np.repeat(np.array(owners, dtype=np.int64), sizes)[order]
-        self._filter = BitFilter(self._hashes)
 
     def find(self, training: Iterable[str]) -> NDArray[np.uint8]:
         """`Rule` flags ``[texts]`` of each test text in these training texts; 0 where it does not occur.
@@ -109,19 +97,17 @@ class TextOccurrences:
             all_words += text_words
         starts = np.cumsum(counts) - counts
         hashes = WordHashes(all_words)
-        for length in self._lengths:
+        for length in self._index.lengths:
             runs = hashes.ngrams(length)
             whole_only = length < self.min_words
             at = starts[counts == length] if whole_only else np.arange(len(runs))
-            at = at[self._filter.may_hold(runs[at])]
-            first = np.searchsorted(self._hashes, runs[at], "left")
-            last = np.searchsorted(self._hashes, runs[at], "right")
-            at, first, last = at[last > first], first[last > first], last[last > first]
+            found, first, last = self._index.find(runs[at])
+            at = at[found]
             owner_text = np.searchsorted(starts, at, "right") - 1  # the last text that starts there: those before it are empty
             inside = at + length <= starts[owner_text] + counts[owner_text]  # a run of words of one text, not of two
             first, last, whole = first[inside], last[inside], counts[owner_text[inside]] == length
             rule = np.where(whole, Rule.PUNCTUATION, Rule.INSIDE).astype(np.uint8)
             for low, high, kind in zip(first.tolist(), last.tolist(), rule.tolist(), strict=True):
-                owner = self._owners[low:high]
+                owner = self._index.owners[low:high]
                 np.bitwise_or.at(flags, owner[owner >= 0], np.uint8(kind))
                 np.bitwise_or.at(flags, ~owner[owner < 0], np.uint8(Rule.NGRAM))

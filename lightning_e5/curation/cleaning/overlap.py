@@ -1,4 +1,4 @@
-"""How many training pairs share a run of words with an evaluation text: a report for a person to judge; drops nothing.
+"""How many training pairs share a run of words with an evaluation text: a report for a person to read; drops nothing.
 
 Exact match misses an evaluation text with other punctuation or inside a longer text. Shared runs of words find those, and
 also find quotations, licences and stock phrases that tell nothing about the evaluation text: false hits. So the report
@@ -10,23 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from lightning_e5.curation.cleaning.evaluation_texts import EvaluationText
-from lightning_e5.curation.cleaning.shingles import BitFilter, WordHashes, words
+from lightning_e5.curation.cleaning.shingles import NgramIndex, WordHashes
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, to_json
+from lightning_e5.text import words
 from lightning_e5.types import PairCandidate, TextPair
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 #: Matches that a report lists per collection, and words shown of each: of the match, and on either side of it.
 SHOWN_MATCHES = 20
@@ -150,39 +147,33 @@ class EvaluationNgrams:
         self.texts: Counter[str] = Counter()
         self.too_short: Counter[str] = Counter()
         numbers: dict[str, int] = {}
-        hashes, owners = array("Q"), array("H")
-        lengths: set[int] = set()
-        for text in texts:
-            number = numbers.setdefault(text.collection, len(numbers))
-            self.texts[text.collection] += 1
-            text_words = words(text.text)
-            if len(text_words) < min_words:
-                self.too_short[text.collection] += 1
-                continue
-            length = min(n, len(text_words))
-            found = np.unique(WordHashes(text_words).ngrams(length))
-            lengths.add(length)
-            hashes.frombytes(found.tobytes())
-            owners.frombytes(np.full(len(found), number, dtype=np.uint16).tobytes())
+
+        def searched() -> Iterator[tuple[int, list[str]]]:
+            for text in texts:
+                number = numbers.setdefault(text.collection, len(numbers))
+                self.texts[text.collection] += 1
+                text_words = words(text.text)
+                if len(text_words) < min_words:
+                    self.too_short[text.collection] += 1
+                else:
+                    yield number, text_words
+
+        self._index = NgramIndex.of(searched(), n, "H")
         self.collections = tuple(numbers)
-        self._lengths = sorted(lengths, reverse=True)
-        # Runs of different lengths have different hashes, as different runs of one length do: one array holds all.
-        self._hashes, self._owners = _sorted_runs(hashes, owners)
-        self._filter = BitFilter(self._hashes)
 
     def fingerprint(self) -> str:
         """Sha256 of all that decides a report."""
-        digest = hashlib.sha256(f"{self.n} {self.min_words} {self.collections} {self._lengths}".encode())
-        for values in (self._hashes, self._owners):
+        digest = hashlib.sha256(f"{self.n} {self.min_words} {self.collections} {self._longest_first()}".encode())
+        for values in (self._index.hashes, self._index.owners):
             digest.update(values.data)
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file of plain arrays, with the sha256 of what is in it, atomically."""
         counts = [[name, self.texts[name], self.too_short[name]] for name in self.collections]
-        facts = to_json({"n": self.n, "min_words": self.min_words, "lengths": self._lengths, "collections": counts, "sha256": self.fingerprint()})
+        facts = to_json({"n": self.n, "min_words": self.min_words, "lengths": self._longest_first(), "collections": counts, "sha256": self.fingerprint()})
         with atomic_path(path) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, hashes=self._hashes, owners=self._owners, facts=np.frombuffer(facts.encode(), dtype=np.uint8))
+            np.savez(handle, hashes=self._index.hashes, owners=self._index.owners, facts=np.frombuffer(facts.encode(), dtype=np.uint8))
 
     @classmethod
     def load(cls, path: Path) -> EvaluationNgrams:
@@ -190,8 +181,9 @@ class EvaluationNgrams:
         loaded = cls.__new__(cls)
         try:
             with np.load(path, allow_pickle=False) as stored:
-                loaded._hashes, loaded._owners, facts = stored["hashes"], stored["owners"], json.loads(stored["facts"].tobytes())
-            loaded.n, loaded.min_words, loaded._lengths = facts["n"], facts["min_words"], facts["lengths"]
+                facts = json.loads(stored["facts"].tobytes())
+                loaded._index = NgramIndex(stored["hashes"], stored["owners"], facts["lengths"])
+            loaded.n, loaded.min_words = facts["n"], facts["min_words"]
             loaded.collections = tuple(name for name, _, _ in facts["collections"])
             loaded.texts = Counter({name: count for name, count, _ in facts["collections"]})
             loaded.too_short = Counter({name: count for name, _, count in facts["collections"] if count})
@@ -200,7 +192,6 @@ class EvaluationNgrams:
             raise UserError(f"{path}: not a file of evaluation n-grams ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
         if not whole:
             raise UserError(f"{path}: its sha256 is not the one that it was written with")
-        loaded._filter = BitFilter(loaded._hashes)
         return loaded
 
     def look(self, pair: TextPair | PairCandidate, report: OverlapReport) -> bool:
@@ -222,20 +213,19 @@ class EvaluationNgrams:
         report.by_either.update((pair.source, name) for name in {name for name, _ in rules})
         return bool(rules)
 
+    def _longest_first(self) -> list[int]:
+        return self._index.lengths[::-1]
+
     def _find(self, text_words: list[str]) -> list[tuple[int, int, int, int]]:
         """(collection, words per run, first word, word after the last), the longest runs first, then in reading order."""
-        lengths = [length for length in self._lengths if length <= len(text_words)]
+        lengths = [length for length in self._longest_first() if length <= len(text_words)]
         if not lengths:
             return []
         own = WordHashes(text_words)
-        wanted = np.concatenate([own.ngrams(length) for length in lengths])
-        wanted_at = np.flatnonzero(self._filter.may_hold(wanted))
-        first = np.searchsorted(self._hashes, wanted[wanted_at])
-        wanted_at, first = wanted_at[first < len(self._hashes)], first[first < len(self._hashes)]
-        hit = self._hashes[first] == wanted[wanted_at]
-        if not hit.any():
+        at, first, last = self._index.find(np.concatenate([own.ngrams(length) for length in lengths]))
+        places = dict(zip(at.tolist(), zip(first.tolist(), last.tolist(), strict=True), strict=True))
+        if not places:
             return []
-        places = dict(zip(wanted_at[hit].tolist(), first[hit].tolist(), strict=True))
         found, offset = [], 0
         for length in lengths:
             runs = len(text_words) - length + 1
@@ -247,21 +237,9 @@ class EvaluationNgrams:
                     stop = start + 1
                     while stop < runs and offset + stop in places:
                         stop += 1
-                while place < len(self._hashes) and self._hashes[place] == wanted[offset + start]:
-                    found.append((int(self._owners[place]), length, start, stop + length - 1))
-                    place += 1
+                found += [(int(owner), length, start, stop + length - 1) for owner in self._index.owners[slice(*place)]]
             offset += runs
         return found
-
-
-def _sorted_runs(hashes: array[int], owners: array[int]) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:
-    """The runs by hash, then collection, each (hash, collection) once."""
-    hashes_M, owners_M = np.frombuffer(hashes, dtype=np.uint64), np.frombuffer(owners, dtype=np.uint16)
-    order = np.lexsort((owners_M, hashes_M))
-    hashes_M, owners_M = hashes_M[order], owners_M[order]
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = (hashes_M[1:] != hashes_M[:-1]) | (owners_M[1:] != owners_M[:-1])
-    return hashes_M[fresh], owners_M[fresh]
 
 
 def _rule(length: int, n: int) -> Rule:

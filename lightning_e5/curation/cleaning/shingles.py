@@ -1,29 +1,21 @@
-"""Words of a text and hashed runs of them (n-grams), for near copies and for overlap with evaluation texts."""
+"""Hashed runs of a text's words (n-grams) and an index of them: for near copies and for overlap with evaluation texts."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-
-from lightning_e5.text import normalise_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_WORD = re.compile(r"\w+")
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _THREE = np.uint64(3)
-
-
-def words(text: str) -> list[str]:
-    """The words of the normalised text (case folded); punctuation only parts them."""
-    return _WORD.findall(normalise_text(text))
 
 
 class WordHashes:
@@ -49,7 +41,56 @@ class WordHashes:
         return (sums[n:] - sums[:-n]) * self._inverse_powers[: self.count - n + 1]
 
 
-class BitFilter:
+class NgramIndex:
+    """The n-grams of some texts, in which those of other texts are looked up: 12 to 18 bytes per n-gram.
+
+    N-grams of different lengths have different hashes, as different ones of one length do, so one array holds all.
+
+    Args:
+        hashes: uint64 ``[M]``, sorted.
+        owners: integers ``[M]``: the number of the text (or of its collection) that each is of.
+        lengths: words of the n-grams; those that occur.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64], owners: NDArray[Any], lengths: Iterable[int]) -> None:
+        self.hashes, self.owners, self.lengths = hashes, owners, sorted(lengths)
+        self._filter = _BitFilter(hashes)
+
+    @classmethod
+    def of(cls, texts: Iterable[tuple[int, Sequence[str]]], n: int, owner_type: Literal["H", "q"] = "q") -> NgramIndex:
+        """The index of (owner, words) of texts: every run of n words, or all words of a shorter text as one.
+
+        Each (n-gram, owner) is there once; the rows of an n-gram are in the order of their owners.
+
+        Args:
+            texts: of at least one word each.
+            n: words of an n-gram.
+            owner_type: 16 bits where owners are collections, 64 where they are texts.
+        """
+        hashes, owners = array("Q"), array(owner_type)
+        lengths: set[int] = set()
+        for owner, text_words in texts:
+            length = min(n, len(text_words))
+            found = np.unique(WordHashes(text_words).ngrams(length))
+            lengths.add(length)
+            hashes.frombytes(found.tobytes())
+            owners.frombytes(np.full(len(found), owner, dtype=owner_type).tobytes())
+        hashes_M, owners_M = np.frombuffer(hashes, dtype=np.uint64), np.frombuffer(owners, dtype=owner_type)
+        order = np.lexsort((owners_M, hashes_M))
+        hashes_M, owners_M = hashes_M[order], owners_M[order]
+        fresh = np.ones(len(order), dtype=bool)
+        fresh[1:] = (hashes_M[1:] != hashes_M[:-1]) | (owners_M[1:] != owners_M[:-1])
+        return cls(hashes_M[fresh], owners_M[fresh], lengths)
+
+    def find(self, wanted: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(places in ``wanted`` of hashes that are in the index, and the index's rows of each: ``first`` to ``last - 1``)."""
+        at = np.flatnonzero(self._filter.may_hold(wanted))
+        first, last = np.searchsorted(self.hashes, wanted[at], "left"), np.searchsorted(self.hashes, wanted[at], "right")
+        hit = last > first
+        return at[hit], first[hit], last[hit]
+
+
+class _BitFilter:
     """Says of most hashes at once that they are not in a set: 2 to 4 bytes per member, wrong for 1 in 16 to 32 others."""
 
     def __init__(self, members: NDArray[np.uint64]) -> None:
@@ -60,7 +101,7 @@ class BitFilter:
         np.bitwise_or.at(self._bytes, places >> _THREE, _bit(places))
 
     def may_hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """False where a hash is surely no member."""
+        """False only where a hash is no member."""
         places = hashes >> self._shift
         return (self._bytes[places >> _THREE] & _bit(places)) != 0
 

@@ -1,10 +1,10 @@
-"""Ranks among a pool, exact, at the speed of a cheap screen.
+"""Ranks among a pool, exact, at the speed of low-precision products.
 
 The rule: a pair's rank is 1 + the number of pool passages whose score (`exact_scores`, float32) is at least the pair's own;
 copies of the own passage do not count. A tie so counts against the pair: an encoder that gives all texts one embedding ranks
-every pair last, not first. A screen (`screens`) settles nearly every score; the few that it leaves
-unsure are scored again, in float32 and, where that cannot tell, exactly. So ranks do not depend on the screen, the
-device, blocks, or threads.
+every pair last, not first. Low-precision scores with error bounds (`bounded_scores`) decide nearly every passage; the few that
+they leave undecided are scored again, in float32 and, where that cannot tell, exactly. So ranks do not depend on the number
+format, the device, blocks, or threads.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_e5.curation.consistency_filter.screens import (
-    FloatScreen,
+from lightning_e5.curation.consistency_filter.bounded_scores import (
+    BoundedScores,
+    FloatScores,
     Rows,
-    Screen,
-    ScreenName,
+    ScoreFormat,
     Tile,
     exact_scores,
-    fastest_screen,
-    make_screen,
+    fastest_format,
+    make_scores,
 )
 from lightning_e5.errors import UserError
 
 #: Scores held at once.
 BLOCK_SCORES = {"cpu": 2**21, "cuda": 2**28}
-_UNSURE_AT_ONCE = 2**22  # pairs of (row, pool row) kept for the end of a block
-_DENSE = 0.02  # a tile with more unsure scores than this share is multiplied again in float32
+_UNDECIDED_AT_ONCE = 2**22  # pairs of (row, pool row) kept for exact rescoring
+_DENSE = 0.02  # a tile with more undecided scores than this share is multiplied again in float32
 _EXACT_VALUES = 2**22  # values scored exactly at once
 
 
@@ -40,7 +40,7 @@ class RankPool:
         pool_PD: float32 unit rows, on the CPU (a mapped file, too).
         pool_text_P: int64 ids of the normalised texts.
         exact_up_to: ranks above it are all given as ``exact_up_to + 1``, which saves most of the work; None: all exact.
-        screen: format of the screening products; None takes the fastest here, measured once per process.
+        score_format: of the low-precision products; None takes the fastest here, measured once per process.
         device: where products are made; blocks are moved there.
         block_scores: scores held at once.
 
@@ -54,7 +54,7 @@ class RankPool:
         pool_text_P: Tensor,
         *,
         exact_up_to: int | None = None,
-        screen: ScreenName | None = None,
+        score_format: ScoreFormat | None = None,
         device: str | torch.device = "cpu",
         block_scores: int | None = None,
     ) -> None:
@@ -62,12 +62,12 @@ class RankPool:
             raise UserError(f"filter: exact_up_to = {exact_up_to} must be >= 1, or null for all ranks")
         self.pool_PD, self.exact_up_to, self.device = pool_PD, exact_up_to, torch.device(device)
         self.sorted_text_P, self.text_order_P = torch.sort(pool_text_P, stable=True)
-        name = screen or fastest_screen(self.device, exact_up_to is None)
-        self.screen: Screen = make_screen(name, pool_PD, self.device)
-        if not all(map(torch.isfinite, map(torch.tensor, self.screen.norms))):  # type: ignore[attr-defined]
+        name = score_format or fastest_format(self.device, exact_up_to is None)
+        self.scores: BoundedScores = make_scores(name, pool_PD, self.device)
+        if not all(map(torch.isfinite, map(torch.tensor, self.scores.norms))):  # type: ignore[attr-defined]
             raise UserError("filter: the pool's embeddings hold NaN or infinity")
-        self.fine = self.screen if name == "fp32" else FloatScreen("fp32", pool_PD, self.device, self.screen.order_P, self.screen.blocks)
-        widest = max((b.stop - b.start for b in self.screen.blocks), default=1)
+        self.fine = self.scores if name == "fp32" else FloatScores("fp32", pool_PD, self.device, self.scores.order_P, self.scores.blocks)
+        widest = max((b.stop - b.start for b in self.scores.blocks), default=1)
         self.rows_at_once = max(1, (block_scores or BLOCK_SCORES[self.device.type]) // widest)
 
     def ranks(
@@ -114,19 +114,19 @@ class RankPool:
 
 
 class _Block:
-    """The ranking of some rows: counts so far, and what is still unsure."""
+    """The ranking of some rows: counts so far, and what is still undecided."""
 
     def __init__(self, pool: RankPool, queries_RD: Tensor, own_R: Tensor, limit_R: Tensor) -> None:
         self.pool, self.queries_RD, self.own_R, self.limit_R = pool, queries_RD, own_R, limit_R
         self.count_R = torch.zeros(len(own_R), dtype=torch.int64)
-        self.unsure: list[tuple[Tensor, Tensor]] = []
+        self.undecided: list[tuple[Tensor, Tensor]] = []
         self.waiting = 0
 
     def run(self) -> Tensor:
         """Passages that score at least as high as each row's own; for a row over its limit some number over it."""
-        screen, active = self.pool.screen, torch.arange(len(self.own_R))
-        rows = screen.rows(self.queries_RD, self.own_R)
-        for block in range(len(screen.blocks)):
+        scores, active = self.pool.scores, torch.arange(len(self.own_R))
+        rows = scores.rows(self.queries_RD, self.own_R)
+        for block in range(len(scores.blocks)):
             self._tile(rows, active, block)
             inside = self.count_R[active] <= self.limit_R[active]
             left = int(inside.sum())
@@ -134,50 +134,50 @@ class _Block:
                 break
             if left < 0.9 * len(active):  # a smaller product is worth a copy of the rows
                 rows, active = rows.select(inside.nonzero()[:, 0].to(rows.values_RD.device)), active[inside]
-            if self.waiting > _UNSURE_AT_ONCE:
-                self._settle()
-        self._settle()
+            if self.waiting > _UNDECIDED_AT_ONCE:
+                self._rescore()
+        self._rescore()
         return self.count_R
 
     def _tile(self, rows: Rows, active: Tensor, block: int) -> None:
-        sure, row, column = count_tile(self.pool.screen.tile(rows, block))
-        self.count_R[active] += sure
+        above, row, column = count_tile(self.pool.scores.tile(rows, block))
+        self.count_R[active] += above
         inside = (self.count_R <= self.limit_R)[active]
         keep = inside[row]
         row, column = row[keep], column[keep]
-        order_P, part = self.pool.screen.order_P, self.pool.screen.blocks[block]
+        order_P, part = self.pool.scores.order_P, self.pool.scores.blocks[block]
         some = torch.unique_consecutive(row)
-        if self.pool.fine is not self.pool.screen and len(row) > _DENSE * len(some) * (part.stop - part.start):
+        if self.pool.fine is not self.pool.scores and len(row) > _DENSE * len(some) * (part.stop - part.start):
             again = active[some]
             fine = self.pool.fine.rows(self.queries_RD[again], self.own_R[again])
-            # These rows are counted anew: what the coarse screen was sure of is taken back.
-            self.count_R[again] -= sure[some]
-            sure, row, column = count_tile(self.pool.fine.tile(fine, block))
-            self.count_R[again] += sure
+            # These rows are counted anew: what the coarse format decided is taken back.
+            self.count_R[again] -= above[some]
+            above, row, column = count_tile(self.pool.fine.tile(fine, block))
+            self.count_R[again] += above
             row = again[row]
         else:
             row = active[row]
         if len(row):
-            self.unsure.append((row, order_P[part.start + column]))
+            self.undecided.append((row, order_P[part.start + column]))
             self.waiting += len(row)
 
-    def _settle(self) -> None:
-        """Decide what is unsure in the rows that are not out yet."""
-        if not self.unsure:
+    def _rescore(self) -> None:
+        """Rescore exactly what is undecided in the rows that are not out yet."""
+        if not self.undecided:
             return
-        row, column = (torch.cat(parts) for parts in zip(*self.unsure, strict=True))
-        self.unsure, self.waiting = [], 0
+        row, column = (torch.cat(parts) for parts in zip(*self.undecided, strict=True))
+        self.undecided, self.waiting = [], 0
         keep = (self.count_R <= self.limit_R)[row]
         row, column = row[keep], column[keep]
         order = torch.argsort(row, stable=True)
         row, column = row[order], column[order]
-        if self.pool.fine is not self.pool.screen:
-            row, column = self._settle_in_float32(row, column)
+        if self.pool.fine is not self.pool.scores:
+            row, column = self._rescore_in_float32(row, column)
         counted = exactly_as_high(self.queries_RD, self.pool.pool_PD, self.own_R, row, column)
         self.count_R += torch.bincount(row[counted], minlength=len(self.own_R))
 
-    def _settle_in_float32(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Count what float32 is sure of; what it is not is returned."""
+    def _rescore_in_float32(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Count what float32 decides; what it leaves undecided is returned."""
         left_rows, left_columns = [row[:0]], [column[:0]]
         found, counts = torch.unique_consecutive(row, return_counts=True)
         for one, columns in zip(found.tolist(), column.split(counts.tolist()), strict=True):
@@ -194,28 +194,28 @@ class _Block:
 
 
 def count_tile(tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row the scores that are surely above, int64 ``[R]``, and the unsure ones as (row, column), on the CPU."""
+    """Of each row the scores that are certainly above, int64 ``[R]``, and the undecided ones as (row, column), on the CPU."""
     scores, low, high = tile
-    sure_R = torch.zeros(len(scores), dtype=torch.int64)
+    above_R = torch.zeros(len(scores), dtype=torch.int64)
     flagged = (scores.amax(1) > low).nonzero()[:, 0]
     none = torch.empty(0, dtype=torch.int64)
     if not len(flagged):
-        return sure_R, none, none
+        return above_R, none, none
     if len(flagged) < len(scores):
         scores, low, high = scores[flagged], low[flagged], high[flagged]
     # A comparison written as numbers and summed is several times as fast as one written as booleans.
     number = torch.int32 if scores.dtype == torch.int32 else torch.float32
     marks = torch.empty(scores.shape, dtype=number, device=scores.device)
     total = number if number == torch.int32 else None
-    surely = torch.gt(scores, high[:, None], out=marks).sum(1, dtype=total)
-    possibly = torch.gt(scores, low[:, None], out=marks).sum(1, dtype=total)
-    sure_R[flagged.cpu()] = surely.long().cpu()
-    unclear = (possibly > surely).nonzero()[:, 0]
-    if not len(unclear):
-        return sure_R, none, none
-    some = scores[unclear]
-    row, column = ((some > low[unclear, None]) & (some <= high[unclear, None])).nonzero(as_tuple=True)
-    return sure_R, flagged[unclear[row]].cpu(), column.cpu()
+    above = torch.gt(scores, high[:, None], out=marks).sum(1, dtype=total)
+    possible = torch.gt(scores, low[:, None], out=marks).sum(1, dtype=total)
+    above_R[flagged.cpu()] = above.long().cpu()
+    undecided = (possible > above).nonzero()[:, 0]
+    if not len(undecided):
+        return above_R, none, none
+    some = scores[undecided]
+    row, column = ((some > low[undecided, None]) & (some <= high[undecided, None])).nonzero(as_tuple=True)
+    return above_R, flagged[undecided[row]].cpu(), column.cpu()
 
 
 def exactly_as_high(queries_RD: Tensor, pool_PD: Tensor, own_R: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
-"""Worker processes of this machine, one task each at a time; the death of one is noticed and its task given to another."""
+"""Worker processes of this machine, one task each at a time; the death of one is noticed and its task given to another.
+
+Why not ``concurrent.futures`` or ``joblib``: a killed worker breaks their whole pool and does not say which task it had, all
+their workers start with the same arguments (ours each see other GPUs), leaving the pool at Ctrl-C waits for the tasks at work,
+and their workers outlive a killed parent.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import os
 import traceback
 from collections import deque
@@ -64,8 +67,7 @@ class Processes:
     """
 
     def __init__(self, function: Callable[..., Any], environments: Sequence[dict[str, str]], title: str) -> None:
-        self.function = (function.__module__, function.__qualname__)
-        self.title = title
+        self.function, self.title = function, title
         self.workers: dict[connection.Connection, tuple[Any, dict[str, str]]] = {}
         self.task_of: dict[connection.Connection, int] = {}
         for environment in environments:
@@ -74,7 +76,7 @@ class Processes:
     def _start(self, environment: dict[str, str]) -> connection.Connection:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.function, environment, remembered()), daemon=True)
+        process = context.Process(target=_work, args=(theirs, environment, remembered()), daemon=True)
         with starting_workers():
             process.start()
         theirs.close()
@@ -112,7 +114,7 @@ class Processes:
 
     def _send(self, pipe: connection.Connection, task: Any) -> None:
         with contextlib.suppress(ConnectionError):  # it died; the wait for its answer says so
-            pipe.send(task)
+            pipe.send((self.function, task))
 
     def end(self) -> None:
         """End all of them, those at work at once."""
@@ -128,16 +130,14 @@ class Processes:
         self.workers.clear()
 
 
-def _work(pipe: connection.Connection, function: tuple[str, str], environment: dict[str, str], secrets: list[str]) -> None:
+def _work(pipe: connection.Connection, environment: dict[str, str], secrets: list[str]) -> None:
     """A worker's life: answer tasks until the other end closes."""
     end_with_parent()
     remember_these(secrets)
-    os.environ.update(environment)  # before the function's libraries are imported
-    module, name = function
-    call: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    os.environ.update(environment)  # before the function arrives, and with it the import of its libraries
     while True:
         try:
-            task = pipe.recv()
+            function, task = pipe.recv()
         except (EOFError, ConnectionError):
             return
-        pipe.send(answer(call, task))
+        pipe.send(answer(function, task))

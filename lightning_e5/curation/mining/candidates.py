@@ -1,23 +1,23 @@
-"""The passages that a retriever ranks high for each query, and what a cross-encoder thinks of them."""
+"""The passages that a retriever ranks high for each query, and which of them a cross-encoder takes for false negatives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.engines.blocks import KeptBlocks
+from lightning_e5.curation.engines.inference import EmbedTexts
+from lightning_e5.curation.engines.run_parts import Progress, parts_of, run_parts
 from lightning_e5.curation.mining.collections import MiningData
-from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.progress import progress
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.exact import ExactIndex, exact_scores
-from lightning_e5.types import Kind, PairScorer, compares_by_cosine
+from lightning_e5.types import Kind, PairScorer
 
-#: Texts of a block of embeddings, queries of a block of searches, queries of a block of cross-encoder scores.
-TEXTS, _SEARCHES, _JUDGED = 32768, 4096, 512
+#: Texts of a part of embeddings, queries of a part of searches, queries of a part of cross-encoder scores.
+TEXTS, SEARCHES, RESCORED = 32768, 4096, 512
 
 
 class Candidates(NamedTuple):
@@ -28,37 +28,38 @@ class Candidates(NamedTuple):
     positive_scores_Q: NDArray[np.float32]
 
 
-def dense_candidates(data: MiningData, model: TextEncoder, depth: int, blocks: KeptBlocks, *, passage_kind: Kind = "passage") -> Candidates:
-    """By an encoder's cosine (or dot product, where that is its similarity), over all passages, exactly; embeddings and searches are kept block by block."""
+def dense_candidates(
+    data: MiningData, embedder: EmbedTexts, depth: int, folder: Path, *, passage_kind: Kind = "passage", **where: Any
+) -> Candidates:
+    """By an encoder's cosine (or dot product, where that is its similarity), over all passages, exactly.
+
+    Args:
+        depth: candidates of each query.
+        folder: of the parts: embeddings and searches.
+        where: `run_parts`' engine and GPUs, for the embeddings.
+    """
+    queries = parts_of(folder / "queries", len(data.queries), TEXTS, lambda rows: ("query", data.queries[rows]))
+    corpus = parts_of(folder / "passages", len(data.corpus), TEXTS, lambda rows: (passage_kind, data.corpus[rows]))
+    blocks = [block["embeddings"] for block in run_parts(embedder, queries + corpus, title="embed", unit="text", **where)]
+    queries_QD, passages = np.concatenate(blocks[: len(queries)]), blocks[len(queries) :]
     index = ExactIndex()
-    with progress(len(data.queries) + len(data.corpus), "embed", "text") as bar:
-
-        def embedded(name: str, texts: list[str], kind: Kind) -> list[NDArray[np.float32]]:
-            def compute(part: slice) -> dict[str, NDArray[np.float32]]:
-                return {"embeddings": model.embed(texts[part], kind, normalize=compares_by_cosine(model), progress=bar).numpy()}
-
-            return [block["embeddings"] for block in blocks.run(name, len(texts), TEXTS, compute, bar)]
-
-        queries_QD = np.concatenate(embedded("queries", list(data.queries), "query"))
-        passages = embedded("passages", list(data.corpus), passage_kind)
     for part in passages:
         index.add(part)
 
-    def search(part: slice) -> dict[str, NDArray[np.float32]]:
-        scores, rows = index.search(queries_QD[part], depth)
-        own = data.positives[part]
-        vectors = np.stack([passages[row // TEXTS][row % TEXTS] for row in own])
+    def search(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
+        scores, found = index.search(queries_QD[rows], depth)
+        own = np.stack([passages[row // TEXTS][row % TEXTS] for row in data.positives[rows]])
         each = np.arange(len(own))
-        return {"rows": rows, "scores": scores, "positive": exact_scores(queries_QD[part], vectors, each, each)}  # type: ignore[dict-item]
+        return {"rows": found, "scores": scores, "positive": exact_scores(queries_QD[rows], own, each, each)}
 
-    return _searched(len(data.queries), search, blocks)
+    return _searched(search, len(data.queries), folder)
 
 
-def lexical_candidates(data: MiningData, bm25: BM25, depth: int, blocks: KeptBlocks) -> Candidates:
-    """By BM25; a query gets only passages that share a word with it. Searches are kept block by block."""
+def lexical_candidates(data: MiningData, bm25: BM25, depth: int, folder: Path) -> Candidates:
+    """By BM25; a query gets only passages that share a word with it."""
     index = None
 
-    def search(part: slice) -> dict[str, NDArray[np.float32]]:
+    def search(part: slice, progress: Progress) -> dict[str, NDArray[Any]]:
         nonlocal index
         index = index or bm25.index(data.corpus)
         count = part.stop - part.start
@@ -69,26 +70,20 @@ def lexical_candidates(data: MiningData, bm25: BM25, depth: int, blocks: KeptBlo
             all_scores = index.scores(query)
             found = index.best_rows(all_scores, depth)
             rows[i, : len(found)], scores[i, : len(found)], positive[i] = found, all_scores[found], all_scores[own]
-        return {"rows": rows, "scores": scores, "positive": positive}  # type: ignore[dict-item]
+        return {"rows": rows, "scores": scores, "positive": positive}
 
-    return _searched(len(data.queries), search, blocks)
-
-
-def _searched(queries: int, search: Callable[[slice], dict[str, NDArray[np.float32]]], blocks: KeptBlocks) -> Candidates:
-    parts = []
-    with progress(queries, "search", "query") as bar:
-        for block in blocks.run("found", queries, _SEARCHES, search):
-            parts.append(block)
-            bar(len(block["rows"]))
-    rows, scores, positive = (np.concatenate([p[key] for p in parts]) for key in ("rows", "scores", "positive"))
-    return Candidates(rows, scores, positive)
+    return _searched(search, len(data.queries), folder)
 
 
-def answers_of_the_teacher(
-    data: MiningData, candidates: Candidates, window: slice, teacher: PairScorer, blocks: KeptBlocks, *,
-    margin: float, max_score: float | None,
-) -> NDArray[np.bool_]:  # fmt: skip
-    """Which candidates a cross-encoder takes for answers: bool ``[Q, K]``, False outside the window of ranks.
+def _searched(search: Callable[[slice, Progress], dict[str, NDArray[Any]]], queries: int, folder: Path) -> Candidates:
+    blocks = list(run_parts(search, parts_of(folder / "found", queries, SEARCHES), title="search", unit="query"))
+    return Candidates(*(np.concatenate([block[name] for block in blocks]) for name in ("rows", "scores", "positive")))
+
+
+def false_negatives(
+    data: MiningData, candidates: Candidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
+) -> NDArray[np.bool_]:
+    """Which candidates a cross-encoder takes for answers (false negatives): bool ``[Q, K]``, False outside the window of ranks.
 
     A candidate is one where it scores at least ``positive - margin`` (a tie with the positive is an answer, too: a collapsed
     cross-encoder vetoes everything instead of nothing) or above ``max_score``. It reads every candidate in the
@@ -100,24 +95,23 @@ def answers_of_the_teacher(
     for row, found in enumerate(candidates.rows_QK[:, window]):
         texts = data.corpus_text_P[found]
         allowed_QK[row, window] = (found >= 0) & ~np.isin(texts, list(data.known[row]))
-    veto_QK = np.zeros_like(allowed_QK)
-    with progress(int(allowed_QK.sum()) + len(data.queries), "de-noise", "pair") as bar:
 
-        def judge(part: slice) -> dict[str, NDArray[np.float32]]:
-            places = np.argwhere(allowed_QK[part])
-            queries = [data.queries[part.start + q] for q, _ in places]
-            passages = [data.corpus[candidates.rows_QK[part.start + q, k]] for q, k in places]
-            own = list(data.positive_texts[part])
-            logits = teacher.score([*data.queries[part], *queries], [*own, *passages]).numpy()
-            scores = np.full(allowed_QK[part].shape, -np.inf, dtype=np.float32)
-            scores[tuple(places.T)] = logits[len(own) :]
-            bar(len(logits))
-            return {"positive": logits[: len(own)], "scores": scores}
+    def score(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
+        places = np.argwhere(allowed_QK[rows])
+        queries = [data.queries[rows.start + q] for q, _ in places]
+        passages = [data.corpus[candidates.rows_QK[rows.start + q, k]] for q, k in places]
+        own = list(data.positive_texts[rows])
+        logits = teacher.score([*data.queries[rows], *queries], [*own, *passages]).numpy()
+        scores = np.full(allowed_QK[rows].shape, -np.inf, dtype=np.float32)
+        scores[tuple(places.T)] = logits[len(own) :]
+        return {"positive": logits[: len(own)], "scores": scores}
 
-        first = 0
-        for block in blocks.run("judged", len(data.queries), _JUDGED, judge):
-            part = slice(first, first + len(block["positive"]))
-            veto = block["scores"] >= (block["positive"] - margin)[:, None]
-            veto_QK[part] = veto if max_score is None else veto | (block["scores"] > max_score)
-            first = part.stop
-    return veto_QK & allowed_QK
+    def pairs(rows: slice) -> int:
+        return int(allowed_QK[rows].sum()) + rows.stop - rows.start
+
+    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, steps=pairs)
+    vetoes = []
+    for block in run_parts(score, parts, title="de-noise", unit="pair"):
+        veto = block["scores"] >= (block["positive"] - margin)[:, None]
+        vetoes.append(veto if max_score is None else veto | (block["scores"] > max_score))
+    return np.concatenate(vetoes) & allowed_QK

@@ -75,11 +75,11 @@ def of_pairs(
 
 
 def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) -> MiningData:
-    """Of a judged collection: a row per query and document judged above 0, among all its documents that have a text.
+    """Of a collection with qrels: a row per query and document judged above 0, among all its documents that have a text.
 
     A query's known answers are, by id and hence by text, its relevant documents and those of every query with the same
     text; a document that reads as the query itself is none of its negatives either. Documents that are judged 0 are its known
-    negatives, in the judgements' order.
+    negatives, in the order of the qrels.
 
     Raises:
         UserError: no relevant document is in the corpus.

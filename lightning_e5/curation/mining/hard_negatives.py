@@ -72,7 +72,7 @@ def mine(
     rules: NegativeRules,
     *,
     seed: int,
-    answers_QK: NDArray[np.bool_] | None = None,
+    false_negatives_QK: NDArray[np.bool_] | None = None,
     known_negatives: Sequence[Sequence[int]] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], MiningReport]:
     """Choose each query's negatives.
@@ -85,7 +85,7 @@ def mine(
         passage_text_P: text id of every passage of the corpus.
         rules: which are allowed.
         seed: the draw of a query depends on it and on the query's place alone.
-        answers_QK: candidates that a cross-encoder takes for answers; they are no negatives.
+        false_negatives_QK: candidates that a cross-encoder takes for answers; they are no negatives.
         known_negatives: for each query, rows of passages that are known not to answer it; the first ``count`` of them are
             chosen whatever the rules say, and mining fills up.
 
@@ -118,8 +118,8 @@ def mine(
             passed = scores <= limit
             setattr(report, margin, getattr(report, margin) + int((allowed & ~passed).sum()))
             allowed &= passed
-        if answers_QK is not None:
-            answers = answers_QK[row, window][there]
+        if false_negatives_QK is not None:
+            answers = false_negatives_QK[row, window][there]
             report.answers_by_teacher += int((allowed & answers).sum())
             allowed &= ~answers
         own = np.asarray(known_negatives[row][: rules.count] if known_negatives else [], dtype=np.int64)

@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.engines.blocks import KeptBlocks
-from lightning_e5.progress import progress
-from lightning_e5.types import PairScorer
+from lightning_e5.curation.engines.inference import ScoreGroups
+from lightning_e5.curation.engines.run_parts import parts_of, run_parts
 
-#: Groups of a block; the scores of a finished block outlive a kill.
+#: Groups of a part; the scores of a finished part outlive a kill.
 GROUPS = 2048
 #: Logits of a query's passages that spread less than this are all alike.
 COLLAPSED = 1e-4
 
 
 def group_scores(
-    queries: Sequence[str], groups: Sequence[Sequence[str]], scorer: Callable[[], PairScorer], blocks: KeptBlocks
+    scorer: ScoreGroups, queries: Sequence[str], groups: Sequence[Sequence[str]], folder: Path, **where: Any
 ) -> list[NDArray[np.float32]]:
-    """float32 logits of each query's passages, group by group; finished blocks of groups are kept.
+    """float32 logits of each query's passages, group by group.
 
-    ``scorer`` gives the cross-encoder; it is asked only where a block is missing.
+    Args:
+        scorer: the cross-encoder.
+        folder: of the parts.
+        where: `run_parts`' engine and GPUs.
     """
-    with progress(sum(map(len, groups)), "score", "pair") as bar:
-
-        def compute(part: slice) -> dict[str, NDArray[np.float32]]:
-            return {"scores": padded_scores(queries[part], groups[part], scorer())}
-
-        found: list[NDArray[np.float32]] = []
-        for block in blocks.run("scores", len(queries), GROUPS, compute):
-            part = groups[len(found) : len(found) + len(block["scores"])]
-            found += [row[: len(g)] for row, g in zip(block["scores"], part, strict=True)]
-            bar(sum(map(len, part)))
-    return found
-
-
-def padded_scores(
-    queries: Sequence[str], groups: Sequence[Sequence[str]], scorer: PairScorer
-) -> NDArray[np.float32]:
-    """float32 ``[Q, longest group]`` logits, NaN after the end of a group."""
-    sizes = [len(g) for g in groups]
-    asked = [q for q, g in zip(queries, groups, strict=True) for _ in g]
-    padded = np.full((len(sizes), max(sizes)), np.nan, dtype=np.float32)
-    padded[np.arange(max(sizes)) < np.asarray(sizes)[:, None]] = scorer.score(asked, [p for g in groups for p in g]).numpy()
-    return padded
+    parts = parts_of(
+        folder / "scores", len(queries), GROUPS, lambda rows: (queries[rows], groups[rows]), what="groups",
+        steps=lambda rows: sum(map(len, groups[rows])),
+    )  # fmt: skip
+    padded = (row for block in run_parts(scorer, parts, title="score", unit="pair", **where) for row in block["scores"])
+    return [row[: len(group)] for row, group in zip(padded, groups, strict=True)]
 
 
 def separation(scores: Sequence[NDArray[np.float32]]) -> dict[str, float]:

@@ -1,8 +1,11 @@
 """BEIR's public sets on disk: fetched, proven by their checksum, unpacked safely, whole or absent.
 
 What is unfinished has a name that nothing reads: ``.scifact.zip.part`` (a later call goes on with it) and ``.scifact.unpack``.
-The folder ``scifact`` appears by one rename, with its manifest inside.
+The folder ``scifact`` appears by one rename, with its manifest inside. Addresses and checksums stand in `sets`.
 """
+
+# Not by pooch (1.9.0): it begins a broken download of 5 GB anew, and unpacks with `ZipFile.extractall`, which bounds neither
+# how many bytes nor how many files an archive unpacks to. What would be left to it is one GET and one md5.
 
 from __future__ import annotations
 

@@ -70,6 +70,11 @@ def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRIC
     Raises:
         UserError: an unknown metric, a score or a grade that is no finite number, or no judged query.
 
+    Example:
+        >>> run, qrels = {"q": {"a": 0.9, "b": 0.5}}, {"q": {"b": 1}}  # the relevant document at rank 2
+        >>> evaluate_run(run, qrels, ["ndcg@10", "mrr@10"]).mean
+        {'ndcg@10': 0.6309297535714575, 'mrr@10': 0.5}
+
     Source: paper section 4.2 (nDCG@10 on BEIR); trec_eval's measures ndcg_cut, recall, map_cut, recip_rank and P.
     """
     cutoffs = {name: parse_metric(name) for name in metrics}

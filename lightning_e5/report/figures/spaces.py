@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from lightning_e5.evaluation.embedding_space import FlatMap, SpaceMeasures
 from lightning_e5.report.figures.drawing import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH
-from lightning_e5.results.spaces import FlatMap, SpaceMeasures
 
 _COLOURS = (BLUE, ORANGE, "#009E73", RED, SKY, "#CC79A7", "#8B6D00", "#6A51A3", GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")

@@ -1,47 +1,70 @@
-"""Evaluation rows as tables of text, for the terminal and the report: results of the tasks, and how figures were made."""
+"""Evaluation rows as tables, for the terminal, the report and the model card: results of the tasks, and how figures were made."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning_e5.config.experiment import Node
-from lightning_e5.results.run import Result
+from lightning_e5.evaluation.statistics.decision import stored_decision
+from lightning_e5.report.tables.table import Column, Table, number
 
-Rows = list[list[str]]
 #: What a cell says where a difference is not shown; `NONE_SHOWN_NOTE` explains it.
 NONE_SHOWN = "no difference"
 NONE_SHOWN_NOTE = f"“{NONE_SHOWN}”: no difference shown by these queries, all comparisons taken together (Holm)"
 
 
-def task_table(rows: Sequence[Node]) -> Rows:
+def task_table(rows: Sequence[Node]) -> Table:
     """The rows of ``tasks.json`` (all tasks beside retrieval) under one header; published figures where there are any."""
-    shown = any("published" in row for row in rows)
-    header = ["model", "set", "task", "metric", "value", "95% interval", *(["published", "difference"] if shown else []), "items"]
-    return [header, *(_task_row(row, shown) for row in rows)]
+    beside = published_columns(rows, lambda row: row["value"], lambda row: row.get("published"))
+    return Table.of(rows, [
+        Column("model", labelled), Column("set", "set"), Column("task", "task"), Column("metric", "metric"), number("value", "value", ".3f"),
+        number("95% interval", interval), *beside, number("items", "items", ","),
+    ])  # fmt: skip
 
 
-def validity_table(rows: Sequence[Node]) -> Rows:
+def validity_table(rows: Sequence[Node]) -> Table:
     """What must be known to read the figures: split, prefixes, length limit, truncated texts, precision, ties, gaps.
 
     ``rows``: of ``table.json``, of ``tasks.json``, or both; rows without these facts (of older runs) are left out.
     """
-    header = ["model", "set", "split", "prefixes", "max length", "truncated", "precision", "tied at 10", "missing", "dangling"]
-    return [header, *(_validity_row(row) for row in rows if "precision" in row)]
+    return Table.of([row for row in rows if "precision" in row], [
+        Column("model", labelled), Column("set", set_name), Column("split", lambda row: row.get("split") or None),
+        Column("prefixes", _prefixes), number("max length", "max_length", ","), number("truncated", "truncated", ".1%"),
+        Column("precision", lambda row: row["precision"] or None),
+        number("tied at 10", lambda row: row.get("tied") if "collection" in row else None, ".1%"),
+        number("missing", "missing", ","), number("dangling", "dangling", ","),
+    ])  # fmt: skip
 
 
-def contamination_table(rows: Sequence[Node], metrics: Mapping[str, float]) -> Rows:
+def contamination_table(rows: Sequence[Node], metrics: Mapping[str, float]) -> Table:
     """What the models have seen: pairs and tokens, the share of test items among them, the score without those.
 
     Args:
         rows: of ``table.json``, of ``tasks.json``, or both; rows without these facts (of older runs) are left out.
         metrics: flat; the score of a retrieval row stands there alone.
     """
-    header = ["model", "set", "pairs seen", "tokens seen", "seen in training", "clean items", "metric", "all", "clean"]
-    return [header, *(_contamination_row(row, metrics) for row in rows if "contamination" in row)]
+
+    def metric(row: Node) -> str:
+        return str(row.get("metric", "ndcg@10"))
+
+    def known(key: str) -> Callable[[Node], Any]:
+        return lambda row: "unknown" if row.get(key) is None else row[key]
+
+    def share(row: Node) -> str:
+        seen = row.get("contaminated")
+        return "unknown" if seen is None else f"{seen['share']:.1%} ({seen['count']:,})"
+
+    return Table.of([row for row in rows if "contamination" in row], [
+        Column("model", labelled), Column("set", set_name),
+        number("pairs seen", known("pairs_seen"), ","), number("tokens seen", known("tokens_seen"), ","),
+        number("seen in training", share), number("clean items", "clean_items", ","), Column("metric", metric),
+        number("all", lambda row: row.get("value", metrics.get(f"{row['model']}/{set_name(row)}/{metric(row)}")), ".3f"),
+        number("clean", lambda row: row.get(f"{metric(row)}_clean"), ".3f"),
+    ])  # fmt: skip
 
 
-def retrieval_table(rows: Sequence[Node], metrics: Mapping[str, float], names: Sequence[str]) -> Rows:
+def retrieval_table(rows: Sequence[Node], metrics: Mapping[str, float], names: Sequence[str]) -> Table:
     """The rows of ``table.json`` with some of their metrics.
 
     Args:
@@ -49,26 +72,26 @@ def retrieval_table(rows: Sequence[Node], metrics: Mapping[str, float], names: S
         metrics: flat, ``<model>/<collection>/<metric>``.
         names: the metrics shown; the interval is the first one's.
     """
-    shown = any(names[0] in row.get("published", {}) for row in rows)
-    header = ["model", "set", names[0], "95% interval", *(["published", "difference"] if shown else []), *names[1:], "queries"]
-    table = [header]
-    for row in rows:
-        values = [metrics[f"{row['model']}/{row['collection']}/{name}"] for name in names]
-        figure = row.get("published", {}).get(names[0])
-        beside = published_cells(values[0], figure) if shown else []
-        cells = [f"{values[0]:.3f}", interval(row), *beside, *(f"{v:.3f}" for v in values[1:]), f"{row['queries']:,}"]
-        table.append([labelled(row), row["collection"], *cells])
-    return table
+
+    def value(name: str) -> Callable[[Node], float]:
+        return lambda row: metrics[f"{row['model']}/{row['collection']}/{name}"]
+
+    beside = published_columns(rows, value(names[0]), lambda row: row.get("published", {}).get(names[0]))
+    return Table.of(rows, [
+        Column("model", labelled), Column("set", "collection"), number(names[0], value(names[0]), ".3f"), number("95% interval", interval),
+        *beside, *(number(name, value(name), ".3f") for name in names[1:]), number("queries", "queries", ","),
+    ])  # fmt: skip
 
 
 def evaluation_text(retrieval: Sequence[Node], tasks: Sequence[Node], metrics: Mapping[str, float], names: Sequence[str]) -> str:
     """All tables of an evaluation for a terminal; arguments as above."""
-    parts = [aligned(retrieval_table(retrieval, metrics, names), texts=2)] if retrieval else []
-    parts += [aligned(task_table(tasks), texts=4)] if tasks else []
-    parts += [aligned(validity_table([*retrieval, *tasks]), texts=4)]
-    parts += [aligned(seen, texts=2)] if len(seen := contamination_table([*retrieval, *tasks], metrics)) > 1 else []
-    parts += [notes] if (notes := retrieval_notes(retrieval, names[0])) else []
-    return "\n\n".join("\n".join(lines) for lines in parts)
+    rows = [*retrieval, *tasks]
+    parts = [retrieval_table(retrieval, metrics, names).text()] if retrieval else []
+    parts += [task_table(tasks).text()] if tasks else []
+    parts += [validity_table(rows).text()]
+    parts += [seen.text()] if (seen := contamination_table(rows, metrics)).rows else []
+    parts += ["\n".join(notes)] if (notes := retrieval_notes(retrieval, names[0])) else []
+    return "\n\n".join(parts)
 
 
 def retrieval_notes(rows: Sequence[Node], name: str) -> list[str]:
@@ -91,25 +114,27 @@ def retrieval_notes(rows: Sequence[Node], name: str) -> list[str]:
     for row in rows:
         if count := row.get("tie_queries", 0):
             low, high = row.get("tie_range", {}).get(name, (None, None))
-            spread = "" if low is None else f", {name} {low:.4f} to {high:.4f}"
+            between = "" if low is None else f", {name} {low:.4f} to {high:.4f}"
             what = f"{count:,} {'query depends' if count == 1 else 'queries depend'} on the order of equal scores"
-            notes.append(f"{row['model']}, {row['collection']}: {what} (falling ids, as in trec_eval){spread}")
+            notes.append(f"{row['model']}, {row['collection']}: {what} (falling ids, as in trec_eval){between}")
     return list(dict.fromkeys(notes))
 
 
-def aligned(rows: Rows, texts: int | Collection[int]) -> list[str]:
-    """Lines for a terminal, the header underlined; the first ``texts`` columns, or those of these numbers, left, the others right."""
-    left = range(texts) if isinstance(texts, int) else texts
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    lines = [
-        "  ".join(v.ljust(w) if c in left else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+def published_columns(
+    records: Sequence[Any], value: Callable[[Any], float | None], published: Callable[[Any], float | None], difference: str = "difference"
+) -> list[Column]:
+    """A published figure and how far ours is above it (empty cells where there is none); no column where no record has one."""
+    if all(published(record) is None for record in records):
+        return []
 
+    def above(record: Any) -> float | str:
+        ours, theirs = value(record), published(record)
+        return "" if ours is None or theirs is None else ours - theirs
 
-def published_cells(value: float | None, figure: float | None) -> list[str]:
-    """A published figure and how far ours is above it; empty cells where there is none."""
-    return ["", ""] if figure is None or value is None else [f"{figure:.3f}", f"{value - figure:+.3f}"]
+    def figure(record: Any) -> float | str | None:
+        return "" if above(record) == "" else published(record)
+
+    return [number("published", figure, ".3f"), number(difference, above, "+.3f")]
 
 
 def difference_cell(compared: Node) -> str:
@@ -118,27 +143,14 @@ def difference_cell(compared: Node) -> str:
     Args:
         compared: a row of ``table.json`` against its reference, or one of its comparisons with other models.
     """
-    words = {"a is higher": "better", "b is higher": "worse"}
-    shown = words.get(compared["verdict"], NONE_SHOWN)
+    shown = {"higher": "better", "lower": "worse"}.get(str(stored_decision(compared)), NONE_SHOWN)
     return f"{compared['difference']:+.3f} [{compared['difference_low']:+.3f}, {compared['difference_high']:+.3f}] {shown}"
 
 
-def further_comparisons(result: Result) -> list[str]:
-    """What a model is compared with beside the reference and the step before it."""
-    return [f"{labelled(result.row)} to {other['model']}: {difference_cell(other)}" for other in result.previous[1:]]
-
-
-def pairs_seen(result: Result) -> str:
-    """The pairs that a model's weights saw; of a start of others, which does not say what it has seen, those of this run."""
-    if "tokens_seen" in result.row and result.row["pairs_seen"] is None:
-        return f"unknown + {result.pairs:,}" if result.trained_by else "unknown"
-    return f"{result.row.get('pairs_seen') or result.pairs:,}"
-
-
-def interval(row: Node) -> str:
+def interval(row: Node) -> str | None:
     """The 95% interval of a row's main metric."""
     low, high = row.get("low"), row.get("high")
-    return "–" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+    return None if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
 
 def labelled(row: Node) -> str:
@@ -147,37 +159,12 @@ def labelled(row: Node) -> str:
     return f"{name} (prefix ablation)" if row.get("prefix_ablation") else name
 
 
-def _task_row(row: Node, shown: bool) -> list[str]:
-    beside = published_cells(row["value"], row.get("published")) if shown else []
-    return [labelled(row), row["set"], row["task"], row["metric"], f"{row['value']:.3f}", interval(row), *beside, f"{row['items']:,}"]
+def set_name(row: Node) -> str:
+    """The collection of a row of ``table.json``, or the set of one of ``tasks.json``."""
+    return str(row.get("collection") or row["set"])
 
 
-def _validity_row(row: Node) -> list[str]:
-    name = row.get("collection") or row["set"]
+def _prefixes(row: Node) -> str:
     stored = row.get("prefix") or {}
-    prefix = [stored[kind] for kind in ("query", "passage") if kind in stored]
-    prefixes = ", ".join(repr(p) for p in prefix) if any(prefix) else "none"
-    length = row.get("max_length")
-    counts = [_count(row.get(key)) for key in ("missing", "dangling")]
-    return [
-        labelled(row), name, row.get("split") or "–", prefixes, "–" if length is None else f"{length:,}",
-        _share(row.get("truncated")), row["precision"] or "–", _share(row.get("tied")) if "collection" in row else "–", *counts,
-    ]  # fmt: skip
-
-
-def _contamination_row(row: Node, metrics: Mapping[str, float]) -> list[str]:
-    name, metric = row.get("collection") or row["set"], row.get("metric", "ndcg@10")
-    value, clean = row.get("value", metrics.get(f"{row['model']}/{name}/{metric}")), row.get(f"{metric}_clean")
-    seen = row.get("contaminated")
-    share = "unknown" if seen is None else f"{seen['share']:.1%} ({seen['count']:,})"
-    counts = ["unknown" if row.get(key) is None else f"{row[key]:,}" for key in ("pairs_seen", "tokens_seen")]
-    scores = ["–" if v is None else f"{v:.3f}" for v in (value, clean)]
-    return [labelled(row), name, *counts, share, _count(row.get("clean_items")), metric, *scores]
-
-
-def _share(value: Any) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _count(value: Any) -> str:
-    return "–" if value is None else f"{value:,}"
+    prefixes = [stored[kind] for kind in ("query", "passage") if kind in stored]
+    return ", ".join(map(repr, prefixes)) if any(prefixes) else "none"

@@ -7,26 +7,15 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_e5.report.tables.evaluation import (
-    NONE_SHOWN,
-    NONE_SHOWN_NOTE,
-    aligned,
-    difference_cell,
-    further_comparisons,
-    interval,
-    labelled,
-    pairs_seen,
-    published_cells,
-    task_table,
-)
-from lightning_e5.results.durations import duration
+from lightning_e5.report.tables.evaluation import NONE_SHOWN, NONE_SHOWN_NOTE, task_table
+from lightning_e5.report.tables.results import difference_table, further_comparisons, results_table
 from lightning_e5.results.run import MAIN_METRIC, Result, RunData
 
 #: Letters of a line.
 WIDTH = 100
 
 
-def closing_table(directory: Path, headline: Sequence[str]) -> str:
+def summary_table(directory: Path, headline: Sequence[str]) -> str:
     """The run's results as text for a terminal."""
     run = RunData(directory)
     results, times = run.results(), run.times()
@@ -34,7 +23,7 @@ def closing_table(directory: Path, headline: Sequence[str]) -> str:
     if results:
         lines += _retrieval(run, results, headline)
     if tasks := run.tasks():
-        lines += ["", *aligned(task_table(tasks), texts=4)]
+        lines += ["", *task_table(tasks).lines()]
     for stage in run.filters():
         lines += _filter(run, stage)
     total = sum(t["seconds"] for t in times.values())
@@ -45,49 +34,24 @@ def closing_table(directory: Path, headline: Sequence[str]) -> str:
 
 
 def _retrieval(run: RunData, results: Sequence[Result], headline: Sequence[str]) -> list[str]:
-    """The models on the collections: figures, and what each is above the step before it and above the reference."""
+    """The models on the collections: what each is above the step before it and above the reference, then their figures."""
     # The headline may name metrics of other tasks, too: those stand in the second table.
     names = [name for name in headline if any(name in r.metrics for r in results)] or [MAIN_METRIC]
-    collections = list(dict.fromkeys(r.collection for r in results))
     lines: list[str] = []
     if any("difference" in r.row or r.previous for r in results):
-        for collection in collections:
+        for collection in dict.fromkeys(r.collection for r in results):
             lines += [*_differences(run, [r for r in results if r.collection == collection]), ""]
-    with_published = any(names[0] in r.row.get("published", {}) for r in results)
-    where = ["collection"] if len(collections) > 1 else []
-    beside = ["published", "difference to it"] if with_published else []
-    header = ["model", *where, names[0], "95% interval", *beside, *names[1:], "pairs seen", "time"]
-    rows = [_row(r, names, bool(where), with_published) for r in results]
-    lines += aligned([header, *rows], texts=1 + len(where))
+    lines += results_table(run, results, names, differences=False).lines()
     return [*lines, "(pairs seen and time: of all the training in this run that a model's weights went through)"]
 
 
 def _differences(run: RunData, results: Sequence[Result]) -> list[str]:
-    """A collection's models, each beside what it is above the step before it and above the reference."""
-    reference = run.reference(results[0].collection)
-    with_steps = any(r.previous for r in results)
-    header = ["model", "nDCG@10", *(["to the step before"] if with_steps else []), *([f"to {reference}"] if reference else [])]
-    rows, further = [], []
-    for result in results:
-        steps = [difference_cell(result.previous[0]) if result.previous else ""] if with_steps else []
-        to_reference = [difference_cell(result.row) if "difference" in result.row else ""] if reference else []
-        rows.append([labelled(result.row), f"{result.metrics[MAIN_METRIC]:.3f}", *steps, *to_reference])
-        further += further_comparisons(result)
+    table = difference_table(run, results)
     counts = [f"{result.row['queries']:,}" for result in results if "queries" in result.row]
     title = f"{results[0].collection}, {counts[0]} queries; differences are paired, with 95% intervals" if counts else results[0].collection
-    unclear = any(NONE_SHOWN in cell for row in rows for cell in row)
-    note = [NONE_SHOWN_NOTE] if unclear else []
-    return [title, "", *aligned([header, *rows], texts={*range(len(header))} - {1}), *further, *note]
-
-
-def _row(result: Result, names: Sequence[str], with_collection: bool, with_published: bool) -> list[str]:
-    row = result.row
-    values = [f"{result.metrics[name]:.3f}" if name in result.metrics else "–" for name in names]
-    spent = "none" if not result.trained_by else "unknown" if result.seconds is None else duration(result.seconds)
-    beside = published_cells(result.metrics.get(names[0]), row.get("published", {}).get(names[0])) if with_published else []
-    where = [result.collection] if with_collection else []
-    cells = [values[0], interval(row), *beside, *values[1:]]
-    return [labelled(row), *where, *cells, pairs_seen(result), spent]
+    further = [line for result in results for line in further_comparisons(result)]
+    unclear = any(NONE_SHOWN in cell for row in table.cells for cell in row)
+    return [title, "", *table.lines(), *further, *([NONE_SHOWN_NOTE] if unclear else [])]
 
 
 def _filter(run: RunData, stage: str) -> list[str]:

@@ -22,7 +22,7 @@ SPEC = "lightning_e5.models.factory.EncoderSpec"
 @pytest.mark.parametrize(
     "target",
     [
-        RULES, SPEC, "data_modules.token_cache.write_token_cache",
+        RULES, SPEC,
         "torch.optim.AdamW", "lightning.pytorch.callbacks.LearningRateMonitor",
     ],
 )  # fmt: skip
@@ -178,3 +178,9 @@ def test_errors_of_a_constructor_stay_the_users() -> None:
         instantiate({"_target_": RULES, "first_rank": 3, "last_rank": 2})
     with pytest.raises(UserError, match="does not divide"):
         instantiate({"_target_": SPEC, "hidden_size": 10, "heads": 4})
+
+
+def test_an_argument_of_earlier_versions_is_refused_with_what_takes_its_place() -> None:
+    node = {"_target_": "lightning_e5.stages.vocabulary.tokens", "write_tokens": {"_target_": "data_modules.token_cache.write_token_cache", "_partial_": True}}
+    with pytest.raises(UserError, match=r"stages\.one\.write_tokens: is not needed any more, the stage writes the tokens itself; leave the line out"):
+        check_node(node, "stages.one", given=["out", "pairs", "encoder", "seed"])

@@ -47,14 +47,14 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
     """A pipe nobody writes to is not waited for."""
     os.mkfifo(tmp_path / "pipe")
     for name, message in {
-        "pipe": "not a regular file", ".": "a directory", "absent.yaml": "no such file", "x" * 300: "no such file|name too long", "a\0b": "NUL"
+        "pipe": "is no regular file", ".": "a directory", "absent.yaml": "no such file", "x" * 300: "no such file|name too long", "a\0b": "NUL"
     }.items():  # fmt: skip
         with pytest.raises((UserError, OSError), match=message):
             read_yaml(tmp_path / name)
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="is no regular file"):
         read_yaml(Path("/dev/zero"))
     (tmp_path / "over.yaml").write_text("extends: pipe\nname: x\n")
-    with pytest.raises(UserError, match="pipe: not a regular file"):
+    with pytest.raises(UserError, match="pipe: is no regular file"):
         load_experiment(tmp_path / "over.yaml")
 
 

@@ -1,4 +1,4 @@
-"""Alignment, uniformity and spread against their definitions written out in loops, and at points where they are known."""
+"""Alignment, uniformity and isotropy against their definitions written out in loops, and at points where they are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation import embedding_space
-from lightning_e5.evaluation.embedding_space import alignment, spread, uniformity
+from lightning_e5.evaluation.embedding_space import alignment, isotropy, uniformity
 
 
 def unit(rows: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -47,7 +47,7 @@ def test_uniformity_at_known_points():
 
 def test_spread_in_loops():
     x = unit(8, 6, 3)
-    found = spread(x)
+    found = isotropy(x)
     cosines = [sum(a * b for a, b in zip(p, q, strict=True)) for p, q in itertools.combinations(x.tolist(), 2)]
     assert found.mean_cosine == pytest.approx(sum(cosines) / len(cosines), rel=1e-9)
     assert found.mean_direction == pytest.approx(float(x.mean(0).norm()), rel=1e-12)
@@ -57,17 +57,17 @@ def test_spread_in_loops():
 
 def test_spread_at_known_points():
     axes = torch.cat([torch.eye(5), -torch.eye(5)])  # the same in every direction
-    assert spread(axes).mean_direction == pytest.approx(0, abs=1e-12)
-    assert spread(axes).dimensions == pytest.approx(5)
+    assert isotropy(axes).mean_direction == pytest.approx(0, abs=1e-12)
+    assert isotropy(axes).dimensions == pytest.approx(5)
     same = torch.eye(5)[:1].repeat(3, 1)
-    assert (spread(same).mean_direction, spread(same).mean_cosine, spread(same).dimensions) == (1, 1, 1)
+    assert (isotropy(same).mean_direction, isotropy(same).mean_cosine, isotropy(same).dimensions) == (1, 1, 1)
 
 
 def test_what_is_no_set_of_unit_vectors_is_refused():
     with pytest.raises(UserError, match=r"row 1 has the length 2, not 1"):
         uniformity(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
     with pytest.raises(UserError, match=r"row 0 has the length nan"):
-        spread(torch.tensor([[math.nan, 0.0], [1.0, 0.0]]))
+        isotropy(torch.tensor([[math.nan, 0.0], [1.0, 0.0]]))
     with pytest.raises(UserError, match=r"at least 2 vectors, not the shape \[1, 3\]"):
         uniformity(unit(1, 3))
     with pytest.raises(UserError, match=r"shapes are \[2, 3\] and \[3, 3\]"):

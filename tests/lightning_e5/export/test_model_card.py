@@ -22,7 +22,7 @@ from lightning_e5.export.model_card_facts import card_facts, exported_models, fe
 from lightning_e5.export.model_card_usage import usage
 from lightning_e5.files.storage import read_json, write_json
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.report.html import escaped
+from lightning_e5.report.tables.escaping import markdown as escaped
 from lightning_e5.results.run import RunData
 from lightning_e5.text import Prefixes, TextTokenizer
 

@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, writer: str) -> None:
     path = tmp_path / "file"
     storage.write_text(path, "old")
     code = (
-        "import errno, os, resource, sys; from pathlib import Path; from lightning_e5 import parquet, storage\n"
+        "import errno, os, resource, sys; from pathlib import Path; from lightning_e5.files import parquet, storage\n"
         "import pyarrow.parquet\npath = Path(sys.argv[1])\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         f"try: {WRITERS[writer]}\nexcept OSError as error: print(error.errno == errno.EFBIG, error.filename)"
     )
@@ -181,8 +181,7 @@ STAGES = {
     config: {_target_: lightning_e5.evaluation.baselines.word_vectors.WordVectorsConfig, epochs: 1, width: 8, buckets: 8, batch_size: 8}"""),
     "vocabulary": (200_000, """
     _target_: lightning_e5.stages.vocabulary.vocabulary
-    encoder: {_target_: lightning_e5.models.factory.EncoderSpec, vocab_size: 600, layers: 1, hidden_size: 64, heads: 2}
-    write_tokens: {_target_: data_modules.token_cache.write_token_cache, _partial_: true}"""),
+    encoder: {_target_: lightning_e5.models.factory.EncoderSpec, vocab_size: 600, layers: 1, hidden_size: 64, heads: 2}"""),
 }  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def changed(**values: Any) -> dict[str, Any]:
         ({"start__encoder___partial_": True}, "stages.start.encoder: _partial_ has no place here"),
         ({"evaluate__reference": "no_such"}, "stages.evaluate.reference: 'no_such' is not one of the models"),
         ({"evaluate__previous": {"no_such": "bm25"}}, "stages.evaluate.previous: 'no_such' is not one of the models"),
-        ({"evaluate__k": 3}, "stages.evaluate.k: 3 passages per query cannot be judged by"),
+        ({"evaluate__k": 3}, "stages.evaluate.k: 3 passages per query cannot be evaluated by"),
         ({"evaluate__metrics": ["ndgc@10"]}, "stages.evaluate.metrics: "),
         ({"pretrain__trainer": {"devices": [0, 1]}}, "stages.pretrain.trainer.devices: [0, 1] is not an integer from 1 to 4096 or one of 'auto', -1 (a count; which ones is said by CUDA_VISIBLE_DEVICES)"),
         ({"pretrain__trainer": {"devces": 1}}, "stages.pretrain.trainer: has no argument 'devces'; did you mean 'devices'"),

@@ -40,7 +40,6 @@ stages:
     _target_: lightning_e5.stages.vocabulary.vocabulary
     inputs: {pairs: "path:PAIRS"}
     encoder: {_target_: lightning_e5.models.factory.EncoderSpec, vocab_size: 300, layers: 1, hidden_size: 16, heads: 2, intermediate_size: 16}
-    write_tokens: {_target_: data_modules.token_cache.write_token_cache, _partial_: true}
   pretrain:
     _target_: lightning_e5.stages.pretrain.pretrain
     inputs: {encoder: vocabulary/encoder, tokens: vocabulary/tokens, keep: draw/keep.parquet}

@@ -120,7 +120,6 @@ def experiment(tmp_path: Path, texts: list[str]) -> dict[str, Any]:
     encoder = {"_target_": "lightning_e5.models.factory.EncoderSpec", "vocab_size": 300, "layers": 1, "hidden_size": 8, "heads": 2, "intermediate_size": 8}
     node = {
         "_target_": "lightning_e5.stages.vocabulary.vocabulary", "inputs": {"pairs": f"path:{tmp_path / 'pairs'}"}, "encoder": encoder,
-        "write_tokens": {"_target_": "data_modules.token_cache.write_token_cache", "_partial_": True},
     }  # fmt: skip
     return {"name": "run", "seed": 1, "threads": 1, "runs_dir": str(tmp_path / "runs"), "logger": {"mode": "disabled"}, "stages": {"vocabulary": node}}
 

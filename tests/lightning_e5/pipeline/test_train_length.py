@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.finetune.datamodule import RankedDataModule
-from data_modules.token_cache import TokenCache, write_token_cache
+from data_modules.token_cache import TokenCache
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
@@ -27,7 +27,7 @@ def test_the_start_of_a_recipe(tmp_path: Path, encoder_folder: Path, texts: list
     longest = {}
     for length in (12, None):
         out = tmp_path / f"start-{length}"
-        vocabulary(out, pairs=tmp_path / "pairs", encoder=spec, write_tokens=write_token_cache, train_length=length, seed=1)
+        vocabulary(out, pairs=tmp_path / "pairs", encoder=spec, train_length=length, seed=1)
         encoder = TextEncoder.from_pretrained(out / "encoder")
         assert (encoder.tokenizer.max_length, encoder.tokenizer.prefixes) == (48, E5_PREFIXES)
         cache = TokenCache(out / "tokens")

@@ -17,6 +17,7 @@ from lightning_e5.files.storage import write_json
 from lightning_e5.report.figures import drawing as figures
 from lightning_e5.report.figures import filters as filter_figures
 from lightning_e5.report.filter_report import OPEN_SOURCES, filter_section
+from lightning_e5.report.html import fragment
 from lightning_e5.report.run_page import report_page
 from lightning_e5.results.run import RunData
 
@@ -65,7 +66,7 @@ def filtered(run: Path, *, sources: int, truth: bool = True, exact_up_to: int | 
 @pytest.mark.parametrize("sharded", [True, False])
 def test_kept_of_each_source_and_samples_side_by_side(make_run, sharded):
     run = filtered(make_run(), sources=3, sharded=sharded)
-    page = "".join(filter_section(run, "filter"))
+    page = fragment([filter_section(run, "filter")])
     for row in run.filter_ranks("filter").sources:
         assert f'<td class="number">{row["kept"]}</td><td class="number">{row["kept_share"]:.1%}</td>' in page
     assert page.count("data:image/svg+xml") == 2
@@ -86,7 +87,7 @@ def test_any_number_of_sources_with_and_without_truth(make_run, sources, truth):
     assert ("the other 50 sources" in page) == (sources == 90)
     assert "no planted truth" in page or truth
     assert "<script" not in page
-    section = "".join(filter_section(run, "filter"))
+    section = fragment([filter_section(run, "filter")])
     opened = re.sub(r"<details>.*?</details>", "", section, flags=re.S)
     named = set(re.findall(r"<td>(source/\d+)</td>", opened))
     assert len(named) == min(sources, OPEN_SOURCES) - (1 if sources in (1, 2) else 0)  # source 0 is the smallest
@@ -95,7 +96,7 @@ def test_any_number_of_sources_with_and_without_truth(make_run, sources, truth):
 
 def test_capped_ranks_are_one_class_and_earlier_rounds_are_named(make_run):
     run = filtered(make_run(), sources=2, exact_up_to=100, round_two=True)
-    page = "".join(filter_section(run, "filter"))
+    page = fragment([filter_section(run, "filter")])
     missing = int((run.filter_ranks("filter").rank_N == 0).sum())
     assert "Ranks were counted up to 100" in page and f"{missing} pairs were not ranked" in page
     assert all(s.rank > 0 for s in run.filter_samples("filter"))

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from lightning_e5.errors import UserError
-from lightning_e5.report.run_page import duration, write_report
+from lightning_e5.report.run_page import write_report
+from lightning_e5.results.durations import duration
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)> $x^2$"
 
@@ -19,7 +20,7 @@ def report(path, metrics=()):
     return (path / "report.html").read_text(encoding="utf-8")
 
 
-def test_report_shows_results_filter_pictures_and_circumstances(make_run):
+def test_report_shows_results_filter_figures_and_provenance(make_run):
     page = report(make_run(finished=False))
     assert "no difference shown" in page and "the reference" in page
     assert "precision 75.0%" in page.lower() and "recall 60.0%" in page and "67.0%" in page

@@ -12,6 +12,7 @@ from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import write_text
 from lightning_e5.report.figures import outcomes as error_figures
 from lightning_e5.report.figures.drawing import svg
+from lightning_e5.report.tables import outcomes as tables
 from lightning_e5.results import outcomes as error_data
 from lightning_e5.results.outcomes import QueryOutcome
 from lightning_e5.results.run import RunData
@@ -49,9 +50,9 @@ def test_outcomes(judged):
     assert [r.query_id for r in found.largest(5, won=True)] == ["q0"]
     assert [r.query_id for r in found.largest(5, won=False)] == ["q3", "q1"]
     assert found.passages == {"a 1": PASSAGES["a 1"], "b": PASSAGES["b"], "c": PASSAGES["c"]}
-    shown = error_data.example_rows(found, found.largest(1, won=False))
+    shown = tables.example_table(found, found.largest(1, won=False)).cells
     assert [row[2] for row in shown] == ["graph, graph", PASSAGES["b"], PASSAGES["a 1"], "nothing found"]
-    _, table = error_data.outcome_table([found])
+    table = tables.outcome_table([found]).cells
     assert table[0][4:] == ["0.425", "0.625", table[0][6], "1", "2", "1"] and table[0][6].startswith("-0.200 [")
 
 

@@ -10,6 +10,7 @@ from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import write_json
 from lightning_e5.report.figures import pools as data_figures
 from lightning_e5.report.figures.drawing import svg
+from lightning_e5.report.tables import pools as tables
 from lightning_e5.results import pools as data_facts
 from lightning_e5.results.run import RunData
 
@@ -39,7 +40,8 @@ def run_of_shards(make_run):
 def test_counts_of_shards(run_of_shards):
     (facts,) = data_facts.data_facts(run_of_shards)
     assert facts.rules == ["over max_pairs_per_source", "short", "near duplicate"] and facts.before == {"r: records": 106}
-    header, rows = facts.table()
+    table = tables.pairs_left(facts)
+    header, rows = table.header, table.cells
     assert header == ["source", "candidates", "dropped: over max_pairs_per_source", "dropped: short", "dropped: near duplicate", "pairs left", "planted mismatches"]
     assert rows == [["wiki", "93", "90", "0", "0", "3", "2"], ["forum", "13", "0", "7", "1", "5", "2"], ["together", "106", "90", "7", "1", "8", "4"]]
     for _, candidates, *dropped, left, _ in rows:  # every candidate has one fate
@@ -68,7 +70,8 @@ def test_a_test_text_among_the_pairs_is_counted(run_of_shards):
 
 
 def test_the_planted_truth_in_all(make_run):
-    header, rows = data_facts.truth_table(RunData(make_run()).filter_ranks("filter"))
+    table = tables.truth_table(RunData(make_run()).filter_ranks("filter"))
+    header, rows = table.header, table.cells
     # kept: rows 0, 1, 4, 6; planted: rows 2, 3, 4
     assert rows == [["together", "8", "50.0%", "3", "66.7%", "60.0%", "75.0%"]] and len(header) == 7
 

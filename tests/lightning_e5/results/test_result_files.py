@@ -18,9 +18,9 @@ from lightning_e5.errors import UserError
 from lightning_e5.export.model_card_facts import card_facts
 from lightning_e5.files.storage import write_json
 from lightning_e5.report.data_report import data_sections
-from lightning_e5.report.run_page import results_table
 from lightning_e5.report.tables.comparison import as_text
-from lightning_e5.report.tables.summary import closing_table
+from lightning_e5.report.tables.results import results_table
+from lightning_e5.report.tables.summary import summary_table
 from lightning_e5.report.wandb_mirror import summary, tables
 from lightning_e5.results.ablation import AblationData
 from lightning_e5.results.comparison import compare_ablation
@@ -44,7 +44,7 @@ def damaged(value: Any, depth: int = 0) -> Iterator[Any]:
 
 def run_readers(run: Path) -> list[Callable[[], object]]:
     return [
-        lambda: results_table(RunData(run), RunData(run).results()), lambda: closing_table(run, ["ndcg@10"]), lambda: card_facts(RunData(run)),
+        lambda: results_table(RunData(run), RunData(run).results(), ["ndcg@10"]).text(), lambda: summary_table(run, ["ndcg@10"]), lambda: card_facts(RunData(run)),
         lambda: [summary(RunData(run)), *tables(RunData(run))], lambda: data_sections(RunData(run)), lambda: RunData(run).learning_curves(),
     ]  # fmt: skip
 

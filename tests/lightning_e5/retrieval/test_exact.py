@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_e5.errors import UserError
-from lightning_e5.retrieval import best_rows
+from lightning_e5.retrieval import top_k
 from lightning_e5.retrieval.exact import ExactIndex
 
 
@@ -80,11 +80,11 @@ def test_order_of_the_rows_changes_only_their_numbers():
 def noisy(share_of_bound):
     """A matmul whose errors reach this share of the proven bound."""
     rng = np.random.default_rng(3)
-    error_bound = best_rows.score_error_bound
+    error_bound = top_k.score_error_bound
 
     def approximate(queries, chunk, out):
         norms = np.linalg.norm(queries.astype(np.float64), axis=1)
-        bound = error_bound(norms, best_rows.longest_norm(chunk), queries.shape[1])[:, None] * share_of_bound
+        bound = error_bound(norms, top_k.longest_norm(chunk), queries.shape[1])[:, None] * share_of_bound
         out[:] = queries.astype(np.float64) @ chunk.T + rng.uniform(-bound, bound, (len(queries), len(chunk)))
         return out
 
@@ -96,7 +96,7 @@ def test_any_error_within_the_bound_is_harmless(monkeypatch, chunk):
     rng = np.random.default_rng(4)
     vectors, queries = corpus_with_ties(rng, 400, 24), unit(rng, 8, 24)
     expected = search(vectors, queries, 9)
-    monkeypatch.setattr(best_rows, "approximate_scores", noisy(0.99))
+    monkeypatch.setattr(top_k, "approximate_scores", noisy(0.99))
     found = search(vectors, queries, 9, chunk)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
@@ -106,7 +106,7 @@ def test_negative_control_an_error_beyond_the_bound_is_seen(monkeypatch):
     rng = np.random.default_rng(4)
     vectors, queries = corpus_with_ties(rng, 400, 24), unit(rng, 8, 24)
     expected = search(vectors, queries, 10)
-    monkeypatch.setattr(best_rows, "approximate_scores", noisy(1e5))
+    monkeypatch.setattr(top_k, "approximate_scores", noisy(1e5))
     assert not np.array_equal(search(vectors, queries, 10)[1], expected[1])
 
 
@@ -114,8 +114,8 @@ def test_negative_control_without_slack_the_chunks_show(monkeypatch):
     rng = np.random.default_rng(5)
     vectors, queries = corpus_with_ties(rng, 400, 24), unit(rng, 8, 24)
     expected = search(vectors, queries, 9)  # copies come in pairs: an odd k cuts through one
-    monkeypatch.setattr(best_rows, "approximate_scores", noisy(0.99))
-    monkeypatch.setattr(best_rows, "score_error_bound", lambda norms, longest, width: np.zeros(len(norms)))
+    monkeypatch.setattr(top_k, "approximate_scores", noisy(0.99))
+    monkeypatch.setattr(top_k, "score_error_bound", lambda norms, longest, width: np.zeros(len(norms)))
     assert not np.array_equal(search(vectors, queries, 9)[1], expected[1])
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from lightning_e5.evaluation.beir.data import RetrievalData
 from lightning_e5.evaluation.beir.retrieval import RetrievalTask
-from lightning_e5.retrieval.best_rows import BestRows
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.retrieval.faiss_index import FaissIndex
 from lightning_e5.retrieval.search import retrieve
 from lightning_e5.retrieval.stored_embeddings import store_embeddings
+from lightning_e5.retrieval.top_k import TopK
 
 
 class Letters:
@@ -130,12 +130,12 @@ class Table:
         return torch.from_numpy(np.stack([self.table[t] for t in texts]))
 
 
-def test_a_torch_device_screens_as_numpy_does():
+def test_a_torch_device_keeps_what_numpy_keeps():
     vectors, queries = unit(2, 200), unit(3, 9)
     index = ExactIndex()
     index.add(vectors)
     expected = index.search(queries, 11)
-    best = BestRows(queries, 11, corpus_chunk=16, query_chunk=4, device="cpu")
+    best = TopK(queries, 11, corpus_chunk=16, query_chunk=4, device="cpu")
     for first in (100, 0):  # blocks in any order
         best.show(vectors[first : first + 100], first)
     np.testing.assert_array_equal(best.scores, expected[0])

@@ -48,7 +48,6 @@ def experiment(tmp_path: Path) -> Node:
             },
             "vocabulary": {
                 "_target_": "lightning_e5.stages.vocabulary.vocabulary", "inputs": {"pairs": "pairs"}, "encoder": encoder,
-                "write_tokens": {"_target_": "data_modules.token_cache.write_token_cache", "_partial_": True},
             },
         },
     }  # fmt: skip

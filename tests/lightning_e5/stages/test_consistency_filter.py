@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from data_modules.pair_store import shard_name
-from lightning_e5.curation.consistency_filter import tasks as filter_tasks
+from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.curation.engines.engine import LocalEngine
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import read_parquet, write_parquet
@@ -167,15 +168,15 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(tmp_path, pair
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lightning_e5.curation.consistency_filter import tasks as filter_tasks
+from lightning_e5.curation.engines import run_parts
 from lightning_e5.stages.consistency_filter import consistency_filter
-write = filter_tasks.write_parquet
+write = run_parts.write_parquet
 def killing(path, columns):
     write(path, columns)
     if path.name == "part-00002.parquet":
         (path.parent / ".part-00003.parquet.1.tmp").write_bytes(b"torn")
         os.kill(os.getpid(), signal.SIGKILL)
-filter_tasks.write_parquet = killing
+run_parts.write_parquet = killing
 root = Path(sys.argv[1])
 consistency_filter(root / "out", pairs=root / "pairs", encoder=root / "encoder", pool_size=50, rows_per_part=20, seed=1)
 """
@@ -266,5 +267,7 @@ def test_a_round_of_other_pairs_is_refused(tmp_path, pairs, encoder):
 
 
 def test_nothing_stays_in_memory(tmp_path, pairs, encoder):
+    gc.collect()
+    before = {id(thing) for thing in gc.get_objects() if isinstance(thing, TextEncoder | RankPool)}
     consistency_filter(tmp_path / "out", pairs=pairs, encoder=encoder, seed=0)
-    assert filter_tasks._encoder.cache_info().currsize == filter_tasks._rank_pool.cache_info().currsize == 0
+    assert [thing for thing in gc.get_objects() if isinstance(thing, TextEncoder | RankPool) and id(thing) not in before] == []

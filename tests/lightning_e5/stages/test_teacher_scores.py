@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-import lightning_e5.curation.mining.block_tasks as block_tasks
 import lightning_e5.curation.mining.teacher_scores as scores_module
 from lightning_e5.curation.engines.engine import LocalEngine
 from lightning_e5.errors import UserError
@@ -101,7 +100,6 @@ def test_a_killed_scoring_continues(tmp_path: Path, ranked: Path, released: Path
 
 def test_an_engine_scores_the_same(tmp_path: Path, ranked: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers and one, each computing blocks of groups; what is in this process only gathers them."""
-    monkeypatch.setattr(block_tasks, "GROUPS", 8)
     monkeypatch.setattr(scores_module, "GROUPS", 8)
     for workers in (1, 2):
         teacher_scores(tmp_path / f"{workers}", teacher=released, ranked=ranked, engine=LocalEngine(workers=workers))

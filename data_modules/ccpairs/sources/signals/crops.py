@@ -1,4 +1,4 @@
-"""Two random crops of one document, each disturbed a little: Contriever's training signal."""
+"""Two random crops of one document, each disturbed a little: Contriever's self-supervised pairs."""
 
 from __future__ import annotations
 

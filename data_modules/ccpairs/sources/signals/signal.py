@@ -1,4 +1,4 @@
-"""What all training signals share: documents in, pairs out, every draw a function of (seed, part, document)."""
+"""What every self-supervised pair construction shares: documents in, pairs out, every draw a function of (seed, part, document)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.rng import generator
 from lightning_e5.types import PairCandidate, ReadReport
 
-#: Raise this when what signals give changes.
+#: Raise this when the constructed pairs change.
 VERSION = 1
 #: What is counted where a document gives no pair.
 TOO_SHORT = "document too short"
@@ -56,7 +56,7 @@ def blocks(pieces: Sequence[str], words: int) -> list[list[str]]:
 
 
 class Signal:
-    """A source of pairs made of texts; subclasses say how.
+    """A source of self-supervised pairs, constructed of texts; subclasses say how.
 
     Args:
         texts: the documents.

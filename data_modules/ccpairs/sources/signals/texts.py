@@ -1,4 +1,4 @@
-"""Corpora of raw texts: what the training signals make their pairs of."""
+"""Corpora of raw texts: what self-supervised pairs are made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_modules.ccpairs.formats.files import expand, file_fingerprint
+from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.sources.pair_text import string_of
 from data_modules.ccpairs.sources.tables import JsonlPairs, ParquetPairs
 from data_modules.pair_store import PairStore
@@ -20,7 +20,7 @@ class TextFiles(Protocol):
     """Files of texts, read part by part like `PairFiles`."""
 
     def parts(self) -> Sequence[str]:
-        """Independent pieces of work, in a fixed order."""
+        """Independent parts of the work, in a fixed order."""
         ...
 
     def read(self, part: str, report: ReadReport) -> Iterator[tuple[str, str]]:
@@ -95,8 +95,10 @@ class JsonlTexts(PassagesOf):
 
 
 @configurable("text source")
-class BeirTexts:
+class BeirTexts(FileParts):
     """The documents of ``corpus.jsonl`` in BEIR's layout: the title, where there is one, then the text, on two lines.
+
+    Read as a raw dump is (up to where it is damaged, ids not needed), where `beir_layout` reads collections strictly.
 
     Args:
         paths: ``corpus.jsonl`` files, also compressed, or patterns.
@@ -104,10 +106,6 @@ class BeirTexts:
 
     def __init__(self, paths: str | Sequence[str]) -> None:
         self._paths = expand(paths)
-
-    def parts(self) -> list[str]:
-        """The files."""
-        return [str(path) for path in self._paths]
 
     def fingerprint(self) -> dict[str, Any]:
         """The files."""

@@ -29,14 +29,7 @@ def post(key: str, title: str, selftext: str = "", **more: Any) -> dict[str, Any
 
 
 def comment(key: str, post_id: str, body: str, parent: str | None = None, **more: Any) -> dict[str, Any]:
-    return {
-        "id": key,
-        "link_id": f"t3_{post_id}",
-        "parent_id": parent or f"t3_{post_id}",
-        "body": body,
-        "score": 3,
-        **more,
-    }
+    return {"id": key, "link_id": f"t3_{post_id}", "parent_id": parent or f"t3_{post_id}", "body": body, "score": 3, **more}
 
 
 def dump(path: Path, rows: list[Any]) -> str:
@@ -45,7 +38,7 @@ def dump(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def read(source: PairFiles, parts: list[str] | None = None) -> tuple[list[PairCandidate], ReadReport]:
+def read(source: PairFiles, parts: list[Any] | None = None) -> tuple[list[PairCandidate], ReadReport]:
     report = ReadReport()
     return [pair for part in parts or source.parts() for pair in source.read(part, report)], report
 
@@ -54,12 +47,7 @@ def test_comments_are_joined_to_their_posts(tmp_path: Path) -> None:
     posts = dump(
         tmp_path / "RS_2020-01.zst",
         [
-            post(
-                "p1",
-                "Which book &amp; why?",
-                "I liked [Dune](https://en.wikipedia.org/wiki/Dune_(novel\\)).",
-                over_18=True,
-            ),
+            post("p1", "Which book &amp; why?", "I liked [Dune](https://en.wikipedia.org/wiki/Dune_(novel\\)).", over_18=True),
             post("p2", "A link", is_self=False),
             post("p3", "[deleted by user]", "[removed]"),
             post("p4", "Gone text", "[deleted]", score=None),
@@ -92,19 +80,11 @@ def test_comments_are_joined_to_their_posts(tmp_path: Path) -> None:
     assert "score" not in by_id["t1_c5"].facts
     assert by_id["t1_c8"].query == "Gone text" and "post_score" not in by_id["t1_c8"].facts
     assert report.counts == {
-        "records": 15,
-        "pairs": 3,
-        "bad: post without id or title": 1,
-        "bad: not JSON": 1,
-        "bad: comment without id, link_id or body": 1,
-        "skipped: deleted or removed": 3,
-        "skipped: comment on a comment": 1,
-        "skipped: comment without its post": 2,
-    }
+        "records": 15, "pairs": 3, "bad: post without id or title": 1, "bad: not JSON": 1, "bad: comment without id, link_id or body": 1,
+        "skipped: deleted or removed": 3, "skipped: comment on a comment": 1, "skipped: comment without its post": 2,
+    }  # fmt: skip
     assert (f"{posts}:6", "not JSON") in report.bad
-    bare = RedditComments(
-        posts, comments, work_dir=str(tmp_path / "work"), buckets=1, with_selftext=False, top_level_only=False
-    )
+    bare = RedditComments(posts, comments, work_dir=str(tmp_path / "work"), buckets=1, with_selftext=False, top_level_only=False)
     found = {pair.id: pair.query for pair in read(bare)[0]}
     assert found["t1_c1"] == found["t1_c2"] == "Which book & why?"
 
@@ -114,10 +94,7 @@ def many(tmp_path: Path) -> tuple[list[str], list[str]]:
     posts = [post(f"p{n}", f"title {n}", "text" * (n % 3)) for n in range(300)]
     comments = [comment(f"c{n}", f"p{draw.randrange(330)}", f"body {n}") for n in range(2000)]
     draw.shuffle(comments)
-    return (
-        [dump(tmp_path / f"RS_{n}.zst", posts[n::2]) for n in range(2)],
-        [dump(tmp_path / f"RC_{n}.zst", comments[n::3]) for n in range(3)],
-    )
+    return [dump(tmp_path / f"RS_{n}.zst", posts[n::2]) for n in range(2)], [dump(tmp_path / f"RC_{n}.zst", comments[n::3]) for n in range(3)]
 
 
 def test_the_same_pairs_whatever_the_order_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +110,11 @@ def test_the_same_pairs_whatever_the_order_of_work(tmp_path: Path, monkeypatch: 
     for part in one.parts():
         summed.add(backwards[part][1])
     assert summed.counts == report.counts
-    assert sorted(
-        p.id for p in read(RedditComments(posts, comments, work_dir=str(tmp_path / "one"), buckets=2))[0]
-    ) == sorted(p.id for p in expected)
+    fewer = RedditComments(posts, comments, work_dir=str(tmp_path / "one"), buckets=2)
+    assert sorted(p.id for p in read(fewer)[0]) == sorted(p.id for p in expected)
 
 
-def _in_process(source: RedditComments, part: str, out: str) -> None:
+def _in_process(source: RedditComments, part: Any, out: str) -> None:
     Path(out).write_bytes(pickle.dumps(read(source, [part])[0]))
 
 
@@ -147,10 +123,8 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     source = RedditComments(posts, comments, work_dir=str(tmp_path / "shared"), buckets=3)
     context = multiprocessing.get_context("fork")
     outs = [str(tmp_path / f"out{n}") for n in range(3)]
-    workers = [
-        context.Process(target=_in_process, args=(pickle.loads(pickle.dumps(source)), p, o))
-        for p, o in zip(source.parts(), outs, strict=True)
-    ]
+    tasks = [pickle.loads(pickle.dumps((source, part, out))) for part, out in zip(source.parts(), outs, strict=True)]
+    workers = [context.Process(target=_in_process, args=task) for task in tasks]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -212,19 +186,13 @@ def test_self_texts(tmp_path: Path) -> None:
     path = dump(
         tmp_path / "RS.zst",
         [
-            post("p1", "Title", "Body\n\nmore"),
-            post("p2", "Link"),
-            post("p3", "Gone", " [removed] "),
-            post("p4", "Long", "x" * 200_001),
-            post("p5", "Lone \ud83d", "y"),
-            post("p6", "Zero width", "&amp;#x200B;"),
+            post("p1", "Title", "Body\n\nmore"), post("p2", "Link"), post("p3", "Gone", " [removed] "), post("p4", "Long", "x" * 200_001),
+            post("p5", "Lone \ud83d", "y"), post("p6", "Zero width", "&amp;#x200B;"),
         ],
     )
     pairs, report = read(RedditSelfTexts([path], name="reddit"))
-    assert [(p.query, p.passage, p.id, p.source) for p in pairs] == [
-        ("Title", "Body\nmore", "t3_p1", "reddit"),
-        ("Lone \ufffd", "y", "t3_p5", "reddit"),
-    ]
+    found = [(p.query, p.passage, p.id, p.source) for p in pairs]
+    assert found == [("Title", "Body\nmore", "t3_p1", "reddit"), ("Lone \ufffd", "y", "t3_p5", "reddit")]
     assert pairs[0].facts == {"score": 10, "over_18": False, "subreddit": "books"}
     assert report.counts["skipped: post without text"] == report.counts["skipped: deleted or removed"] == 1
     assert report.counts["skipped: empty text"] == report.counts["cleaned: lone surrogates"] == 1
@@ -251,11 +219,7 @@ def test_csv_cells_may_have_many_lines(tmp_path: Path) -> None:
     assert [(p.query, p.passage) for p in pairs][:2] == [('Why "I\'m"?', "First <b>\nSecond, line"), ("„Good”", "ünï")]
     assert pairs[0].facts == {"score": -5, "over_18": True, "subreddit": "linguistics"}
     assert pairs[1].facts == {"over_18": False}
-    assert report.bad[:3] == [
-        (f"{path}:6", "wrong number of columns"),
-        (f"{path}:7", "not UTF-8"),
-        (f"{path}:10", "not CSV"),
-    ]
+    assert report.bad[:3] == [(f"{path}:6", "wrong number of columns"), (f"{path}:7", "not UTF-8"), (f"{path}:10", "not CSV")]
     assert (pairs[-1].query, pairs[-1].passage) == ("Last", "Text")  # the open quote swallowed no more than a cell
 
 
@@ -281,30 +245,16 @@ def test_markdown_to_text(markdown: str, text: str) -> None:
     assert reddit_text(markdown) == text
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "[",
-        "[a](",
-        "[a](x ",
-        "**a ",
-        "*",
-        "*a ",
-        "> ",
-        "- ",
-        "\n",
-        " ",
-        "&",
-        "&amp;",
-        "~~",
-        "\\",
-        "[a]((",
-        "# ",
-        "(",
-        '[a](x "',
-    ],
-)
+PIECES = ["[", "[a](", "[a](x ", "**a ", "*", "*a ", "> ", "- ", "\n", " ", "&", "&amp;", "~~", "\\", "[a]((", "# ", "(", '[a](x "']
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_long(piece: str) -> None:
     start = time.process_time()
     reddit_text(piece * (200_000 // len(piece)))
     assert time.process_time() - start < 5
+
+
+def test_parts_have_the_names_that_manifests_hold(tmp_path: Path) -> None:
+    posts, comments = many(tmp_path)
+    assert [str(part) for part in RedditComments(posts, comments, work_dir=str(tmp_path), buckets=2).parts()] == ["posts 0 of 2", "posts 1 of 2"]

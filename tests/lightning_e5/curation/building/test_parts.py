@@ -13,8 +13,9 @@ import pytest
 
 from lightning_e5.curation.building import parts as pair_parts
 from lightning_e5.curation.building.merge import decide, pieces_by_source
-from lightning_e5.curation.building.parts import PartTask, finished_record, read_part
+from lightning_e5.curation.building.parts import RECORD, RawPart, read_part
 from lightning_e5.curation.building.shards import shard_bounds
+from lightning_e5.curation.engines.run_parts import Part, run_parts
 from lightning_e5.types import PairCandidate, ReadReport
 
 LETTERS = 2000
@@ -41,15 +42,16 @@ class Many:
         return {}
 
 
-def task(folder: Path, source: Many) -> PartTask:
-    return PartTask("many", source, "all", (), None, None, folder / "part", "key")
+def read(folder: Path, source: Many) -> dict[str, Any]:
+    raw = RawPart(source, "all", (), None, None, folder / "part")
+    return next(iter(run_parts(read_part, [Part("many", raw.folder / RECORD, raw, key="key", folder=raw.folder)], title="read")))
 
 
 def test_memory_is_a_block_not_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_part(task(tmp_path / "imports", Many(3)))  # what is loaded once is not a part's memory
+    read(tmp_path / "imports", Many(3))  # what is loaded once is not a part's memory
     monkeypatch.setattr(pair_parts, "BLOCK_CHARACTERS", 2**20)
     tracemalloc.start()
-    record = read_part(task(tmp_path, Many(10_000)))
+    record = read(tmp_path, Many(10_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5 * 2**20 < 10_000 * LETTERS
@@ -60,13 +62,14 @@ def test_memory_is_a_block_not_the_part(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_part_is_whole_or_absent(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="broken"):
-        read_part(task(tmp_path, Many(50, broken_at=40)))
+        read(tmp_path, Many(50, broken_at=40))
     assert list(tmp_path.iterdir()) == []
-    record = read_part(task(tmp_path, Many(50)))
-    assert finished_record(task(tmp_path, Many(50))) == record
+    record = read(tmp_path, Many(50))
+    assert read(tmp_path, Many(50, broken_at=0)) == record, "a finished part is not read again"
     (tmp_path / "part" / record["sources"][0]["file"]).write_bytes(b"damaged")
-    assert finished_record(task(tmp_path, Many(50))) is None
-    again = read_part(task(tmp_path, Many(50)))
+    with pytest.raises(RuntimeError, match="broken"):
+        read(tmp_path, Many(50, broken_at=0))
+    again = read(tmp_path, Many(50))
     assert again["sources"] == record["sources"] and [p.name for p in tmp_path.iterdir()] == ["part"]
 
 
@@ -78,12 +81,12 @@ def test_texts_that_no_file_can_hold_are_counted(tmp_path: Path) -> None:
             yield PairCandidate("query", "", "odd")
             yield PairCandidate("Same  text", "same TEXT", "odd")
 
-    source = read_part(task(tmp_path, Odd(0)))["sources"][0]
+    source = read(tmp_path, Odd(0))["sources"][0]
     assert source["dropped"] == {"not UTF-8": 1, "empty text": 2, "query is passage": 1} and source["rows"] == 0
 
 
 def test_a_cap_draws_by_its_seed_and_shards_have_equal_sizes(tmp_path: Path) -> None:
-    parts = [(tmp_path / "part", read_part(task(tmp_path, Many(400))))]
+    parts = [(tmp_path / "part", read(tmp_path, Many(400)))]
     pieces = pieces_by_source(parts)
     kept = [decide(pieces, None, 90, {"even": seed, "odd": 3}, tmp_path / "scratch").keep_N for seed in (1, 1, 2)]
     assert (kept[0] == kept[1]).all() and (kept[0] != kept[2]).any()

@@ -10,28 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_e5.curation.cleaning.decontaminate import Contamination, decontaminate
+from lightning_e5.curation.cleaning.decontaminate import Contamination
 from lightning_e5.errors import UserError
 from lightning_e5.text import normalise_text
-from lightning_e5.types import TextPair
 
 
 def test_drops_by_either_text_on_either_side() -> None:
-    pairs = [
-        TextPair("What is  a Graph?", "p1", "a"),
-        TextPair("q2", "A graph is a set.", "a"),
-        TextPair("q3", "what is a graph?", "b"),
-        TextPair("what is a graph", "p4", "b"),
-    ]
-    result = decontaminate(pairs, ["what is a graph?", "A GRAPH\nis a set."])
-    assert result.kept == [pairs[3]]
-    assert (result.dropped_by_query, result.dropped_by_passage) == (1, 2)
+    pairs = [("What is  a Graph?", "p1"), ("q2", "A graph is a set."), ("q3", "what is a graph?"), ("what is a graph", "p4")]
+    found = Contamination.of(["what is a graph?", "A GRAPH\nis a set."])
+    assert [found.drops(*pair) for pair in pairs] == ["query", "passage", "passage", None]
 
 
-def test_without_evaluation_texts_all_are_kept_in_order() -> None:
-    pairs = [TextPair(f"q{i}", f"p{i}", "a") for i in range(5)]
-    result = decontaminate(iter(pairs), iter([]))
-    assert result.kept == pairs and result.dropped_by_query == result.dropped_by_passage == 0
+def test_without_evaluation_texts_all_are_kept() -> None:
+    assert {Contamination.of([]).drops(f"q{i}", f"p{i}") for i in range(5)} == {None}
 
 
 def test_drops_names_the_side() -> None:

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates, first_of_each, pair_id
-from lightning_e5.curation.cleaning.shingles import WordHashes, words
+from lightning_e5.curation.cleaning.shingles import WordHashes
 from lightning_e5.errors import UserError
+from lightning_e5.text import words
 
 ROOT = Path(__file__).resolve().parents[4]
 VOCABULARY = [

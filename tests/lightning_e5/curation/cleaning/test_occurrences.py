@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_e5.curation.cleaning.occurrences import _BLOCK, Rule, TextOccurrences
-from lightning_e5.curation.cleaning.shingles import words
 from lightning_e5.errors import UserError
-from lightning_e5.text import normalise_text
+from lightning_e5.text import normalise_text, words
 
 WORDS = [f"{a}{b}" for a in ("ba", "co", "di", "fu", "ge", "ha", "ki", "lo", "mu", "ne") for b in ("r", "st", "m", "nd", "x", "lp", "t", "ck")]
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lightning_e5.curation.cleaning.decontaminate import Contamination
 from lightning_e5.curation.cleaning.evaluation_texts import EvaluationText
 from lightning_e5.curation.cleaning.overlap import FALSE_HITS, SHOWN_MATCHES, EvaluationNgrams, OverlapReport
-from lightning_e5.curation.cleaning.shingles import words
 from lightning_e5.errors import UserError
+from lightning_e5.text import words
 from lightning_e5.types import PairCandidate, TextPair
 
 SHORT = "Who designed the old harbour light?"

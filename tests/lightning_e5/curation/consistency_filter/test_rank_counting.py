@@ -1,6 +1,8 @@
-"""Ranks are those of exact scoring on every pair, whichever screen, block and limit is used."""
+"""Ranks are those of exact scoring on every pair, whichever number format, block and limit is used."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,19 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_e5.curation.consistency_filter import rank_counting, screens
-from lightning_e5.curation.consistency_filter.keep import consistency_ranks
-from lightning_e5.curation.consistency_filter.rank_counting import RankPool
-from lightning_e5.curation.consistency_filter.screens import (
-    FloatScreen,
-    Int8Screen,
-    Screen,
+from lightning_e5.curation.consistency_filter import bounded_scores, rank_counting
+from lightning_e5.curation.consistency_filter.bounded_scores import (
+    BoundedScores,
+    FloatScores,
+    Int8Scores,
     exact_scores,
-    fastest_screen,
+    fastest_format,
 )
+from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.errors import UserError
 
-SCREENS = ("int8", "bf16", "fp32")
+FORMATS = ("int8", "bf16", "fp32")
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -44,6 +45,10 @@ def e5_like(seed: int, pairs: int, pool: int, width: int, common: float) -> tupl
     return queries, rows(topics), rows(torch.randn(pool, width, generator=draw))
 
 
+def consistency_ranks(queries: Tensor, passages: Tensor, pool: Tensor, text: Tensor, pool_text: Tensor, **options: Any) -> Tensor:
+    return RankPool(pool, pool_text, **options).ranks(queries, passages, text)
+
+
 def oracle(queries: Tensor, passages: Tensor, pool: Tensor, text: Tensor, pool_text: Tensor) -> Tensor:
     """The rule, pair by pair, one passage at a time."""
     ranks = []
@@ -54,11 +59,11 @@ def oracle(queries: Tensor, passages: Tensor, pool: Tensor, text: Tensor, pool_t
     return torch.tensor(ranks)
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("score_format", FORMATS)
 @pytest.mark.parametrize("exact_up_to", [None, 1, 2, 50])
 @pytest.mark.parametrize("common", [0.0, 0.78, 0.9999])
-def test_every_rank_is_the_rule_s(screen, exact_up_to, common, monkeypatch):
-    monkeypatch.setitem(screens.POOL_ROWS, "cpu", 256)
+def test_every_rank_is_the_rule_s(score_format, exact_up_to, common, monkeypatch):
+    monkeypatch.setitem(bounded_scores.POOL_ROWS, "cpu", 256)
     queries, passages, pool = e5_like(1, 150, 1500, 48, common)
     # Some own passages are in the pool: with their text id (a copy, ruled out), and with another id (a tie).
     pool[:60] = passages[:60]
@@ -70,7 +75,7 @@ def test_every_rank_is_the_rule_s(screen, exact_up_to, common, monkeypatch):
         expected = expected.clamp(max=exact_up_to + 1)
     for block in (1, 10_000, None):
         ranks = consistency_ranks(
-            queries, passages, pool, text, pool_text, screen=screen, exact_up_to=exact_up_to, block_scores=block
+            queries, passages, pool, text, pool_text, score_format=score_format, exact_up_to=exact_up_to, block_scores=block
         )
         assert torch.equal(ranks, expected), block
 
@@ -78,7 +83,7 @@ def test_every_rank_is_the_rule_s(screen, exact_up_to, common, monkeypatch):
 def test_the_rule_is_that_of_float64_where_scores_differ_by_more_than_a_rounding():
     queries, passages, pool = e5_like(2, 200, 2000, 64, 0.78)
     ids = torch.arange(2200)
-    ranks = consistency_ranks(queries, passages, pool, ids[:200], ids[200:], screen="int8")
+    ranks = consistency_ranks(queries, passages, pool, ids[:200], ids[200:], score_format="int8")
     own = (queries.double() * passages.double()).sum(1)
     scores = queries.double() @ pool.double().T
     tolerance = 2.0**-23
@@ -89,32 +94,32 @@ def test_the_rule_is_that_of_float64_where_scores_differ_by_more_than_a_rounding
     assert (ranks == in_float32).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_ties_count_against_a_pair_and_pool_copies_do_not(screen):
+@pytest.mark.parametrize("score_format", FORMATS)
+def test_ties_count_against_a_pair_and_pool_copies_do_not(score_format):
     draw = torch.Generator().manual_seed(0)
     passage = unit(torch.randn(1, 33, generator=draw))
     queries, passages, pool = unit(torch.randn(20, 33, generator=draw)), passage.expand(20, -1), passage.expand(300, -1)
     ids = torch.arange(320)
     # a collapsed encoder: every pair is last, and none is kept; copies of the own text are not counted even so
-    assert consistency_ranks(queries, passages, pool, ids[:20], ids[20:], screen=screen).tolist() == [301] * 20
-    assert consistency_ranks(queries, passages, pool, ids[:20], ids[20:], screen=screen, exact_up_to=2).tolist() == [3] * 20
-    assert consistency_ranks(queries, passages, pool, torch.zeros(20), torch.zeros(300), screen=screen).tolist() == [1] * 20
+    assert consistency_ranks(queries, passages, pool, ids[:20], ids[20:], score_format=score_format).tolist() == [301] * 20
+    assert consistency_ranks(queries, passages, pool, ids[:20], ids[20:], score_format=score_format, exact_up_to=2).tolist() == [3] * 20
+    assert consistency_ranks(queries, passages, pool, torch.zeros(20), torch.zeros(300), score_format=score_format).tolist() == [1] * 20
     # A pool passage that is the query itself is above everything, but not where it has the text of the own passage.
     query, pool = queries[:1], torch.cat([unit(-queries[:1]).expand(300, -1), queries[:1]])
     for own_text, rank in ((0, 2), (7, 1)):
         pool_text = torch.cat([ids[20:], torch.tensor([7])])
         for limit in (None, 1):
             given_text = torch.tensor([own_text])
-            ranks = consistency_ranks(query, passages[:1], pool, given_text, pool_text, screen=screen, exact_up_to=limit)
+            ranks = consistency_ranks(query, passages[:1], pool, given_text, pool_text, score_format=score_format, exact_up_to=limit)
             assert ranks.tolist() == [rank]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), pairs=st.integers(1, 12), pool=st.integers(1, 70), width=st.integers(1, 20),
-    levels=st.integers(1, 4), texts=st.integers(1, 8), screen=st.sampled_from(SCREENS), exact_up_to=st.none() | st.integers(1, 20),
+    levels=st.integers(1, 4), texts=st.integers(1, 8), score_format=st.sampled_from(FORMATS), exact_up_to=st.none() | st.integers(1, 20),
 )  # fmt: skip
-def test_few_values_and_texts_make_many_ties(seed, pairs, pool, width, levels, texts, screen, exact_up_to):
+def test_few_values_and_texts_make_many_ties(seed, pairs, pool, width, levels, texts, score_format, exact_up_to):
     draw = torch.Generator().manual_seed(seed)
 
     def rows(count: int) -> Tensor:
@@ -123,16 +128,16 @@ def test_few_values_and_texts_make_many_ties(seed, pairs, pool, width, levels, t
     queries, passages, pool_PD = rows(pairs), rows(pairs), rows(pool)
     text, pool_text = torch.randint(texts, (pairs,), generator=draw), torch.randint(texts, (pool,), generator=draw)
     expected = oracle(queries, passages, pool_PD, text, pool_text)
-    ranks = consistency_ranks(queries, passages, pool_PD, text, pool_text, screen=screen, exact_up_to=exact_up_to)
+    ranks = consistency_ranks(queries, passages, pool_PD, text, pool_text, score_format=score_format, exact_up_to=exact_up_to)
     assert torch.equal(ranks, expected if exact_up_to is None else expected.clamp(max=exact_up_to + 1))
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), width=st.integers(1, 200), common=st.sampled_from([0.0, 0.8, 0.999999]), screen=st.sampled_from(SCREENS))
-def test_what_a_screen_is_sure_of_is_so(seed, width, common, screen):
+@given(seed=st.integers(0, 10**6), width=st.integers(1, 200), common=st.sampled_from([0.0, 0.8, 0.999999]), score_format=st.sampled_from(FORMATS))
+def test_what_low_precision_decides_is_so(seed, width, common, score_format):
     queries, passages, pool = e5_like(seed, 9, 40, width, common)
     pool[:9] = passages + 1e-7
-    chosen: Screen = Int8Screen(pool) if screen == "int8" else FloatScreen(screen, pool, torch.device("cpu"))
+    chosen: BoundedScores = Int8Scores(pool) if score_format == "int8" else FloatScores(score_format, pool, torch.device("cpu"))
     own = exact_scores(queries, passages)
     rows = chosen.rows(queries, own)
     for number, block in enumerate(chosen.blocks):
@@ -153,13 +158,13 @@ def test_exact_scores_do_not_depend_on_company():
 
 
 def test_a_row_that_is_out_leaves_the_product_and_still_gets_its_capped_rank(monkeypatch):
-    monkeypatch.setitem(screens.POOL_ROWS, "cpu", 64)
+    monkeypatch.setitem(bounded_scores.POOL_ROWS, "cpu", 64)
     seen: list[int] = []
     counted = rank_counting.count_tile
     monkeypatch.setattr(rank_counting, "count_tile", lambda tile: seen.append(len(tile.scores_RC)) or counted(tile))
     queries, passages, pool = e5_like(4, 90, 640, 32, 0.0)
     ids = torch.arange(730)
-    ranks = consistency_ranks(queries, passages, pool, ids[:90], ids[90:], screen="int8", exact_up_to=2)
+    ranks = consistency_ranks(queries, passages, pool, ids[:90], ids[90:], score_format="int8", exact_up_to=2)
     assert seen[0] == 90 and seen[-1] < 70 and set(ranks.tolist()) <= {1, 2, 3}
 
 
@@ -168,8 +173,8 @@ def test_the_pool_may_be_a_mapped_file(tmp_path):
     np.save(tmp_path / "pool.npy", pool.numpy())
     mapped = torch.from_numpy(np.load(tmp_path / "pool.npy", mmap_mode="c"))
     ids = torch.arange(120)
-    for screen in SCREENS:
-        ranks = [RankPool(p, ids[20:], screen=screen).ranks(queries, passages, ids[:20]) for p in (pool, mapped)]
+    for score_format in FORMATS:
+        ranks = [RankPool(p, ids[20:], score_format=score_format).ranks(queries, passages, ids[:20]) for p in (pool, mapped)]
         assert torch.equal(*ranks)
 
 
@@ -180,26 +185,26 @@ def test_wrong_input():
         RankPool(pool, ids[4:], exact_up_to=0)
     broken = pool.clone()
     broken[3, 2] = torch.nan
-    for screen in SCREENS:
+    for score_format in FORMATS:
         with pytest.raises(UserError, match="pool's embeddings hold NaN"):
-            RankPool(broken, ids[4:], screen=screen)
+            RankPool(broken, ids[4:], score_format=score_format)
         queries[1, 1] = torch.inf
         with pytest.raises(UserError, match="pairs' embeddings hold NaN"):
-            RankPool(pool, ids[4:], screen=screen).ranks(queries, passages, ids[:4])
+            RankPool(pool, ids[4:], score_format=score_format).ranks(queries, passages, ids[:4])
 
 
-def test_the_screen_is_chosen_once_by_measuring():
-    assert fastest_screen(torch.device("cpu"), every_rank=True) == "fp32"
-    assert fastest_screen(torch.device("cpu"), every_rank=False) in SCREENS
-    assert fastest_screen(torch.device("cpu"), every_rank=False) == fastest_screen(torch.device("cpu"), every_rank=False)
+def test_the_format_is_chosen_once_by_measuring():
+    assert fastest_format(torch.device("cpu"), every_rank=True) == "fp32"
+    assert fastest_format(torch.device("cpu"), every_rank=False) in FORMATS
+    assert fastest_format(torch.device("cpu"), every_rank=False) == fastest_format(torch.device("cpu"), every_rank=False)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("screen", ["bf16", "fp32"])
-def test_a_gpu_finds_the_same_ranks(screen):
+@pytest.mark.parametrize("score_format", ["bf16", "fp32"])
+def test_a_gpu_finds_the_same_ranks(score_format):
     queries, passages, pool = e5_like(7, 500, 5000, 64, 0.78)
     ids = torch.arange(5500)
     expected = consistency_ranks(queries, passages, pool, ids[:500], ids[500:])
     for exact_up_to in (None, 2):
-        ranks = consistency_ranks(queries, passages, pool, ids[:500], ids[500:], screen=screen, exact_up_to=exact_up_to, device="cuda")
+        ranks = consistency_ranks(queries, passages, pool, ids[:500], ids[500:], score_format=score_format, exact_up_to=exact_up_to, device="cuda")
         assert torch.equal(ranks, expected if exact_up_to is None else expected.clamp(max=exact_up_to + 1))

@@ -6,7 +6,9 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lightning_e5.errors import UserError
 
@@ -65,3 +67,23 @@ def sleep_long(job: Job) -> None:
     """Say who we are and stay."""
     (job.folder / f"pid-{os.getpid()}").touch()
     time.sleep(60)
+
+
+@dataclass(frozen=True)
+class Tens:
+    """Rows times ten, by a table that is loaded once; refuses the part that begins at ``refused``."""
+
+    folder: Path
+    refused: int = -1
+
+    @cached_property
+    def table(self) -> dict[int, int]:
+        """What is loaded."""
+        (self.folder / f"loaded-{os.getpid()}-{time.time_ns()}").touch()
+        return {row: 10 * row for row in range(100)}
+
+    def __call__(self, rows: slice, progress: Any) -> dict[str, list[int]]:
+        """A part."""
+        if rows.start == self.refused:
+            raise UserError(f"tens {rows.start} to {rows.stop} is refused")
+        return {"a": [self.table[row] for row in range(rows.start, rows.stop)]}

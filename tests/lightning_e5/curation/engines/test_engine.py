@@ -71,7 +71,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, number: signal.Signals) -
     code = (
         "import sys, pathlib\n"
         "from lightning_e5.curation.engines.engine import LocalEngine\n"
-        "from tests.lightning_e5.curation import engine_tasks as t\n"
+        "from tests.lightning_e5.curation.engines import engine_tasks as t\n"
         "if __name__ == '__main__':\n"
         "    jobs = [t.Job(f'job {i}', i, pathlib.Path(sys.argv[1])) for i in range(4)]\n"
         "    list(LocalEngine(workers=2).map(t.sleep_long, jobs, title='sleep'))\n"

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import lightning_e5.curation.mining.block_tasks as block_tasks
 import lightning_e5.curation.mining.candidates as candidates_module
-from lightning_e5.curation.engines.blocks import KeptBlocks
 from lightning_e5.curation.engines.engine import LocalEngine
 from lightning_e5.curation.mining.hard_negatives import NegativeRules, mine
 from lightning_e5.errors import UserError
@@ -130,7 +128,7 @@ def test_the_teachers_veto_is_that_of_its_scores() -> None:
     veto = np.zeros((2, 40), dtype=bool)
     veto[0, ::2] = True
     candidates, scores = np.tile(np.arange(40), (2, 1)), np.tile(np.linspace(1, 0, 40, dtype=np.float32), (2, 1))
-    chosen, _, report = mine(candidates, scores, np.ones(2, np.float32), [{0}, {1}], np.arange(60), NegativeRules(7), seed=1, answers_QK=veto)
+    chosen, _, report = mine(candidates, scores, np.ones(2, np.float32), [{0}, {1}], np.arange(60), NegativeRules(7), seed=1, false_negatives_QK=veto)
     assert (chosen[0] % 2 == 1).all() and report.answers_by_teacher == 19, "20 vetoed, of which one is the positive itself"
     assert (chosen[1] % 2 == 0).any()
 
@@ -156,8 +154,8 @@ def test_denoising(tmp_path: Path, texts: list[str], collection: Path, encoder: 
 
 def test_a_killed_mining_continues(tmp_path: Path, collection: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates_module, "TEXTS", 16)
-    monkeypatch.setattr(candidates_module, "_SEARCHES", 8)
-    monkeypatch.setattr(candidates_module, "_JUDGED", 8)
+    monkeypatch.setattr(candidates_module, "SEARCHES", 8)
+    monkeypatch.setattr(candidates_module, "RESCORED", 8)
     CrossEncoder.from_encoder(TextEncoder.from_pretrained(encoder, max_length=30)).save_pretrained(tmp_path / "teacher")
     given: dict[str, Any] = {"collection": collection, "encoder": encoder, "count": 3, "last_rank": 20, "seed": 1, "denoise": tmp_path / "teacher"}
     hard_negatives(tmp_path / "whole", **given)
@@ -187,17 +185,6 @@ def test_a_killed_mining_continues(tmp_path: Path, collection: Path, encoder: Pa
     assert not (tmp_path / "killed/parts").exists()
 
 
-def test_a_damaged_block_is_named(tmp_path: Path) -> None:
-    blocks = KeptBlocks(tmp_path / "parts")
-    list(blocks.run("x", 5, 2, lambda part: {"a": np.arange(part.start, part.stop)}))
-    assert [b["a"].tolist() for b in KeptBlocks(tmp_path / "parts").run("x", 5, 2, lambda part: {})] == [[0, 1], [2, 3], [4]]
-    with pytest.raises(UserError, match=r"x-00002\.npz: does not hold 2 rows"):
-        list(blocks.run("x", 6, 2, lambda part: {}))
-    (tmp_path / "parts/x-00001.npz").write_bytes(b"no archive")
-    with pytest.raises(UserError, match=r"x-00001\.npz: cannot be read"):
-        list(blocks.run("x", 5, 2, lambda part: {}))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -218,7 +205,6 @@ def test_mistakes_are_named(tmp_path: Path, settings: dict[str, Any], message: s
 def test_an_engine_embeds_the_same(tmp_path: Path, collection: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of texts embedded by two workers and by one give the same file."""
     monkeypatch.setattr(candidates_module, "TEXTS", 16)
-    monkeypatch.setattr(block_tasks, "TEXTS", 16)
     for workers in (1, 2):
         engine = LocalEngine(workers=workers)
         hard_negatives(tmp_path / f"{workers}", collection=collection, encoder=encoder, count=5, last_rank=30, seed=1, engine=engine)

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_e5.curation.engines.blocks import KeptBlocks
-from lightning_e5.curation.mining.candidates import Candidates, answers_of_the_teacher
+from lightning_e5.curation.mining.candidates import Candidates, false_negatives
 from lightning_e5.curation.mining.collections import of_pairs
 from lightning_e5.curation.mining.hard_negatives import NegativeRules, mine
 from lightning_e5.curation.mining.teacher_scores import separation
@@ -136,7 +135,7 @@ def test_a_collapsed_cross_encoder_vetoes_everything(tmp_path: Path) -> None:
     data = of_pairs(["a", "b"], ["x", "y"], ["s", "s"], max_queries=None, seed=0)
     found = Candidates(np.array([[0, 1], [1, 0]]), np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
     for number, (margin, veto) in enumerate(((0.0, True), (0.5, True), (-0.5, False))):
-        vetoed = answers_of_the_teacher(data, found, slice(0, 2), Alike(), KeptBlocks(tmp_path / str(number)), margin=margin, max_score=None)
+        vetoed = false_negatives(data, found, slice(0, 2), Alike(), tmp_path / str(number), margin=margin, max_score=None)
         assert vetoed.tolist() == [[False, veto], [False, veto]]  # the known positive is none of its candidates
 
 

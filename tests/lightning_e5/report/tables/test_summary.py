@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightning_e5.files.storage import write_text
-from lightning_e5.report.tables.summary import closing_table
+from lightning_e5.report.tables.summary import summary_table
 
 
 def proposed(run: Path) -> list[list[str]]:
-    return [shlex.split(line) for line in closing_table(run, ["ndcg@10"]).partition("try next:\n")[2].splitlines()]
+    return [shlex.split(line) for line in summary_table(run, ["ndcg@10"]).partition("try next:\n")[2].splitlines()]
 
 
 def test_only_what_is_there_is_proposed(make_run: Callable[..., Path]) -> None:

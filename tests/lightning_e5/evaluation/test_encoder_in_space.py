@@ -1,23 +1,18 @@
-"""Encoders are loaded as they were judged, and measured, searched and mapped over the same texts; on a real small encoder."""
+"""Encoders are measured, searched and mapped over the same texts; on a real small encoder."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from lightning_e5.errors import UserError
+from lightning_e5.evaluation import embedding_space as space_data
 from lightning_e5.evaluation.beir.data import RetrievalData
 from lightning_e5.evaluation.embedding_space import alignment
-from lightning_e5.files.storage import write_text
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.report.figures import spaces as space_figures
 from lightning_e5.report.figures.drawing import svg
-from lightning_e5.results import spaces as space_data
-from lightning_e5.results.run import RunData
+from lightning_e5.report.tables.spaces import measure_table
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def test_measures_are_of_different_passages(encoder, data):
     values = [alignment(*(encoder.embed([text], kind) for text, kind in zip(pair, ("query", "passage"), strict=True))) for pair in everything]
     assert min(values) < found.alignment < max(values)
     assert space_data.measures(encoder, "e5", RetrievalData("x", "test", data.corpus, data.queries, {"q0": {"d0": 1}})) is None
-    _, rows = space_data.measure_table([found])
+    rows = measure_table([found]).cells
     assert rows[0][:3] == ["e5", "docs", "20"] and len(rows[0]) == 9
 
 
@@ -68,31 +63,6 @@ def test_a_map_has_a_point_for_every_text(encoder, texts):
     assert svg(figure).startswith("<?xml")
     assert space_data.flat_map(encoder, {"one": texts[:9]}) is None and space_figures.map_of_texts(None, "e5") is None
     assert space_data.neighbours_of_own_kind(encoder, {"one": [texts[0]] * 3, "two": [texts[9]] * 3}) == 1
-
-
-def test_the_encoder_of_a_run_is_loaded_with_its_own_settings(make_run, encoder, texts):
-    path = make_run()
-    encoder.save_pretrained(path / "stages" / "noisy" / "encoder")
-    config = yaml.safe_load((path / "config.yaml").read_text())
-    config["stages"]["evaluate"]["max_length"] = 24
-    config["stages"]["evaluate"]["inputs"]["encoders"]["gone"] = "path:nowhere"
-    write_text(path / "config.yaml", yaml.safe_dump(config))
-    run = RunData(path)
-    assert list(space_data.encoder_folders(run)) == ["first", "second"]
-    loaded = space_data.load_encoder(run, "first")
-    assert loaded.tokenizer.max_length == 24
-    with pytest.raises(UserError, match=r"has no encoder 'gone' \(has: first, second\)"):
-        space_data.load_encoder(run, "gone")
-
-
-def test_what_is_mapped_holds_no_planted_mismatch(make_run):
-    run = RunData(make_run())
-    write_text(run.path / "stages" / "pairs" / "test" / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\nq0\td\t1\n")
-    collections = {"docs": space_data.load_collection(run, "docs")}
-    kinds = space_data.texts_by_kind(run, collections)
-    assert sorted(kinds["pairs"]) == [f"plain {i}" for i in (0, 1, 5, 6, 7)]
-    assert kinds["test: docs"] == ["T \u2028x"]
-    assert json.dumps(kinds) == json.dumps(space_data.texts_by_kind(run, collections))
 
 
 def test_a_point_for_every_encoder_and_collection(encoder, data):

@@ -1,6 +1,6 @@
 """The exact best rows of each query, kept while blocks of vectors pass by, nearly at the speed of the matrix product.
 
-A float32 product of two matrices may differ in its last bit with their shape, so its scores only screen: a row whose
+A float32 product of two matrices may differ in its last bit with their shape, so its scores are low-precision scores with an error bound: a row whose
 score lies, even with twice the largest possible rounding error, below the k-th best so far is dropped at once by one
 comparison. The few that are left of a block are scored again, in float64, always in the same order of summation, and
 rounded to float32. The outcome depends on the vectors alone: not on chunks, blocks, their order, threads or the device.
@@ -41,7 +41,7 @@ def _joined(parts: Sequence[_Pairs]) -> _Pairs:
     return _Pairs(np.concatenate(owners), np.concatenate(rows), np.concatenate(scores))
 
 
-class BestRows:
+class TopK:
     """The best ``k`` rows of each query among all rows that were shown; of equal scores the lower row is the better.
 
     Args:
@@ -79,11 +79,11 @@ class BestRows:
         for start in range(0, len(self.queries), self.query_chunk):
             part = slice(start, start + self.query_chunk)
             slack = score_error_bound(self._norms[part], longest, self.queries.shape[1])
-            found = self._screened(self.queries[part], block, self.scores[part, -1].astype(np.float64), slack)
+            found = self._candidates(self.queries[part], block, self.scores[part, -1].astype(np.float64), slack)
             exact = exact_scores(self.queries[part], block, found.owner, found.row)
             self._merge(part, found.owner, first + found.row, exact)
 
-    def merge(self, other: BestRows) -> None:
+    def merge(self, other: TopK) -> None:
         """Take in what another one, of the same queries and ``k``, has seen."""
         owner = np.repeat(np.arange(len(self.queries)), self.k)
         self._merge(slice(0, len(self.queries)), owner, other.rows.ravel(), other.scores.ravel())
@@ -100,7 +100,7 @@ class BestRows:
         self.scores[part] = scores[keep].reshape(count, self.k)
         self.rows[part] = rows[keep].reshape(count, self.k)
 
-    def _screened(self, queries: Float32, block: Float32, floor: NDArray[np.float64], slack: NDArray[np.float64]) -> _Pairs:
+    def _candidates(self, queries: Float32, block: Float32, floor: NDArray[np.float64], slack: NDArray[np.float64]) -> _Pairs:
         """What of a block could be among the best ``k``, at most about ``2 k`` of it for each query."""
         kept = _Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
         limit = len(queries) * self.k

@@ -7,8 +7,9 @@ import pytest
 from lightning_e5.errors import UserError
 from lightning_e5.report.figures import comparison as comparison_figures
 from lightning_e5.report.notebook import open_ablation
+from lightning_e5.results.ablation import AblationData
 from lightning_e5.results.comparison import compare_ablation
-from lightning_e5.results.wandb_source import GroupRun, _curve_columns, read_group, write_group
+from lightning_e5.tracking.wandb_group import GroupRun, _curve_columns, read_group, write_group
 
 METRIC = "e5/docs/ndcg@10"
 
@@ -27,7 +28,7 @@ def group(**states: str) -> list[GroupRun]:
 
 
 def test_a_group_reads_like_a_directory(tmp_path):
-    data = write_group(group(), "temperature-laptop", tmp_path / "group", baseline="warm")
+    data = AblationData(write_group(group(), "temperature-laptop", tmp_path / "group", baseline="warm"))
     assert (data.name, data.scale, data.baseline, data.report, data.seeds) == ("temperature", "laptop", "warm", [METRIC], [1, 2])
     assert data.missing() == [] and list(data.variants) == ["warm", "cold"]
     assert data.run("cold", 2).metrics == {METRIC: 0.32, "pretrain/seconds": 9.0}
@@ -42,7 +43,7 @@ def test_a_group_reads_like_a_directory(tmp_path):
 
 
 def test_a_run_that_is_not_finished_stays_missing(tmp_path):
-    data = write_group(group(cold2="running"), "temperature-laptop", tmp_path / "group")
+    data = AblationData(write_group(group(cold2="running"), "temperature-laptop", tmp_path / "group"))
     assert data.missing() == [("cold", 2)] and data.state("cold", 2) == "running"
 
 

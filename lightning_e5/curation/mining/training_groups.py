@@ -1,4 +1,4 @@
-"""From examples as sources give them to groups of one positive and hard negatives."""
+"""From examples as sources give them to training groups: a query, one positive and hard negatives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Positives = Literal["first", "each"]
 
 
 @dataclass(frozen=True, slots=True)
-class RankedGroup:
+class TrainingGroup:
     """A row of ``ranked.parquet``. teacher_scores: the positive's logit, then one per negative; None without a teacher."""
 
     query: str
@@ -26,7 +26,7 @@ class RankedGroup:
     teacher_scores: tuple[float, ...] | None
 
 
-def ranked_groups(example: RankedExample, positives: Positives, counts: Counter[str]) -> Iterator[RankedGroup]:
+def training_groups(example: RankedExample, positives: Positives, counts: Counter[str]) -> Iterator[TrainingGroup]:
     """The groups of an example.
 
     A negative that reads as one of the positives is left out, and so is a second copy of a negative, each with its score.
@@ -50,4 +50,4 @@ def ranked_groups(example: RankedExample, positives: Positives, counts: Counter[
     for place, positive in enumerate(example.positives[:1] if positives == "first" else example.positives):
         own = None if scores is None else (scores[place], *(scores[len(example.positives) + k] for k in kept))
         negatives = tuple(example.negatives[k] for k in kept)
-        yield RankedGroup(example.query, positive, negatives, example.source, example.passage_kind, own)
+        yield TrainingGroup(example.query, positive, negatives, example.source, example.passage_kind, own)

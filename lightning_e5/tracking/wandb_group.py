@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +19,13 @@ import yaml
 
 from lightning_e5.config.experiment import Node, check_name
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.files.run_layout import ABLATION, CONFIG, LOG, METRICS, STATUS, TIMING
 from lightning_e5.files.storage import empty_directory, write_json, write_text
 from lightning_e5.redaction import redact
-from lightning_e5.results.ablation import ABLATION, STATUS, AblationData
-from lightning_e5.results.run import LOG, METRICS, TIMING
-from lightning_e5.tracking.wandb_run import RESULTS, wandb_mode
+from lightning_e5.tracking.wandb_run import ABLATION_RUN, RENAMED, RESULTS, wandb_mode
 
-_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)/(?P<stage>.+)")
-#: Columns of a curve, and what W&B's history may call them (before them stands ``STAGE/``, or nothing).
-CURVE_KEYS = {"pairs": ("pairs_seen", "pairs"), "loss": ("loss",)}
+#: Columns of a curve.
+_CURVE = ("pairs", "loss")
 #: Seconds that W&B may take to answer.
 TIMEOUT = 20
 
@@ -75,7 +72,7 @@ def read_group(path: str, group: str) -> list[GroupRun]:
 
 def write_group(
     runs: Iterable[GroupRun], group: str, directory: Path, *, baseline: str | None = None, report: Sequence[str] = ()
-) -> AblationData:
+) -> Path:
     """Write the runs of a group as an ablation's directory: ``ablation.json``, and of each run configuration, curves, metrics.
 
     Args:
@@ -90,7 +87,7 @@ def write_group(
     """
     by_run: dict[tuple[str, int], dict[str, GroupRun]] = {}
     for run in runs:
-        if match := _NAME.fullmatch(run.name):
+        if match := ABLATION_RUN.fullmatch(run.name):
             by_run.setdefault((match["variant"], int(match["seed"])), {})[match["stage"]] = run
     check_name(group, "a W&B group")
     for variant, stage in ((variant, stage) for (variant, _), stages in by_run.items() for stage in stages):
@@ -118,7 +115,7 @@ def write_group(
         _write_run(directory / f"{variant}-seed{seed}", seed, stages)
     status = {f"{v}-seed{s}": {"state": _state(stages), "exit_code": None, "message": None, "seconds": None} for (v, s), stages in by_run.items()}
     write_json(directory / STATUS, status)
-    return AblationData(directory)
+    return directory
 
 
 def _write_run(directory: Path, seed: int, stages: Mapping[str, GroupRun]) -> None:
@@ -127,7 +124,7 @@ def _write_run(directory: Path, seed: int, stages: Mapping[str, GroupRun]) -> No
     given: Node = next((run.config for run in stages.values() if "stages" in run.config), {})
     nodes = {**{stage: {} for stage in curves}, **(given.get("stages") or {})}
     config = {**given, "name": directory.name, "seed": seed, "runs_dir": str(directory.parent), "threads": given.get("threads"), "stages": nodes}
-    write_text(directory / "config.yaml", yaml.safe_dump(redact(config), sort_keys=False))
+    write_text(directory / CONFIG, yaml.safe_dump(redact(config), sort_keys=False))
     for stage, run in curves.items():
         rows = [json.dumps({"step": number, **row}) for number, row in enumerate(run.curve, 1)]
         write_text(directory / "stages" / stage / LOG, "\n".join([*rows, ""]))
@@ -152,18 +149,18 @@ def _read(run: Any) -> GroupRun:
     name = str(run.name)
     metrics = {k: float(v) for k, v in dict(run.summary).items() if _is_metric(k, v)}
     columns = _curve_columns(metrics, name.rpartition("/")[2])
-    rows = run.scan_history(keys=list(columns.values())) if len(columns) == len(CURVE_KEYS) else ()
+    rows = run.scan_history(keys=list(columns.values())) if len(columns) == len(_CURVE) else ()
     curve = [{ours: float(row[theirs]) for ours, theirs in columns.items()} for row in rows]
     return GroupRun(name, metrics, curve, str(run.state), dict(run.config))
 
 
 def _curve_columns(metrics: Mapping[str, float], stage: str) -> dict[str, str]:
-    """Our column -> W&B's, of those that a run has."""
+    """Our column -> W&B's, of those that a run has; W&B's may be our name or the metric's, with ``STAGE/`` before it or not."""
     found: dict[str, str] = {}
-    for ours, names in CURVE_KEYS.items():
-        for name in [shown for own in names for shown in (f"{stage}/{own}", own)]:
-            if name in metrics:
-                found.setdefault(ours, name)
+    for ours in _CURVE:
+        names = [shown for own in (RENAMED.get(ours, ours), ours) for shown in (f"{stage}/{own}", own)]
+        if there := [name for name in names if name in metrics]:
+            found[ours] = there[0]
     return found
 
 

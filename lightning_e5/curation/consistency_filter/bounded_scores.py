@@ -1,9 +1,9 @@
-"""Fast scores with proven bounds: which pool passages surely score above a pair, which surely do not, which are unsure.
+"""Low-precision scores with error bounds: which pool passages certainly score above a pair, which certainly do not.
 
-A screen multiplies queries with blocks of the pool in a cheap number format. For a row with own score ``t`` it gives two
-thresholds: a screened score over ``high`` belongs to a passage that surely scores above ``t``, one of at most ``low`` to
-a passage that surely scores below it; what lies between must be scored exactly (`exact_scores`). The bounds hold for any
-vectors, so the decisions are those of exact scoring, whichever screen found them.
+Queries are multiplied with blocks of the pool in a cheap number format. For a row with own score ``t`` there are two
+thresholds: a low-precision score over ``high`` belongs to a passage that scores above ``t``, one of at most ``low`` to
+a passage that scores below it; what lies between is undecided and must be scored exactly (`exact_scores`). The bounds hold for any
+vectors, so the decisions are those of exact scoring, whichever format found them.
 
 With rounded operands ``q = q' + r`` and ``p - m = p' + e`` (``m``: the pool's mean, which is common to all rows and would
 cost precision), Cauchy and Schwarz give ``|q·p - q·m - q'·p'| <= |r||p - m| + |q'||e|``, with the residual norms as
@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-ScreenName = Literal["int8", "bf16", "fp32"]
+ScoreFormat = Literal["int8", "bf16", "fp32"]
 
 #: Pool rows of one product: on a CPU the scores of a tile stay near the cache.
 POOL_ROWS = {"cpu": 2048, "cuda": 32768}
@@ -33,7 +33,7 @@ _PREPARED_VALUES = 2**24  # values converted at once
 
 
 class Rows(NamedTuple):
-    """Queries as a screen multiplies them: ``[R, D]`` in its format, their scale, norms and thresholds before rounding."""
+    """Queries as they are multiplied: ``[R, D]`` in its format, their scale, norms and thresholds before rounding."""
 
     values_RD: Tensor
     scale_R: Tensor  # float64, 1 but for int8
@@ -48,18 +48,18 @@ class Rows(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Screened scores ``[R, C]`` and a row's thresholds, in the scores' type."""
+    """Low-precision scores ``[R, C]`` and a row's thresholds, in the scores' type."""
 
     scores_RC: Tensor
     low_R: Tensor
     high_R: Tensor
 
 
-class Screen(Protocol):
-    """Screened scores of queries against a pool, block by block."""
+class BoundedScores(Protocol):
+    """Low-precision scores of queries against a pool, block by block."""
 
-    name: ScreenName
-    order_P: Tensor  # the pool's rows in the screen's order
+    name: ScoreFormat
+    order_P: Tensor  # the pool's rows in the order of the blocks
     blocks: list[slice]  # of ``order_P``
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
@@ -86,12 +86,12 @@ def exact_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
     return sums[:, 0].float()
 
 
-def make_screen(name: ScreenName, pool_PD: Tensor, device: torch.device) -> Screen:
-    """The screen of that name over a pool (on the CPU, a view of a mapped file allowed)."""
-    return Int8Screen(pool_PD) if name == "int8" else FloatScreen(name, pool_PD, device)
+def make_scores(name: ScoreFormat, pool_PD: Tensor, device: torch.device) -> BoundedScores:
+    """The scores in that format over a pool (on the CPU, a view of a mapped file allowed)."""
+    return Int8Scores(pool_PD) if name == "int8" else FloatScores(name, pool_PD, device)
 
 
-class FloatScreen:
+class FloatScores:
     """Products in float32 (of the pool as it is) or in bfloat16 (of the pool less its mean).
 
     Args:
@@ -99,7 +99,7 @@ class FloatScreen:
     """
 
     def __init__(
-        self, name: ScreenName, pool_PD: Tensor, device: torch.device, order_P: Tensor | None = None, blocks: list[slice] | None = None
+        self, name: ScoreFormat, pool_PD: Tensor, device: torch.device, order_P: Tensor | None = None, blocks: list[slice] | None = None
     ) -> None:
         self.name, self.device, self.pool_PD = name, device, pool_PD
         count, width = pool_PD.shape
@@ -122,7 +122,7 @@ class FloatScreen:
             self.residuals.append(float(part.norm(dim=1).max()) if name == "bf16" else 0.0)
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
-        """See `Screen`."""
+        """See `BoundedScores`."""
         precise = queries_RD.double()
         values = queries_RD.to(self.device, torch.bfloat16 if self.name == "bf16" else torch.float32)
         rounded = values.double()
@@ -130,7 +130,7 @@ class FloatScreen:
         return _rows(values, torch.ones(len(own_R)), rounded.norm(dim=1), residual, precise, own_R, self.mean_D)
 
     def tile(self, rows: Rows, block: int) -> Tile:
-        """See `Screen`."""
+        """See `BoundedScores`."""
         pool = (self.values[block] if self.name == "bf16" else self._block(self.blocks[block])).to(self.device, non_blocking=True)
         with _plain_products():
             scores = rows.values_RD @ pool.T
@@ -143,14 +143,14 @@ class FloatScreen:
         return self.pool_PD[block] if self.in_order else self.pool_PD[self.order_P[block]]
 
 
-class Int8Screen:
+class Int8Scores:
     """Products in 8-bit integers: each query has a scale of its own, each block of the pool one for its rows.
 
     The pool is sorted by its rows' largest value, so that the rows of a block want nearly the same scale. The product
     is torch's int8 one, on CPUs several times as fast as float32.
     """
 
-    name: ScreenName = "int8"
+    name: ScoreFormat = "int8"
 
     def __init__(self, pool_PD: Tensor) -> None:
         self.mean_D = _mean(pool_PD)
@@ -171,7 +171,7 @@ class Int8Screen:
             self.residuals.append(float((part - scale * values.double()).norm(dim=1).max()))
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
-        """See `Screen`."""
+        """See `BoundedScores`."""
         precise = queries_RD.double()
         scale = (precise.abs().amax(1) / 127).clamp(min=2.0**-60)
         values = (precise / scale[:, None]).round().to(torch.int8)
@@ -179,7 +179,7 @@ class Int8Screen:
         return _rows(_padded(values), scale, rounded.norm(dim=1), (precise - rounded).norm(dim=1), precise, own_R, self.mean_D)
 
     def tile(self, rows: Rows, block: int) -> Tile:
-        """See `Screen`."""
+        """See `BoundedScores`."""
         scores = torch._int_mm(rows.values_RD, self.values[block].T)
         error = rows.residual_R * self.norms[block] + rows.norm_R * self.residuals[block] + rows.slack_R * (1 + self.norms[block])
         unit = rows.scale_R * self.scales[block]
@@ -189,11 +189,11 @@ class Int8Screen:
         return Tile(scores, (low.floor() - 1).clamp(-edge, edge).int(), (high.ceil() + 1).clamp(-edge, edge).int())
 
 
-def fastest_screen(device: torch.device, every_rank: bool) -> ScreenName:
-    """The screen to use, measured once per process.
+def fastest_format(device: torch.device, every_rank: bool) -> ScoreFormat:
+    """The format to use, measured once per process.
 
     Args:
-        every_rank: ranks are counted to the end; then a coarse screen leaves too many scores unsure, and float32 is used.
+        every_rank: ranks are counted to the end; then a coarse format leaves too many scores undecided, and float32 is used.
     """
     if device.type == "cuda":
         return "fp32" if every_rank else "bf16"
@@ -201,14 +201,14 @@ def fastest_screen(device: torch.device, every_rank: bool) -> ScreenName:
 
 
 @functools.lru_cache
-def _fastest(threads: int) -> ScreenName:
+def _fastest(threads: int) -> ScoreFormat:
     from lightning_e5.training.throughput import gemm_peak
 
     cpu = torch.device("cpu")
-    rates: dict[ScreenName, float] = {"fp32": gemm_peak(cpu, torch.float32, 0.05), "bf16": gemm_peak(cpu, torch.bfloat16, 0.05)}
+    rates: dict[ScoreFormat, float] = {"fp32": gemm_peak(cpu, torch.float32, 0.05), "bf16": gemm_peak(cpu, torch.bfloat16, 0.05)}
     if hasattr(torch, "_int_mm"):
         rates["int8"] = _int8_rate()
-    # A coarser screen has to pay for what it leaves unsure.
+    # A coarser format has to pay for what it leaves undecided.
     return max(rates, key=lambda name: rates[name] * (1.0 if name == "fp32" else 0.8))
 
 

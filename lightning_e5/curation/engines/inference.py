@@ -1,0 +1,87 @@
+"""What parts are computed with: an encoder's embeddings and a cross-encoder's scores, as functions of `run_parts`.
+
+A model is loaded at its first use and kept with the object that holds it, so a worker loads it once, and this process no
+longer than its work lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightning_e5.curation.engines.run_parts import Progress
+from lightning_e5.distributed.devices import Precision
+from lightning_e5.memory import inference_device
+from lightning_e5.models.cross_encoder import CrossEncoder
+from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.pair_scorer import load_pair_scorer
+from lightning_e5.models.sequence_classifier import SequenceClassifier
+from lightning_e5.types import Kind, compares_by_cosine
+
+
+@dataclass(frozen=True)
+class EmbedTexts:
+    """(kind, texts) -> ``embeddings`` float32 ``[N, D]``: unit rows, or as they are where the encoder compares by dot product.
+
+    Args:
+        folder: of a bi-encoder.
+        max_length: tokens per text; None as stored with it.
+        precision: of the backbone.
+        device: ``auto`` is this process's GPU where it has one.
+    """
+
+    folder: Path
+    max_length: int | None
+    precision: Precision
+    device: str = "auto"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where it runs."""
+        return inference_device() if self.device == "auto" else torch.device(self.device)
+
+    @cached_property
+    def model(self) -> TextEncoder:
+        """The encoder, loaded."""
+        return TextEncoder.from_pretrained(self.folder, max_length=self.max_length, precision=self.precision).to(self.torch_device)
+
+    def embed(self, texts: Sequence[str], kind: Kind, progress: Progress) -> torch.Tensor:
+        """``[N, D]`` on the CPU, compared as the encoder was trained to."""
+        return self.model.embed(texts, kind, normalize=compares_by_cosine(self.model), progress=progress)
+
+    def __call__(self, work: tuple[Kind, Sequence[str]], progress: Progress) -> dict[str, NDArray[np.float32]]:
+        kind, texts = work
+        return {"embeddings": self.embed(texts, kind, progress).numpy()}
+
+
+@dataclass(frozen=True)
+class ScoreGroups:
+    """(queries, groups of passages) -> ``scores`` float32 ``[Q, longest group]``, NaN after the end of a group.
+
+    Args: see `load_pair_scorer`.
+    """
+
+    teacher: str
+    max_length: int | None
+    passage_format: str
+    precision: Precision
+
+    @cached_property
+    def model(self) -> CrossEncoder | SequenceClassifier:
+        """The cross-encoder, loaded."""
+        scorer = load_pair_scorer(self.teacher, max_length=self.max_length, passage_format=self.passage_format, precision=self.precision)
+        return scorer.to(inference_device())
+
+    def __call__(self, work: tuple[Sequence[str], Sequence[Sequence[str]]], progress: Progress) -> dict[str, NDArray[np.float32]]:
+        queries, groups = work
+        sizes = [len(group) for group in groups]
+        asked = [query for query, group in zip(queries, groups, strict=True) for _ in group]
+        scores = np.full((len(sizes), max(sizes)), np.nan, dtype=np.float32)
+        scores[np.arange(max(sizes)) < np.asarray(sizes)[:, None]] = self.model.score(asked, [p for group in groups for p in group]).numpy()
+        return {"scores": scores}

@@ -1,0 +1,8 @@
+"""The names of the files in a run's directory and in an ablation's: what one room writes and another reads."""
+
+from __future__ import annotations
+
+#: Of a run, and of each of its stages.
+CONFIG, METRICS, LOG, TIMING, ENVIRONMENT = "config.yaml", "metrics.json", "metrics.jsonl", "timing.json", "environment.json"
+#: Of an ablation.
+ABLATION, STATUS = "ablation.json", "status.json"
