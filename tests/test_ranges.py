@@ -15,6 +15,7 @@ from lightning_e5.config.annotations import arguments_of, fits
 from lightning_e5.config.experiment import check_top_level, load_experiment
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError
+from lightning_e5.modules.fit import fit
 from lightning_e5.pipeline.check import check_experiment
 from tests.lightning_e5.test_configurable import listed
 
@@ -120,9 +121,10 @@ def nullable(experiment: dict[str, Any], key: tuple[Any, ...]) -> bool:
     node: Any = experiment
     for part in key[:-1]:
         node = node[part]
-    if not isinstance(node, dict) or "_target_" not in node:
+    if not isinstance(node, dict) or ("_target_" not in node and key[-2] != "trainer"):
         return key[0] == "throughput"
-    parameter = arguments_of(resolve_target(node["_target_"], "key"))[0].get(key[-1])
+    function = fit if key[-2] == "trainer" else resolve_target(node["_target_"], "key")
+    parameter = arguments_of(function)[0].get(key[-1])
     return parameter is not None and fits(None, parameter.annotation)
 
 

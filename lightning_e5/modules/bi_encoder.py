@@ -48,13 +48,9 @@ class BiEncoderModule(TrainingModule):
 
     def drop_tokens(self, texts: TokenBatch) -> TokenBatch:
         """The texts with some inner tokens left out; the prefix and the special tokens stay."""
-        return drop_inner_tokens(texts, self.token_dropout, seed=self.step_seed(), keep_first=self.prefix_tokens)
-
-    @property
-    def prefix_tokens(self) -> int:
-        """Tokens at the start of every text that are not the text's own: the special token and the prefix."""
         tokenizer = self.encoder.tokenizer
-        return min(int(tokenizer.encode([""], kind)[1][0]) for kind in ("query", "passage")) - 1
+        prefix = min(int(tokenizer.encode([""], kind)[1][0]) for kind in ("query", "passage")) - 1
+        return drop_inner_tokens(texts, self.token_dropout, seed=self.step_seed(), keep_first=prefix)
 
     def embed_chunk(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
         """Unit embeddings of one chunk."""
@@ -74,7 +70,7 @@ class BiEncoderModule(TrainingModule):
         """
         if not self.mask_duplicates:
             return None
-        _, group = batch_shape(batch)
+        group = passages_per_query(batch)
         duplicates = DuplicateQueries(batch.query_text_B, gather(batch.query_text_B), text_P[::group])
         return FalseNegativeMask(candidate_text_C, batch.passage_text_P[::group], target_B, duplicates=duplicates, own_text_Q=own_text_B)
 
@@ -88,15 +84,20 @@ class BiEncoderModule(TrainingModule):
         return torch.cat([torch.arange(rows), passages // max(1, len(passages) // rows)])
 
 
-def batch_shape(batch: PairBatch) -> tuple[int, int]:
-    """B, this rank's queries, and G, passages of each."""
-    return len(batch.rows_B), len(batch.passage_text_P) // len(batch.rows_B)
+def passages_per_query(batch: PairBatch) -> int:
+    """G: the positive and its hard negatives."""
+    return len(batch.passage_text_P) // len(batch.rows_B)
+
+
+def own_queries(batch: PairBatch) -> Tensor:
+    """int64 ``[B]``: where this rank's queries stand among those of all ranks."""
+    count = len(batch.rows_B)
+    return torch.arange(count, device=batch.rows_B.device) + rank() * count
 
 
 def own_positives(batch: PairBatch) -> Tensor:
-    """int64 ``[B]``: where this rank's positives stand among the passages of all ranks: the first of each G passages."""
-    count, group = batch_shape(batch)
-    return (torch.arange(count, device=batch.rows_B.device) + rank() * count) * group
+    """int64 ``[B]``: where this rank's positives stand among the passages of all ranks: the first of each query's G."""
+    return own_queries(batch) * passages_per_query(batch)
 
 
 def embedding_std(embeddings_ND: Tensor) -> Tensor:

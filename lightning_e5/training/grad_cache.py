@@ -140,7 +140,7 @@ class GradCache:
         kept: list[Tensor] = []  # outputs with their activations, of the first chunks
 
         # Step 1, graph-less forward: embed all chunks (with a graph as far as its activations may be kept).
-        with self._all_ranks(device, again):
+        with self._part(device, again):
             if self.graph_tokens is None:
                 self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
             tokens = 0
@@ -157,14 +157,15 @@ class GradCache:
 
         # Step 2, representation gradient computation and caching: the loss, differentiated down to the embeddings.
         embeddings_ND = embeddings.all()
-        with self._alone(again), torch.enable_grad():
+        # Its collectives let no rank of several leave alone; and without kept activations nothing is left to free.
+        with self._part(device, again and world_size() == 1 and bool(self.graph_tokens)), torch.enable_grad():
             embeddings_ND.requires_grad_(True)
             output = loss(embeddings_ND)
             gradient_ND, *loss_gradients = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
 
         # Step 3, sub-batch gradient accumulation: each chunk is encoded once more (or its activations were kept) and differentiated
         # from its rows of the cached gradient. Dropout draws the same numbers, because every chunk has its own seed.
-        with self._all_ranks(device, again):
+        with self._part(device, again):
             for index, chunk in enumerate(chunks):
                 self._check_stop()
                 with torch.enable_grad():
@@ -192,7 +193,7 @@ class GradCache:
             StepGivenUp: a rank was told to stop.
         """
         chunk_tokens = self.chunk_tokens
-        with self._all_ranks(texts.ids_T.device, again=False):
+        with self._part(texts.ids_T.device, again=False):
             while True:
                 embeddings = Embeddings(len(texts.lengths_B))
                 try:
@@ -211,7 +212,7 @@ class GradCache:
             raise _ToldToStop
 
     @contextmanager
-    def _all_ranks(self, device: torch.device, again: bool) -> Iterator[None]:
+    def _part(self, device: torch.device, again: bool) -> Iterator[None]:
         """A part of a step that all ranks finish or none: what ends it on one, ends it on all.
 
         ``again``: where memory runs out, the step can be done again.
@@ -228,16 +229,6 @@ class GradCache:
         worst = highest_of_ranks(outcome, device)
         if worst != _DONE:
             raise StepGivenUp if worst == _STOPPED else _RunAgain
-
-    @contextmanager
-    def _alone(self, again: bool) -> Iterator[None]:
-        """A part with collectives in it, which one of several ranks cannot leave; without kept activations nothing is left to free."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if world_size() > 1 or not self.graph_tokens or not (again and is_out_of_memory(error)):
-                raise
-            raise _RunAgain from None
 
     def _shrink(self) -> None:
         """Half the kept activations, then none, then half the chunk."""
