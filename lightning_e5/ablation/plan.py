@@ -57,16 +57,16 @@ def plan_ablation(
     for name in only:
         if name in ablation.skipped:
             raise UserError(f"--only {name}: is left out at scale {ablation.scale} ({ablation.skipped[name]})")
-        if name not in ablation.overs:
-            raise UserError(f"--only {name}: {ablation.file} has no such variant{suggestion(name, ablation.overs)}")
+        if name not in ablation.overrides:
+            raise UserError(f"--only {name}: {ablation.file} has no such variant{suggestion(name, ablation.overrides)}")
     if seeds is not None and not 1 <= seeds <= len(ablation.seeds):
         raise UserError(f"--seeds {seeds}: {ablation.file} has {len(ablation.seeds)} seeds at scale {ablation.scale}")
     base = load_tree(ablation.base)
     trees: dict[str, Node] = {}
-    for variant, overs in ablation.overs.items():
+    for variant, nodes in ablation.overrides.items():
         tree = base
-        for over in overs:
-            tree = merge(tree, over)
+        for node in nodes:
+            tree = merge(tree, node)
         trees[variant] = _without_absent(tree)
     every = [_planned(ablation, v, tree, seed, overrides) for seed in ablation.seeds for v, tree in trees.items()]
     places = {run.experiment["runs_dir"] for run in every}

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; its exit code."""
-    from lightning_e5.cli.compare_request import CompareRequest, run_compare
+    from lightning_e5.report.compare import compare
 
-    tell(run_compare(CompareRequest(**{key: value for key, value in vars(arguments).items() if key not in ("verb", "function")})))
+    a = arguments
+    tell(compare(a.what, metrics=a.metric, csv=a.csv, html=a.html, latex=a.latex, export=a.export))
     return 0

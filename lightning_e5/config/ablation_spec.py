@@ -38,7 +38,7 @@ SET_HERE = ("name", "seed")
 class Ablation:
     """An ablation at one scale.
 
-    overs: variant -> what is merged onto ``base``, in order. skipped: variants without a run at this scale -> why.
+    overrides: variant -> what is merged onto ``base``, in order. skipped: variants without a run at this scale -> why.
     """
 
     file: Path
@@ -52,7 +52,7 @@ class Ablation:
     paper: Node | None
     descriptions: dict[str, str]
     base: Path
-    overs: dict[str, list[Node]]
+    overrides: dict[str, list[Node]]
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -110,13 +110,13 @@ def load_ablation(path: Path, scale: str | None = None) -> Ablation:
         paper=_paper(node.get("paper", tree.get("paper")), variants, f"{path}: paper"),
         descriptions={v: d for v, d in descriptions.items() if v not in skipped},
         base=_base(path, node.get("base"), key),
-        overs={v: overs for v, overs in _overs(variants, node, key).items() if v not in skipped},
+        overrides={v: merged for v, merged in _overrides(variants, node, key).items() if v not in skipped},
         skipped=skipped,
     )
 
 
 def _variants(path: Path, tree: Node) -> tuple[dict[str, str], dict[str, Node]]:
-    """Descriptions and overs by variant."""
+    """Descriptions and overrides by variant."""
     nodes = _mapping(tree["variants"], f"{path}: variants")
     for name, node in nodes.items():
         key = f"{path}: variants.{check_name(name, f'{path}: variants')}"
@@ -130,7 +130,7 @@ def _variants(path: Path, tree: Node) -> tuple[dict[str, str], dict[str, Node]]:
     return {n: v["description"] for n, v in nodes.items()}, {n: _over(v, f"{path}: variants.{n}") for n, v in nodes.items()}
 
 
-def _overs(variants: Mapping[str, Node], scale: Node, key: str) -> dict[str, list[Node]]:
+def _overrides(variants: Mapping[str, Node], scale: Node, key: str) -> dict[str, list[Node]]:
     of_scale = _mapping(scale.get("variants") or {}, f"{key}.variants", empty=True)
     for name, node in of_scale.items():
         if name not in variants:

@@ -11,12 +11,12 @@ from lightning_e5.files.storage import atomic_path, write_json, write_text
 from lightning_e5.report.comparison_page import environment_facts
 from lightning_e5.report.figures.comparison import metric_bars, png
 from lightning_e5.report.tables.comparison import as_csv, notes
-from lightning_e5.results.comparison import Comparison, Row
+from lightning_e5.results.comparison import AblationComparison, Row
 
 TABLE, RESULTS, BARS = "table.csv", "results.json", "bars.png"
 
 
-def export_comparison(comparison: Comparison, directory: Path) -> list[Path]:
+def export_comparison(comparison: AblationComparison, directory: Path) -> list[Path]:
     """Write ``table.csv``, ``results.json`` and ``bars.png``.
 
     Raises:
@@ -35,7 +35,7 @@ def export_comparison(comparison: Comparison, directory: Path) -> list[Path]:
     return written
 
 
-def results(comparison: Comparison) -> dict[str, Any]:
+def results(comparison: AblationComparison) -> dict[str, Any]:
     """Everything but the single queries, as JSON: plan, per-seed values, differences, costs, the paper's figures, machine."""
     data = comparison.data
     file = str(data.plan.get("file") or "")
@@ -49,7 +49,7 @@ def results(comparison: Comparison) -> dict[str, Any]:
         "metrics": list(comparison.metrics),
         "seeds": data.seeds,
         "paper": data.paper,
-        "variants": {row.variant: _variant(row) for row in comparison.rows},
+        "variants": {row.name: _variant(row) for row in comparison.rows},
         "notes": notes(comparison),
         "made_with": environment_facts(comparison.environments),
     }
@@ -63,7 +63,7 @@ def _variant(row: Row) -> dict[str, Any]:
             "mean": asdict(cell.mean),
             "difference": None if cell.difference is None else asdict(cell.difference),
             "p_holm": cell.p_holm,
-            "verdict": cell.verdict,
+            "verdict": cell.decision,
             "queries": None if cell.per_query is None else int(cell.per_query.shape[1]),
         }
     return {

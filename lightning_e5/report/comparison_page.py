@@ -1,17 +1,19 @@
-"""An ablation on one page that needs nothing else: question, table, pictures, and what made the figures."""
+"""A comparison on one page that needs nothing else; of an ablation: question, tables, figures, and what made them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from lightning_e5.report.figures import comparison as comparison_figures
-from lightning_e5.report.html import Part, Picture, heading, page, paragraph, table
+from lightning_e5.report.html import Paragraph, Part, Picture, Section, page
 from lightning_e5.report.tables import provenance
-from lightning_e5.report.tables.comparison import ABSENT, blocks, notes, number
-from lightning_e5.results.comparison import IS_BASELINE, Comparison, Row
+from lightning_e5.report.tables.comparison import IS_BASELINE, notes, shown, tables
+from lightning_e5.report.tables.table import Column, Table, key_values, number, text
+from lightning_e5.results.comparison import AblationComparison, Comparison, Row
 
 #: Of ``environment.json``: what is shown as the machine.
 MACHINE = ("processor", "cpus", "threads", "gpus", "python")
@@ -19,36 +21,34 @@ MACHINE = ("processor", "cpus", "threads", "gpus", "python")
 
 def comparison_page(comparison: Comparison) -> str:
     """The page as HTML."""
+    results: list[Part] = [*tables(comparison), *(Paragraph(note, "note") for note in notes(comparison))]
+    if not isinstance(comparison, AblationComparison):
+        return page(comparison.title, results)
     data = comparison.data
-    body: list[Part] = [paragraph(data.question, "lead")]
+    body: list[Part] = [Paragraph(data.question, "lead")]
     if data.held_constant:
-        body.append(paragraph(f"Held constant: {', '.join(data.held_constant)}."))
-    body.append(paragraph(f"Scale: {data.scale}. Seeds: {', '.join(map(str, data.seeds))}. Baseline: {data.baseline}."))
-    body += [heading("Variants"), _variants(comparison)]
-    *metrics, cost = blocks(comparison)
-    body.append(heading("Results"))
-    if len(comparison.metrics) > 1:
-        body.append(_overview(comparison))
-    for block in [*metrics, cost]:
-        body.append(paragraph(block.title))
-        body.append(table(block.header, block.rows, numbers=range(block.words, len(block.header)), texts=[1] if block.words > 1 else []))
-    body += [paragraph(note, "note") for note in notes(comparison)]
-    body += _picture("Means with intervals", comparison_figures.metric_bars(comparison), "Every variant's mean with its 95% interval")
-    body.append(paragraph(
-        "Intervals of two means may overlap where a difference is shown: all variants share the luck of the queries, and the "
-        "differences are paired over them.", "note",
-    ))  # fmt: skip
-    if curves := _picture("Learning curves", comparison_figures.learning_curves(comparison), "The loss of each variant over the pairs seen"):
-        body += [*curves, paragraph(
-            "The line is the mean over seeds, the band reaches from the lowest to the highest seed. Losses over different numbers of "
-            "negatives or at different temperatures are not on one scale.", "note",
-        )]  # fmt: skip
-    body += _picture(
+        body.append(Paragraph(f"Held constant: {', '.join(data.held_constant)}."))
+    body.append(Paragraph(f"Scale: {data.scale}. Seeds: {', '.join(map(str, data.seeds))}. Baseline: {data.baseline}."))
+    body.append(Section("Variants", [_variants(comparison)]))
+    body.append(Section("Results", [_overview(comparison), *results] if len(comparison.metrics) > 1 else results))
+    body += _figure(
+        "Means with intervals", comparison_figures.metric_bars(comparison), "Every variant's mean with its 95% interval",
+        "Intervals of two means may overlap where a difference is shown: all variants share the variance of the queries, and the "
+        "differences are paired over them.",
+    )  # fmt: skip
+    body += _figure(
+        "Learning curves", comparison_figures.learning_curves(comparison), "The loss of each variant over the pairs seen",
+        "The line is the mean over seeds, the band reaches from the lowest to the highest seed. Losses over different numbers of "
+        "negatives or at different temperatures are not on one scale.",
+    )  # fmt: skip
+    body += _figure(
         "Differences to the baseline, query by query", comparison_figures.query_differences(comparison),
         "The sorted differences of single queries to the baseline, averaged over seeds",
     )  # fmt: skip
-    body += [heading("What made these figures"), _environment(comparison)]
-    return page(f"{data.name} ({data.scale})", body)
+    facts = {"ablation file": data.plan.get("file") or None, **environment_facts(comparison.environments)}
+    made_with = key_values(facts)
+    made_with.columns[1] = text(made_with.columns[1].title)
+    return page(comparison.title, [*body, Section("What made these figures", [made_with])])
 
 
 def environment_facts(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -61,34 +61,28 @@ def environment_facts(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {key: "; ".join(values) for key, values in facts.items()}
 
 
-def _variants(comparison: Comparison) -> Part:
-    rows = []
-    for row in comparison.rows:
-        name = f"{row.variant} (baseline)" if row is comparison.baseline else row.variant
-        state = row.seeds_shown + (f" ({row.trouble})" if row.unfinished else "")
-        rows.append([name, row.description or ABSENT, state])
-    return table(["variant", "what it is", "finished"], rows, numbers=[], texts=[1, 2])
+def _variants(comparison: AblationComparison) -> Table:
+    return Table.of(comparison.rows, [
+        Column("variant", lambda row: f"{row.name} (baseline)" if row is comparison.baseline else row.name),
+        text("what it is", lambda row: row.description or None),
+        text("finished", lambda row: row.seeds_shown + (f" ({row.unfinished_shown})" if row.unfinished else "")),
+    ])  # fmt: skip
 
 
-def _overview(comparison: Comparison) -> Part:
-    """Variants by metrics: the mean and what may be said of the difference to the baseline."""
-    rows = [[row.variant, *(_glance(comparison, row, name) for name in comparison.metrics)] for row in comparison.rows]
-    return table(["variant", *comparison.metrics], rows, numbers=range(1, len(comparison.metrics) + 1))
+def _overview(comparison: AblationComparison) -> Table:
+    """Variants by metrics: the mean and what the difference to the baseline shows."""
+
+    def glance(name: str, row: Row) -> str | None:
+        if (cell := row.cells.get(name)) is None:
+            return None
+        said = IS_BASELINE if row is comparison.baseline else cell.decision
+        return f"{shown(cell.mean.mean)} ({said})" if said else shown(cell.mean.mean)
+
+    metrics = [number(name, partial(glance, name)) for name in comparison.metrics]
+    return Table.of(comparison.rows, [Column("variant", lambda row: row.name), *metrics])
 
 
-def _glance(comparison: Comparison, row: Row, name: str) -> str:
-    cell = row.cells.get(name)
-    if cell is None:
-        return ABSENT
-    said = IS_BASELINE if row is comparison.baseline else cell.verdict
-    return f"{number(cell.mean.mean)} ({said})" if said else number(cell.mean.mean)
-
-
-def _environment(comparison: Comparison) -> Part:
-    facts = environment_facts(comparison.environments)
-    rows = [["ablation file", str(comparison.data.plan.get("file") or ABSENT)], *([key, value] for key, value in facts.items())]
-    return table(["what", "value"], rows, texts=[1])
-
-
-def _picture(title: str, figure: Figure | None, description: str) -> list[Part]:
-    return [] if figure is None else [heading(title), Picture(figure, description)]
+def _figure(title: str, figure: Figure | None, description: str, note: str = "") -> list[Part]:
+    """A section with a figure; none where there is nothing to draw."""
+    below = [Paragraph(note, "note")] if note else []
+    return [] if figure is None else [Section(title, [Picture(figure, description), *below])]

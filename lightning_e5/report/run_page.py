@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning_e5.evaluation.beir.model_differences import all_differences
-from lightning_e5.evaluation.statistics.significance import NO_DIFFERENCE
+from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE
 from lightning_e5.files.storage import write_text
 from lightning_e5.report.data_report import data_sections
 from lightning_e5.report.figures import drawing as figures

@@ -1,62 +1,64 @@
-"""An ablation's variants compared with its baseline: what the table, the page and the exported files are made from.
+"""Runs compared: single runs with the first of them, or an ablation's variants, each over its seeds, with its baseline.
 
-Missing seeds and failed variants stay visible; runs judged by other tests are refused; a difference is claimed only where
-its interval, which holds the noise of seeds and of queries, leaves out 0 and Holm's p over the whole table is at most 0.05.
+What the tables, the page, the figures and the exported files are made from. No row says more than its data: missing seeds
+and failed variants stay visible, runs evaluated on other tests are refused, other compute is flagged, and a difference is
+claimed only as `lightning_e5.evaluation.statistics.decision` has it, over the whole table.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.statistics.seed_significance import Estimate, SeedTable, holm_where_known
-from lightning_e5.evaluation.statistics.significance import NO_DIFFERENCE
+from lightning_e5.evaluation.statistics.decision import Decision, decide, holm
+from lightning_e5.evaluation.statistics.seed_significance import Estimate, SeedTable
 from lightning_e5.results.ablation import AblationData
 from lightning_e5.results.run import Result, RunData
 from lightning_e5.results.same_tests import check_same_tests
 
-LEVEL = 0.05
-#: A variant's pairs or tokens may differ by this share from the baseline's before its row is flagged.
+#: A row's pairs or tokens may differ by this share from the baseline's before it is flagged.
 TOLERANCE = 0.05
-NO_SPREAD = "no interval"
-IS_BASELINE = "the baseline"
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One variant's figure of one metric.
+    """One row's figure of one metric.
 
-    ``per_seed``: seed -> value; ``per_query``: ``[S, Q]`` in the order of the seeds and of the sorted query ids, None where
-    the metric has no such values; ``difference``: to the baseline; ``p_holm``: adjusted over the table.
+    ``mean``: over seeds, or the value of a single run. ``per_seed``: seed -> value; ``per_query``: ``[S, Q]`` in the order of
+    the seeds and of the sorted query ids, None where the metric has no such values; ``difference``: to the baseline;
+    ``p_holm``: adjusted over the table; ``decision``: empty where there is no difference.
     """
 
-    per_seed: dict[int, float]
-    per_query: NDArray[np.float64] | None
     mean: Estimate
+    per_seed: dict[int, float] = field(default_factory=dict)
+    per_query: NDArray[np.float64] | None = None
     difference: Estimate | None = None
     p_holm: float | None = None
-    verdict: str = ""
+    decision: Decision | Literal[""] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One variant.
+    """A variant; or one model of a single run on one collection, or what is not of one (both are empty then).
 
-    ``seeds``: finished ones; ``unfinished``: seed -> how its run stands; ``cells``: metric -> figure, without metrics that
-    it has not; ``pairs``, ``tokens``, ``steps``, ``seconds``: means over seeds, of the stages that the weights of the
-    headline's model went through; ``flags``: how its compute differs; ``paper``: column -> the paper's figure.
+    ``name``: of the variant or run; ``cells``: metric -> figure, without metrics that it has not; ``pairs``, ``tokens``,
+    ``steps``, ``seconds``: of the stages that the model's weights went through, of a variant's headline and as means over
+    seeds; ``flags``: how its compute differs. Of a variant alone: ``seeds``: finished ones; ``unfinished``: seed -> how its run
+    stands; ``paper``: column -> the paper's figure.
     """
 
-    variant: str
-    description: str
-    seeds: tuple[int, ...]
-    unfinished: dict[int, str]
+    name: str
+    model: str = ""
+    collection: str = ""
+    description: str = ""
+    seeds: tuple[int, ...] = ()
+    unfinished: dict[int, str] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
     pairs: float | None = None
     tokens: float | None = None
@@ -72,7 +74,7 @@ class Row:
         return f"{len(self.seeds)} of {planned} seeds"
 
     @property
-    def trouble(self) -> str:
+    def unfinished_shown(self) -> str:
         """``seed 3 failed: out of memory``, seeds in one state together; empty where every run is finished."""
         by_state: dict[str, list[str]] = {}
         for seed, state in self.unfinished.items():
@@ -82,20 +84,65 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """Rows and the metrics that they are compared by; of single runs the first is the baseline of its models."""
+
+    title: str
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AblationComparison(Comparison):
     """All variants of an ablation, in its order, and which machines and versions made the runs."""
 
     data: AblationData
-    metrics: tuple[str, ...]
-    rows: tuple[Row, ...]
     environments: tuple[dict[str, Any], ...]
 
     @property
     def baseline(self) -> Row:
         """The row that the others are compared with."""
-        return next(row for row in self.rows if row.variant == self.data.baseline)
+        return next(row for row in self.rows if row.name == self.data.baseline)
 
 
-def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -> Comparison:
+def full_names(wanted: str, known: Collection[str], preferred: Sequence[str] = ()) -> list[str]:
+    """The known metrics that a full name or an end names; of several with that end those that are preferred, if any is."""
+    ends = [metric for metric in known if metric.endswith(f"/{wanted}")]
+    return [wanted] if wanted in known else [metric for metric in ends if metric in preferred] or ends
+
+
+def suggested(wanted: str, known: Collection[str]) -> str:
+    """``; did you mean ...`` of a metric that is not known, by full names and ends."""
+    return suggestion(wanted, {*known, *(metric.rsplit("/", 1)[-1] for metric in known)})
+
+
+def decided(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what their differences show, by Holm's p-values over every difference of the table.
+
+    Equal values, such as of the same BM25 in two runs, are not one more question that the table asks.
+    """
+    cells = [cell for row in rows for cell in row.cells.values() if cell.difference is not None]
+    differences = [cell.difference for cell in cells if cell.difference is not None]
+    adjusted = holm([None if d.mean == 0 and d.low == d.high else d.p_value for d in differences])
+    decided = {
+        id(cell): replace(cell, p_holm=p_holm, decision=decide(d.mean, (d.low, d.high), p_holm))
+        for cell, d, p_holm in zip(cells, differences, adjusted, strict=True)
+    }
+    return [replace(row, cells={name: decided.get(id(cell), cell) for name, cell in row.cells.items()}) for row in rows]
+
+
+def other_compute(ours: Sequence[float | None], base: Sequence[float | None]) -> tuple[str, ...]:
+    """How pairs and tokens differ from the baseline's, where by more than the tolerance."""
+    flags = []
+    for what, own, theirs in zip(("pairs", "tokens"), ours, base, strict=True):
+        if own is not None and theirs is not None and abs(own - theirs) > TOLERANCE * theirs:
+            flags.append(f"{what} {own / theirs - 1:+.0%}" if theirs else f"{what} from 0")
+    return tuple(flags)
+
+
+Runs = dict[str, dict[int, RunData]]
+
+
+def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -> AblationComparison:
     """Compare the finished runs of an ablation.
 
     Args:
@@ -103,7 +150,7 @@ def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -
         metrics: full names (``e5-pt/python-docs/ndcg@10``) or their ends; the ablation's report by default.
 
     Raises:
-        UserError: no finished run, none of the baseline, a metric that no run has, or runs judged by different tests.
+        UserError: no finished run, none of the baseline, a metric that no run has, or runs evaluated on different tests.
     """
     runs = {v: {s: data.run(v, s) for s in data.finished(v)} for v in data.variants}
     if not any(runs.values()):
@@ -115,12 +162,15 @@ def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -
     _check_tests(data, runs, names)
     rows = [_row(data, variant, runs[variant]) for variant in data.variants]
     filled = {name: _column(name, runs, data.baseline) for name in names}
-    rows = [replace(r, cells={n: c[r.variant] for n, c in filled.items() if r.variant in c}) for r in rows]
-    rows = _with_compute(_with_verdicts(rows, names), runs, names, data.baseline)
-    return Comparison(data, tuple(names), tuple(rows), tuple(_environments(runs)))
-
-
-Runs = dict[str, dict[int, RunData]]
+    rows = decided([replace(r, cells={n: c[r.name] for n, c in filled.items() if r.name in c}) for r in rows])
+    rows = [replace(row, **_spent(runs[row.name], names)) for row in rows]
+    baseline = next(row for row in rows if row.name == data.baseline)
+    rows = [replace(row, flags=other_compute((row.pairs, row.tokens), (baseline.pairs, baseline.tokens))) for row in rows]
+    environments: list[dict[str, Any]] = []  # what the runs' environment.json say, each once
+    for run in (run for by_seed in runs.values() for run in by_seed.values()):
+        if run.environment and run.environment not in environments:
+            environments.append(run.environment)
+    return AblationComparison(f"{data.name} ({data.scale})", tuple(names), tuple(rows), data, tuple(environments))
 
 
 def split_metric(run: RunData, name: str) -> tuple[str, str, str] | None:
@@ -133,22 +183,17 @@ def split_metric(run: RunData, name: str) -> tuple[str, str, str] | None:
 
 
 def _wanted(data: AblationData, runs: Runs, metrics: Sequence[str] | None) -> list[str]:
-    known = dict.fromkeys(m for by_seed in (runs[data.baseline], *_of(runs)) for run in by_seed.values() for m in run.metrics)
+    known = dict.fromkeys(m for by_seed in (runs[data.baseline], *runs.values()) for run in by_seed.values() for m in run.metrics)
     found: dict[str, None] = {}
     for wanted in data.report if metrics is None else metrics:
-        ends = [m for m in known if m.endswith(f"/{wanted}")]
-        names = [wanted] if wanted in known else [m for m in ends if m in data.report] or ends
+        names = full_names(wanted, known, preferred=data.report)
         if not names:
             where = f"{data.path}: report: {wanted}" if metrics is None else f"--metric {wanted}"
-            raise UserError(f"{where}: no finished run has it{suggestion(wanted, {*known, *(m.rsplit('/', 1)[-1] for m in known)})}")
+            raise UserError(f"{where}: no finished run has it{suggested(wanted, known)}")
         found |= dict.fromkeys(names)
     if not found:
         raise UserError(f"{data.path}: the ablation reports no metric; name one with --metric")
     return list(found)
-
-
-def _of(runs: Runs) -> list[dict[int, RunData]]:
-    return list(runs.values())
 
 
 def _check_tests(data: AblationData, runs: Runs, names: Sequence[str]) -> None:
@@ -165,7 +210,7 @@ def _row(data: AblationData, variant: str, runs: dict[int, RunData]) -> Row:
     unfinished = {s: data.state(variant, s) for s in data.planned(variant) if s not in runs}
     figures = (data.paper or {}).get("figures") or {}
     paper = {str(column): float(by[variant]) for column, by in figures.items() if by.get(variant) is not None}
-    return Row(variant, data.variants[variant], tuple(runs), unfinished, paper=paper)
+    return Row(variant, description=data.variants[variant], seeds=tuple(runs), unfinished=unfinished, paper=paper)
 
 
 def _column(name: str, runs: Runs, baseline: str) -> dict[str, Cell]:
@@ -180,7 +225,7 @@ def _column(name: str, runs: Runs, baseline: str) -> dict[str, Cell]:
     for variant in having:
         compared = variant != baseline and baseline in having
         difference = table.difference(variant, baseline) if compared else None
-        cells[variant] = Cell(per_seed[variant], arrays[variant] if whole else None, table.mean(variant), difference)
+        cells[variant] = Cell(table.mean(variant), per_seed[variant], arrays[variant] if whole else None, difference)
     return cells
 
 
@@ -195,43 +240,9 @@ def _per_query(name: str, runs: dict[int, RunData]) -> NDArray[np.float64] | Non
     return np.array(rows)
 
 
-def _with_verdicts(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows with Holm's p-values, over every difference of the table that is one, and what may be said."""
-    places = [(r, n) for r in range(len(rows)) for n in names if n in rows[r].cells]
-    differences = [rows[r].cells[n].difference for r, n in places]
-    tested = [None if d is None or (d.mean == 0 and d.low == d.high) else d.p_value for d in differences]
-    cells: list[dict[str, Cell]] = [dict(row.cells) for row in rows]
-    for (r, n), difference, p_holm in zip(places, differences, holm_where_known(tested), strict=True):
-        cells[r][n] = replace(cells[r][n], p_holm=p_holm, verdict=_verdict(difference, p_holm))
-    return [replace(row, cells=c) for row, c in zip(rows, cells, strict=True)]
-
-
-def _verdict(difference: Estimate | None, p_holm: float | None) -> str:
-    if difference is None:
-        return ""
-    if difference.low is None or difference.high is None:
-        return NO_SPREAD
-    if p_holm is None or p_holm > LEVEL or difference.low <= 0 <= difference.high:
-        return NO_DIFFERENCE
-    return "higher" if difference.mean > 0 else "lower"
-
-
-def _with_compute(rows: Sequence[Row], runs: Runs, names: Sequence[str], baseline: str) -> list[Row]:
-    spent = {row.variant: _spent(runs[row.variant], names) for row in rows}
-    filled = []
-    for row in rows:
-        flags = []
-        for what in ("pairs", "tokens"):
-            ours, theirs = spent[row.variant][what], spent[baseline][what]
-            if ours is not None and theirs is not None and abs(ours - theirs) > TOLERANCE * theirs:
-                flags.append(f"{what} {ours / theirs - 1:+.0%}" if theirs else f"{what} from 0")
-        filled.append(replace(row, flags=tuple(flags), **spent[row.variant]))  # type: ignore[arg-type]
-    return filled
-
-
-def _spent(runs: dict[int, RunData], names: Sequence[str]) -> dict[str, float | None]:
+def _spent(runs: dict[int, RunData], names: Sequence[str]) -> dict[str, Any]:
     """Means over seeds, of the first metric's model that was trained; the whole run's time where no metric has one."""
-    found = [_judged_model(run, names) for run in runs.values()]
+    found = [_headline_result(run, names) for run in runs.values()]
     results = [result for result in found if result is not None]
     keys = ("pairs", "tokens", "steps", "seconds")
     if results and len(results) == len(found):
@@ -240,8 +251,8 @@ def _spent(runs: dict[int, RunData], names: Sequence[str]) -> dict[str, float | 
     return {**dict.fromkeys(keys, None), "seconds": _mean(seconds)}
 
 
-def _judged_model(run: RunData, names: Sequence[str]) -> Result | None:
-    for name in names:
+def _headline_result(run: RunData, metrics: Sequence[str]) -> Result | None:
+    for name in metrics:
         parts = split_metric(run, name)
         if parts is not None:
             return next(r for r in run.results() if (r.model, r.collection) == parts[:2])
@@ -251,14 +262,3 @@ def _judged_model(run: RunData, names: Sequence[str]) -> Result | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _environments(runs: Runs) -> list[dict[str, Any]]:
-    """What the runs' ``environment.json`` say, each once."""
-    found: list[dict[str, Any]] = []
-    for by_seed in runs.values():
-        for run in by_seed.values():
-            environment = run.environment
-            if environment and environment not in found:
-                found.append(environment)
-    return found

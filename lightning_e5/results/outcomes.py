@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.significance import bootstrap_interval
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval
 from lightning_e5.files.beir_layout import either, read_judgements
 from lightning_e5.results.run import MAIN_METRIC, RunData
 from lightning_e5.text import words

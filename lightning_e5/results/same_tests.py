@@ -1,4 +1,4 @@
-"""Were two runs judged by the same tests? Otherwise their figures must not stand in one table."""
+"""Were two runs evaluated on the same tests? Otherwise their figures must not stand in one table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_e5.results.run import RunData
 def check_same_tests(
     first_name: str, first: RunData, name: str, run: RunData, collections: Collection[str] | None = None
 ) -> None:
-    """UserError where two runs were not judged by the same queries, passages and judgements.
+    """UserError where two runs were not evaluated on the same queries, passages and judgements.
 
     Args:
         first_name: what the message calls ``first``.
@@ -23,20 +23,20 @@ def check_same_tests(
     theirs, ours = ({r.collection: r.model for r in x.results()} for x in (first, run))
     if collections is None and theirs and ours and not theirs.keys() & ours.keys():
         raise UserError(
-            f"{name} was judged on {', '.join(ours)}, {first_name} on {', '.join(theirs)}: runs without a common "
+            f"{name} was evaluated on {', '.join(ours)}, {first_name} on {', '.join(theirs)}: runs without a common "
             "collection cannot be compared"
         )
     for collection in [c for c in theirs if c in ours and (collections is None or c in collections)]:
         old, new = (x.per_query(m[collection], collection).keys() for x, m in ((first, theirs), (run, ours)))
         if old != new:
             raise UserError(
-                f"{name} was judged on {len(new)} queries of {collection!r}, {first_name} on {len(old)}, of which "
+                f"{name} was evaluated on {len(new)} queries of {collection!r}, {first_name} on {len(old)}, of which "
                 f"{len(old & new)} are common: runs with different test queries cannot be compared"
             )
         before, after = first.collection_files(collection), run.collection_files(collection)
         differing = [f for f in before if f in after and before[f] != after[f]]
         if differing:
             raise UserError(
-                f"{name} was judged on another {collection!r} than {first_name} ({', '.join(differing)} differ): runs "
+                f"{name} was evaluated on another {collection!r} than {first_name} ({', '.join(differing)} differ): runs "
                 "with different test sets cannot be compared"
             )

@@ -19,7 +19,7 @@ from lightning_e5.evaluation.beir.model_differences import all_differences, chec
 from lightning_e5.evaluation.beir.retrieval import RetrievalResult, Searcher
 from lightning_e5.evaluation.loaded_models import Judged, load_models
 from lightning_e5.evaluation.published import Published, check_published, published_of
-from lightning_e5.evaluation.statistics.significance import correct_verdicts
+from lightning_e5.evaluation.statistics.decision import decide_together
 from lightning_e5.evaluation.tasks.classification import SAMPLES_PER_LABEL, ClassificationTask
 from lightning_e5.evaluation.tasks.clustering import ClusteringTask
 from lightning_e5.evaluation.tasks.labelled import load_split
@@ -115,7 +115,7 @@ def evaluate(
 
     Returns:
         ``<model>/<set>/<metric>``, and of each set's main metric (``ndcg@10`` for retrieval) also ``_low`` and ``_high``,
-        the 95% interval, and with ``training_texts`` ``<metric>_clean``. Verdicts of the retrieval table hold for all its
+        the 95% interval, and with ``training_texts`` ``<metric>_clean``. Decisions of the retrieval table hold for all its
         differences together (Holm).
 
     Raises:
@@ -184,7 +184,7 @@ def evaluate(
         average.add(judged_by, results)
         per_query = {name: result.per_query for name, result in results.items()}
         queries[collection] = JudgedQueries(judged_by.query_groups(), judged_by.data.queries, per_query)
-    correct_verdicts(all_differences(table))
+    decide_together(all_differences(table))
     contamination = Contamination(queries, tasks, training_texts or {}, trained_on or {})
     found |= contamination.retrieval(table, models, MAIN_METRIC)
     found |= judge_tasks(

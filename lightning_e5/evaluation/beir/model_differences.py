@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.beir.collection import Collection, grouped
+from lightning_e5.evaluation.beir.collection import Collection
 from lightning_e5.evaluation.beir.retrieval import RetrievalResult
-from lightning_e5.evaluation.statistics.significance import Difference
-from lightning_e5.evaluation.statistics.strata import group_difference, group_interval
+from lightning_e5.evaluation.statistics.paired_test import Difference, bootstrap_interval, paired_test
 
 #: model -> the models that it is compared with beside the reference, the step before it first.
 Previous = Mapping[str, Sequence[str]]
@@ -50,17 +47,18 @@ def compare_models(
     Returns:
         The intervals' ends as flat metrics.
     """
-    groups = collection.query_groups()
-    values = {name: [np.array(v) for v in grouped(r.per_query[metric], groups)] for name, r in results.items()}
+    ids = [(query, number) for number, group in enumerate(collection.query_groups()) for query in group]
+    groups = [number for _, number in ids]
+    values = {name: [r.per_query[metric][query] for query, _ in ids] for name, r in results.items()}
     metrics: dict[str, float] = {}
     for name, per_query in values.items():
-        low, high = group_interval(per_query, seed=seed)
+        low, high = bootstrap_interval(per_query, seed=seed, groups=groups)
         metrics |= {f"{name}/{collection.data.name}/{metric}_{end}": value for end, value in (("low", low), ("high", high))}
         rows[name] |= {"low": low, "high": high}
         if reference is not None and name != reference:
-            rows[name] |= _columns(group_difference(per_query, values[reference], seed=seed))
+            rows[name] |= _columns(paired_test(per_query, values[reference], groups, seed=seed))
         if others := previous.get(name):
-            compared = [{"model": o, **_columns(group_difference(per_query, values[o], seed=seed))} for o in others]
+            compared = [{"model": o, **_columns(paired_test(per_query, values[o], groups, seed=seed))} for o in others]
             rows[name][COMPARISONS] = compared
     return metrics
 

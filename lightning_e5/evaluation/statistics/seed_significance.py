@@ -1,12 +1,12 @@
-"""Is a difference between two ways of training more than luck? Both kinds of luck: the training seed and the queries.
+"""Is a difference between two ways of training more than chance? Seed variance and query variance in one interval.
 
 A variant's mean varies because other seeds would have trained other weights and because other queries could have been
 asked. Both are taken as random and crossed (every seed's model answers every query), and their variances add up:
 
-- Seeds: the spread between a variant's seeds. Two or three seeds say little of it (a bootstrap over 3 underestimates it, a
+- Seeds: the variance between a variant's seeds. Two or three seeds say little of it (a bootstrap over 3 underestimates it, a
   t-interval with 2 degrees of freedom finds nothing), so it is pooled over the table's variants, as in an analysis of
-  variance; a pair of variants that is clearly less steady than the others is judged by its own spread.
-- Queries: the spread of the seed-averaged differences between queries, without what the seeds already explain.
+  variance; a pair of variants that is clearly less steady than the others is tested with its own variance.
+- Queries: the variance of the seed-averaged differences between queries, without what the seeds already explain.
 
 The degrees of freedom are Satterthwaite's. ``tests/lightning_e5/evaluation/statistics/test_seed_significance.py`` simulates tables.
 """
@@ -22,10 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import fdtrc, stdtr, stdtrit
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.significance import holm
 
 Float64 = NDArray[np.float64]
-#: A pair's own seed spread replaces the pooled one where so large a ratio of the two has at most this probability.
+#: A pair's own seed variance replaces the pooled one where so large a ratio of the two has at most this probability.
 UNSTEADY = 0.1
 
 
@@ -33,32 +32,32 @@ UNSTEADY = 0.1
 class Estimate:
     """A mean, or a difference of two, over seeds and queries.
 
-    ``low``, ``high``, ``p_value`` (of 0) and ``degrees`` (of freedom) are None where nothing is known of the spread: one
+    ``low``, ``high``, ``p_value`` (of 0) and ``degrees`` (of freedom) are None where nothing is known of the variance: one
     seed without values per query, or values that no seed changes. ``seed_noise`` and ``query_noise``: what the interval
     holds.
     """
 
     mean: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-    degrees: float | None
-    seed_noise: bool
-    query_noise: bool
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    degrees: float | None = None
+    seed_noise: bool = False
+    query_noise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """The seeds' spread: variance of one seed's mean, that part of it that is luck with single queries, their freedom."""
+    """Seed variance: of one seed's mean; that part of it that is the interaction of seeds and queries; the degrees of freedom of both."""
 
     variance: float
-    rest: float
+    interaction: float
     freedom: int
-    rest_freedom: int
+    interaction_freedom: int
 
 
 class SeedTable:
-    """One metric of several variants, each trained with one or more seeds and judged by the same queries.
+    """One metric of several variants, each trained with one or more seeds and evaluated on the same queries.
 
     Args:
         values: variant -> ``[S, Q]`` values per seed and query, or ``[S]`` where the metric has none per query; S may
@@ -78,7 +77,7 @@ class SeedTable:
         self.confidence = confidence
         self.values = {name: _checked(name, v) for name, v in values.items()}
         if len({v.shape[1] for v in self.values.values()}) > 1:
-            raise UserError("variants that were judged by different queries cannot be compared")
+            raise UserError("variants that were evaluated on different queries cannot be compared")
         self.pool = _pooled(list(self.values.values()))
 
     def mean(self, variant: str) -> Estimate:
@@ -93,25 +92,27 @@ class SeedTable:
         arrays = [self.values[name] for name in names]
         mean, queries = float(per_query.mean()), len(per_query)
         pool = self._seeds(arrays)
-        seeds = rest = spread = 0.0
-        share = sum(1 / len(a) for a in arrays)
-        if pool is not None:
-            seeds, rest = pool.variance * share, pool.rest * share
-            spread += seeds**2 / pool.freedom + (rest**2 / pool.rest_freedom if pool.rest_freedom else 0.0)
-        asked = float(per_query.var(ddof=1)) / queries if queries > 1 else 0.0
-        if queries > 1:
-            spread += asked**2 / (queries - 1)
         if pool is None and queries == 1:
-            return Estimate(mean, None, None, None, None, False, False)
-        variance = max(seeds + max(0.0, asked - rest), asked)
-        degrees = max(1.0, variance**2 / spread) if spread > 0 else float(max(1, queries - 1))
+            return Estimate(mean)
+        seed_variance = interaction = denominator = 0.0
+        if pool is not None:
+            share = sum(1 / len(a) for a in arrays)
+            seed_variance, interaction = pool.variance * share, pool.interaction * share
+            denominator += seed_variance**2 / pool.freedom
+            denominator += interaction**2 / pool.interaction_freedom if pool.interaction_freedom else 0.0
+        query_variance = float(per_query.var(ddof=1)) / queries if queries > 1 else 0.0
+        if queries > 1:
+            denominator += query_variance**2 / (queries - 1)
+        # Seeds + queries - seeds x queries, which both of the others hold; the quasi F ratio's denominator.
+        variance = max(seed_variance + max(0.0, query_variance - interaction), query_variance)
+        degrees = max(1.0, variance**2 / denominator) if denominator > 0 else float(max(1, queries - 1))
         error = math.sqrt(variance)
         width = float(stdtrit(degrees, (1 + self.confidence) / 2)) * error
         p_value = float(2 * stdtr(degrees, -abs(mean) / error)) if error > 0 else float(mean == 0)
         return Estimate(mean, mean - width, mean + width, p_value, degrees, pool is not None, queries > 1)
 
     def _seeds(self, arrays: Sequence[Float64]) -> _Pool | None:
-        """The spread between seeds that these variants have; None where nothing shows one."""
+        """The seed variance of these variants; None where nothing shows one."""
         if self.pool is None or not any(_varies(a) or len(a) == 1 for a in arrays):
             return None
         own = _pooled(arrays)
@@ -123,12 +124,6 @@ class SeedTable:
         return self.pool
 
 
-def holm_where_known(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p-values of those that are known; None stays None and is not counted as a test."""
-    known = iter(holm([p for p in p_values if p is not None]))
-    return [None if p is None else next(known) for p in p_values]
-
-
 def _pooled(arrays: Sequence[Float64]) -> _Pool | None:
     """Pooled over the variants with several seeds that differ: one whose seeds share a result says nothing of seeds."""
     telling = [a for a in arrays if _varies(a)]
@@ -137,10 +132,11 @@ def _pooled(arrays: Sequence[Float64]) -> _Pool | None:
     queries = telling[0].shape[1]
     freedom = sum(len(a) - 1 for a in telling)
     between = sum(float(((a.mean(1) - a.mean()) ** 2).sum()) for a in telling)
-    left = [a - a.mean(1, keepdims=True) - a.mean(0, keepdims=True) + a.mean() for a in telling]
-    rest_freedom = freedom * (queries - 1)
-    rest = sum(float((x**2).sum()) for x in left) / rest_freedom / queries if rest_freedom else 0.0
-    return _Pool(between / freedom, rest, freedom, rest_freedom)
+    residuals = [a - a.mean(1, keepdims=True) - a.mean(0, keepdims=True) + a.mean() for a in telling]
+    interaction_freedom = freedom * (queries - 1)
+    squares = sum(float((x**2).sum()) for x in residuals)
+    interaction = squares / interaction_freedom / queries if interaction_freedom else 0.0
+    return _Pool(between / freedom, interaction, freedom, interaction_freedom)
 
 
 def _varies(values: Float64) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.significance import bootstrap_interval
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval
 from lightning_e5.evaluation.tasks.task import SAMPLES, TaskResult, finite_embeddings
 from lightning_e5.files.rows import SplitRows, check_format
 from lightning_e5.types import Embedder, compares_by_cosine

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.significance import bootstrap_interval
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval
 from lightning_e5.evaluation.tasks.labelled import LabelledTexts, check_labels_known
 from lightning_e5.evaluation.tasks.task import SAMPLES, TaskResult, finite_embeddings
 from lightning_e5.types import Embedder

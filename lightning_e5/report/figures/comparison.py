@@ -27,8 +27,8 @@ from lightning_e5.report.figures.drawing import (
     running_mean,
     unique_legend,
 )
-from lightning_e5.report.tables.comparison import number
-from lightning_e5.results.comparison import Cell, Comparison, Row
+from lightning_e5.report.tables.comparison import shown
+from lightning_e5.results.comparison import AblationComparison, Cell, Row
 
 GREEN = "#009E73"
 #: Okabe and Ito's colours in the order in which variants take them; the baseline is drawn in ink.
@@ -45,10 +45,10 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def metric_bars(comparison: Comparison, names: Sequence[str] | None = None) -> Figure | None:
+def metric_bars(comparison: AblationComparison, names: Sequence[str] | None = None) -> Figure | None:
     """Two panels per metric: every variant's mean with its 95% interval and, as dots, its seeds; its difference to the baseline.
 
-    The means' intervals may overlap where a difference is shown: all variants share the queries' luck, and differences are
+    The means' intervals may overlap where a difference is shown: all variants share the queries' variance, and differences are
     paired over them. Bars start at 0 only where a metric's values do not all lie close together: else the panel shows dots on a cut axis.
     """
     panels = [(n, [r for r in comparison.rows if n in r.cells]) for n in names or comparison.metrics]
@@ -66,7 +66,7 @@ def metric_bars(comparison: Comparison, names: Sequence[str] | None = None) -> F
     return figure
 
 
-def learning_curves(comparison: Comparison) -> Figure | None:
+def learning_curves(comparison: AblationComparison) -> Figure | None:
     """The smoothed loss of each training stage over the pairs seen: a line per variant, a band from its lowest to highest seed."""
     curves = _curves(comparison)
     stages = list(dict.fromkeys(stage for by_stage in curves.values() for stage in by_stage))
@@ -95,14 +95,14 @@ def learning_curves(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def query_differences(comparison: Comparison) -> Figure | None:
+def query_differences(comparison: AblationComparison) -> Figure | None:
     """The headline's differences to the baseline, query by query, sorted: is it all queries a little or a few by much?"""
     name = next((n for n in comparison.metrics if _queries(comparison.baseline, n) is not None), None)
     if name is None:
         return None
     base = _queries(comparison.baseline, name)
     assert base is not None
-    rows = [(r.variant, v - base) for r in comparison.rows if r is not comparison.baseline and (v := _queries(r, name)) is not None]
+    rows = [(r.name, v - base) for r in comparison.rows if r is not comparison.baseline and (v := _queries(r, name)) is not None]
     if not rows:
         return None
     reach = max(1e-9, *(float(np.abs(d).max()) for _, d in rows)) * 1.05
@@ -122,7 +122,7 @@ def query_differences(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def _bars(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> None:
+def _bars(ax: Axes, comparison: AblationComparison, name: str, rows: Sequence[Row]) -> None:
     cells = [row.cells[name] for row in rows]
     ends = [v for c in cells for v in (c.mean.low, c.mean.high, c.mean.mean, *c.per_seed.values()) if v is not None]
     low, high = min(ends), max(ends)
@@ -136,9 +136,9 @@ def _bars(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> N
         if cell.mean.low is not None and cell.mean.high is not None:
             ax.plot([cell.mean.low, cell.mean.high], [place, place], color=colour, linewidth=1.8, marker="|", markersize=9)
         ax.plot([*cell.per_seed.values()], [place + 0.22] * len(cell.per_seed), ".", color="#4A535D", markersize=5, label="single seeds")
-        ax.annotate(number(cell.mean.mean), (max(v for v in (cell.mean.high, *cell.per_seed.values()) if v is not None), place),
+        ax.annotate(shown(cell.mean.mean), (max(v for v in (cell.mean.high, *cell.per_seed.values()) if v is not None), place),
                     (8, 0), textcoords="offset points", va="center")  # fmt: skip
-    ax.set_yticks(range(len(rows)), [row.variant for row in rows])
+    ax.set_yticks(range(len(rows)), [row.name for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     margin = 0.08 * (high - low if cut else high) or 0.05
     ax.set_xlim(low - margin if cut else min(0.0, low - margin), high + 2 * margin)
@@ -147,7 +147,7 @@ def _bars(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> N
     ax.grid(visible=False, axis="y")
 
 
-def _differences(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row]) -> None:
+def _differences(ax: Axes, comparison: AblationComparison, name: str, rows: Sequence[Row]) -> None:
     for place, row in enumerate(rows):
         cell = row.cells[name]
         if cell.difference is None:
@@ -164,12 +164,12 @@ def _differences(ax: Axes, comparison: Comparison, name: str, rows: Sequence[Row
     ax.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _look(comparison: Comparison, row: Row, cell: Cell) -> tuple[str, str]:
+def _look(comparison: AblationComparison, row: Row, cell: Cell) -> tuple[str, str]:
     """Colour and legend of a variant's figure."""
     if row is comparison.baseline:
         return INK, "baseline"
-    if cell.verdict in ("higher", "lower"):
-        return (GREEN if cell.verdict == "higher" else ORANGE), f"{cell.verdict} than the baseline"
+    if cell.decision in ("higher", "lower"):
+        return (GREEN if cell.decision == "higher" else ORANGE), f"{cell.decision} than the baseline"
     if cell.difference is None or cell.difference.low is None:
         return GREY, "not tested"
     return BLUE, "no difference to the baseline shown"
@@ -183,16 +183,16 @@ def _queries(row: Row, name: str) -> NDArray[np.float64] | None:
 Curve = tuple[NDArray[np.float64], NDArray[np.float64], str]
 
 
-def _curves(comparison: Comparison) -> dict[str, dict[str, Curve]]:
+def _curves(comparison: AblationComparison) -> dict[str, dict[str, Curve]]:
     """Variant -> training stage -> (pairs or steps ``[N]``, losses ``[S, N]`` on them, their unit)."""
     found: dict[str, dict[str, Curve]] = {}
     for row in comparison.rows:
         by_stage: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64], str]]] = {}
         for seed in row.seeds:
-            for stage, rows in comparison.data.run(row.variant, seed).learning_curves().items():
+            for stage, rows in comparison.data.run(row.name, seed).learning_curves().items():
                 if (read := points(rows)) is not None:
                     by_stage.setdefault(stage, []).append(read)
-        found[row.variant] = {stage: _on_one_axis(seeds) for stage, seeds in by_stage.items()}
+        found[row.name] = {stage: _on_one_axis(seeds) for stage, seeds in by_stage.items()}
     return found
 
 

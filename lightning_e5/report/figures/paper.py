@@ -11,13 +11,13 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_e5.report.figures.drawing import BLUE, GREY, INK, SKY, STYLE, WIDTH
 from lightning_e5.report.tables.comparison import paper_columns
-from lightning_e5.results.comparison import Comparison
+from lightning_e5.results.comparison import AblationComparison
 
 #: Columns of the paper's table that are drawn; of more, the first.
 MOST_COLUMNS = 2
 
 
-def paper_beside(comparison: Comparison) -> Figure | None:
+def paper_beside(comparison: AblationComparison) -> Figure | None:
     """The headline of every variant, and beside it the paper's figures; None where the ablation quotes none.
 
     The axes differ: other data, other sizes. What can be compared is the order of the variants, not the height of a bar.
@@ -43,7 +43,7 @@ def paper_beside(comparison: Comparison) -> Figure | None:
             _bars(ax, [row.paper.get(column) for row in rows], is_baseline, SKY, "{:g}", [None] * len(rows))
             ax.set_title(f"paper{f', {source}' if source else ''}")
             ax.set_xlabel(column)
-        panels[0].set_yticks(range(len(rows)), [row.variant for row in rows])
+        panels[0].set_yticks(range(len(rows)), [row.name for row in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         handles: dict[str, Any] = {}
         for ax in panels:

@@ -1,60 +1,46 @@
-"""An ablation's comparison as tables: blocks of cells for the terminal and the page, CSV, and LaTeX (booktabs)."""
+"""A comparison as tables: of single runs one, of an ablation one per metric; as text, CSV, and LaTeX (booktabs)."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+from typing import Any
 
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
-from lightning_e5.report.tables.table import Column, Table
-from lightning_e5.results.comparison import IS_BASELINE, Cell, Comparison, Row
+from lightning_e5.report.tables.escaping import latex_comment
+from lightning_e5.report.tables.table import Column, Table, number, text
+from lightning_e5.results.comparison import AblationComparison, Cell, Comparison, Row
 from lightning_e5.results.durations import duration
 
-ABSENT = "–"
-_ESCAPES = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "−": "$-$",
-}  # fmt: skip
+IS_BASELINE = "the baseline"
+_RUN_NOTES = [
+    "Difference: to the first run's same model, paired over the same queries, with its 95% interval; claimed only "
+    "where Holm's correction over this table leaves p at most 0.05. It is about the queries, not the training seed.",
+    "Pairs, tokens, steps, time: of the stages that the model's weights went through.",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One table of text: ``title``, column titles, cells, and how many columns at the left are words, not numbers."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    words: int = 1
-
-    @property
-    def table(self) -> Table:
-        """Its cells as a table."""
-        columns = [Column(title, kind="words" if place < self.words else "number") for place, title in enumerate(self.header)]
-        return Table(columns, [list(row) for row in self.rows])
-
-
-def blocks(comparison: Comparison) -> list[Block]:
-    """One table per metric, the paper's headline beside the first; all of the paper's figures; what the variants cost."""
-    found = [_metric_block(comparison, name, with_paper=name == comparison.metrics[0]) for name in comparison.metrics]
-    columns = paper_columns(comparison)
-    if len(columns) > 1:
-        rows = [[row.variant, *(_paper(comparison, row, c) for c in columns)] for row in comparison.rows]
-        found.append(Block("The paper's own figures (and their difference to its baseline)", ["variant", *columns], rows))
-    return [*found, _cost_block(comparison)]
-
-
-def paper_columns(comparison: Comparison) -> list[str]:
-    """The titles of the paper's figures, in the order of the YAML, as far as a variant has one."""
-    there = {column for row in comparison.rows for column in row.paper}
-    return [column for column in map(str, (comparison.data.paper or {}).get("figures") or {}) if column in there]
+def tables(comparison: Comparison) -> list[Table]:
+    """Of runs: one table. Of an ablation: one per metric, the paper's headline beside the first; all of the paper's figures; the cost."""
+    if not isinstance(comparison, AblationComparison):
+        return [_runs_table(comparison)]
+    found = [_metric_table(comparison, name) for name in comparison.metrics]
+    if len(papers := paper_columns(comparison)) > 1:
+        columns = [Column("variant", attrgetter("name")), *(number(paper, _paper(comparison, paper)) for paper in papers)]
+        found.append(Table.of(comparison.rows, columns, "The paper's own figures (and their difference to its baseline)"))
+    columns = [Column("variant", attrgetter("name"))]
+    if _any_flag(comparison):
+        columns.append(text("compute", lambda row: _flagged(row) or ("equal" if row.seeds else None)))
+    columns += [number("seeds", attrgetter("seeds_shown")), *_costs()]
+    return [*found, Table.of(comparison.rows, columns, "What a variant's model cost (means over seeds)")]
 
 
 def notes(comparison: Comparison) -> list[str]:
     """How the figures are to be read, as sentences; what is missing first."""
-    found = [f"{row.variant}: {row.seeds_shown} finished; {row.trouble}." for row in comparison.rows if row.unfinished]
+    if not isinstance(comparison, AblationComparison):
+        return _RUN_NOTES
+    found = [f"{row.name}: {row.seeds_shown} finished; {row.unfinished_shown}." for row in comparison.rows if row.unfinished]
     found += [f"{variant}: not run at the scale {comparison.data.scale}: {why}." for variant, why in comparison.data.skipped.items()]
     cells = [cell for row in comparison.rows for cell in row.cells.values()]
     intervals = [cell.mean for cell in cells if cell.mean.low is not None]
@@ -73,155 +59,192 @@ def notes(comparison: Comparison) -> list[str]:
         found.append("Metrics without values per query: the interval is over the seeds alone.")
     if any(cell.mean.low is None for cell in cells):
         found.append("No interval: a single value, or seeds that share one result, so nothing is known of its noise.")
-    if any(row.flags for row in comparison.rows):
+    if _any_flag(comparison):
         found.append("Unequal compute: pairs or tokens differ from the baseline's by more than 5%, so the row shows more than its variant.")
-    if comparison.data.paper:
-        paper = comparison.data.paper
+    if paper := comparison.data.paper:
         found.append(f"Paper: {paper.get('source') or 'its figures'}{'; ' + str(paper['note']) if paper.get('note') else ''}.")
     return found
 
 
 def as_text(comparison: Comparison) -> str:
     """All of it for a terminal."""
-    data = comparison.data
-    lines = [f"{data.name} ({data.scale}): {data.question}"]
-    if data.held_constant:
-        lines.append(f"held constant: {', '.join(data.held_constant)}")
-    for block in blocks(comparison):
-        lines += ["", block.title, *block.table.lines()]
-    return "\n".join([*lines, "", *notes(comparison)])
+    parts = [*(table.text() for table in tables(comparison)), "\n".join(notes(comparison))]
+    if isinstance(comparison, AblationComparison):
+        data = comparison.data
+        held = [f"held constant: {', '.join(data.held_constant)}"] if data.held_constant else []
+        parts.insert(0, "\n".join([f"{comparison.title}: {data.question}", *held]))
+    return "\n\n".join(parts)
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line per variant and metric, every value in full; an absent one is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    """Every value in full, an absent one an empty cell: a line per row of runs, or per variant and metric."""
+    difference = ["difference", "difference_low", "difference_high"]
+    costs = ["pairs_seen", "tokens_seen", "optimizer_steps", "seconds", "unequal_compute"]
+    rows: list[list[Any]] = []
+    if not isinstance(comparison, AblationComparison):
+        header = ["run", "model", "collection", *comparison.metrics, *difference, "verdict", *costs]
+        for row in comparison.rows:
+            values = [_value(name, row) for name in comparison.metrics]
+            cell = _tested(row)
+            rows.append([row.name, row.model, row.collection, *values, *_difference_ends(cell), cell.decision if cell else "", *_spent(row)])
+        return Table([Column(title) for title in header], rows).csv()
     seeds = sorted({seed for row in comparison.rows for seed in (*row.seeds, *row.unfinished)})
     columns = paper_columns(comparison)
-    spread = ["mean", "low", "high", "difference", "difference_low", "difference_high", "p", "p_holm", "verdict"]
-    costs = ["pairs_seen", "tokens_seen", "optimizer_steps", "seconds", "unequal_compute"]
-    writer.writerow(
-        ["variant", "metric", "seeds_finished", "seeds_planned", "unfinished", *spread, *(f"seed_{s}" for s in seeds), *costs,
-         *(f"paper: {column}" for column in columns)]
-    )  # fmt: skip
+    header = ["variant", "metric", "seeds_finished", "seeds_planned", "unfinished", "mean", "low", "high", *difference, "p", "p_holm", "verdict"]
+    header += [*(f"seed_{seed}" for seed in seeds), *costs, *(f"paper: {column}" for column in columns)]
     for row in comparison.rows:
+        counts = [len(row.seeds), len(row.seeds) + len(row.unfinished), row.unfinished_shown]
         for name in comparison.metrics:
             cell = row.cells.get(name)
-            figures = _csv_figures(cell) if cell else [None] * len(spread)
-            values = [cell.per_seed.get(s) if cell else None for s in seeds]
-            spent = [row.pairs, row.tokens, row.steps, row.seconds, "; ".join(row.flags)]
-            counts = [len(row.seeds), len(row.seeds) + len(row.unfinished), row.trouble]
-            writer.writerow([row.variant, name, *counts, *figures, *values, *spent, *(row.paper.get(c) for c in columns)])
-    return text.getvalue()
+            figures: list[Any] = [None] * 9
+            if cell is not None:
+                p_value = cell.difference.p_value if cell.difference else None
+                mean = cell.mean
+                figures = [mean.mean, mean.low, mean.high, *_difference_ends(cell), p_value, cell.p_holm, cell.decision]
+            values = [cell.per_seed.get(seed) if cell else None for seed in seeds]
+            rows.append([row.name, name, *counts, *figures, *values, *_spent(row), *(row.paper.get(column) for column in columns)])
+    return Table([Column(title) for title in header], rows).csv()
 
 
-def as_latex(comparison: Comparison) -> str:
+def as_latex(comparison: AblationComparison) -> str:
     """A booktabs table: mean ± half the interval's width, a star where a difference to the baseline is claimed."""
-    columns = paper_columns(comparison)
-    header = ["variant", "seeds", *comparison.metrics, *(f"paper: {column}" for column in columns)]
-    lines = [
-        f"% {_comment(comparison.data.name)}, scale {_comment(comparison.data.scale)}; needs \\usepackage{{booktabs}}",
-        f"\\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
-        "\\toprule",
-        " & ".join(latex(title) for title in header) + r" \\",
-        "\\midrule",
-    ]
-    for row in comparison.rows:
-        seeds = str(len(row.seeds)) if not row.unfinished else row.seeds_shown.removesuffix(" seeds")
-        cells = [_latex_cell(row.cells.get(name)) for name in comparison.metrics]
-        paper = [f"{row.paper[c]:g}" if c in row.paper else "--" for c in columns]
-        flag = r"$^\dagger$" if row.flags else ""
-        lines.append(" & ".join([latex(row.variant) + flag, latex(seeds), *cells, *paper]) + r" \\")
-    lines += ["\\bottomrule", "\\end{tabular}"]
+
+    def figure(name: str, row: Row) -> str | None:
+        if (cell := row.cells.get(name)) is None:
+            return None
+        mean = cell.mean
+        half = "" if mean.low is None or mean.high is None else f" ± {shown((mean.high - mean.low) / 2)}"
+        return f"{shown(mean.mean)}{half}{'∗' if cell.decision in ('higher', 'lower') else ''}"
+
+    table = Table.of(comparison.rows, [
+        Column("variant", lambda row: row.name + "†" * bool(row.flags)),
+        Column("seeds", lambda row: row.seeds_shown.removesuffix(" seeds") if row.unfinished else str(len(row.seeds))),
+        *(number(name, partial(figure, name)) for name in comparison.metrics),
+        *(number(f"paper: {c}", partial(_paper_value, c), "g") for c in paper_columns(comparison)),
+    ])  # fmt: skip
+    data = comparison.data
+    lines = [f"% {latex_comment(data.name)}, scale {latex_comment(data.scale)}; needs \\usepackage{{booktabs}}", table.latex()]
     lines.append("% *: differs from the baseline (Holm's p over the table at most 0.05); ±: half the 95% interval of seeds and queries")
-    lines += ["% dagger: unequal compute"] if any(row.flags for row in comparison.rows) else []
+    lines += ["% dagger: unequal compute"] if _any_flag(comparison) else []
     return "\n".join(lines) + "\n"
 
 
-def latex(text: str) -> str:
-    """Plain text with LaTeX's special characters escaped, on one line."""
-    return "".join(_ESCAPES.get(character, character) for character in _comment(text))
+def paper_columns(comparison: AblationComparison) -> list[str]:
+    """The titles of the paper's figures, in the order of the YAML, as far as a variant has one."""
+    there = {column for row in comparison.rows for column in row.paper}
+    return [column for column in map(str, (comparison.data.paper or {}).get("figures") or {}) if column in there]
 
 
-def _comment(text: str) -> str:
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text)
-
-
-def _latex_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "--"
-    star = r"$^{*}$" if cell.verdict in ("higher", "lower") else ""
-    half = "" if cell.mean.low is None or cell.mean.high is None else rf" $\pm$ {number((cell.mean.high - cell.mean.low) / 2)}"
-    return f"{number(cell.mean.mean)}{half}{star}"
-
-
-def _metric_block(comparison: Comparison, name: str, with_paper: bool) -> Block:
-    columns = paper_columns(comparison)[:1] if with_paper else []
-    title = f"{name} ({'; '.join(_noises(comparison, name))})"
-    header = ["variant", "verdict", "seeds", "mean", "95% interval", f"difference to {comparison.data.baseline}", "p (Holm)"]
-    header += [f"paper: {column}" for column in columns]
-    rows = [[*_figures(row, name, row is comparison.baseline), *(_paper(comparison, row, c) for c in columns)] for row in comparison.rows]
-    return Block(title, header, rows, words=2)
-
-
-def _noises(comparison: Comparison, name: str) -> list[str]:
-    cell = comparison.baseline.cells.get(name)
-    if cell is None or cell.mean.low is None:
-        return ["no interval"]
-    kinds = [kind for kind, there in (("seeds", cell.mean.seed_noise), ("queries", cell.mean.query_noise)) if there]
-    return [f"intervals over {' and '.join(kinds)}"]
-
-
-def _figures(row: Row, name: str, is_baseline: bool) -> list[str]:
-    cell = row.cells.get(name)
-    if cell is None:
-        state = "not measured" if row.seeds else "no run is finished"
-        return [row.variant, state, row.seeds_shown, *[ABSENT] * 4]
-    seeds = row.seeds_shown if len(cell.per_seed) == len(row.seeds) else f"{len(cell.per_seed)} of {len(row.seeds)} measured it"
-    verdict = IS_BASELINE if is_baseline else cell.verdict
-    p_value = ABSENT if cell.p_holm is None else "< 0.001" if cell.p_holm < 0.001 else f"{cell.p_holm:.3f}"
-    return [row.variant, verdict, seeds, number(cell.mean.mean), _interval(cell.mean), _difference(cell.difference), p_value]
-
-
-def _cost_block(comparison: Comparison) -> Block:
-    flagged = any(row.flags for row in comparison.rows)
-    header = ["variant", *(["compute"] if flagged else []), "seeds", "pairs seen", "tokens", "optimizer steps", "wall time"]
-    rows = []
-    for row in comparison.rows:
-        counts = [ABSENT if c is None else f"{c:,.0f}" for c in (row.pairs, row.tokens, row.steps)]
-        flag = [f"unequal compute ({', '.join(row.flags)})" if row.flags else "equal" if row.seeds else ABSENT] if flagged else []
-        rows.append([row.variant, *flag, row.seeds_shown, *counts, duration(row.seconds)])
-    return Block("What a variant's model cost (means over seeds)", header, rows, words=2 if flagged else 1)
-
-
-def _paper(comparison: Comparison, row: Row, column: str) -> str:
-    value, base = row.paper.get(column), comparison.baseline.paper.get(column)
-    if value is None:
-        return ABSENT
-    beside = "" if base is None or row.variant == comparison.data.baseline else f" ({value - base:+.4g})"
-    return f"{value:g}{beside}"
-
-
-def _difference(difference: Estimate | None) -> str:
-    if difference is None:
-        return ABSENT
-    if difference.low is None or difference.high is None:
-        return f"{difference.mean:+.4f}"
-    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
-
-
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ABSENT
-    return f"[{number(estimate.low)}, {number(estimate.high)}]"
-
-
-def number(value: float) -> str:
+def shown(value: float) -> str:
     """Four digits after the point up to 10 in size, four significant ones above."""
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
-def _csv_figures(cell: Cell) -> Sequence[object]:
-    mean, difference = cell.mean, cell.difference
-    apart = [difference.mean, difference.low, difference.high, difference.p_value] if difference else [None] * 4
-    return [mean.mean, mean.low, mean.high, *apart, cell.p_holm, cell.verdict]
+def _runs_table(comparison: Comparison) -> Table:
+    tested = next((m for row in comparison.rows for m, cell in row.cells.items() if cell.difference), None)
+    columns = [Column("run", attrgetter("name")), Column("model", lambda row: row.model or None), Column("collection", lambda row: row.collection or None)]
+    columns += [number(m, partial(_value, m), _short) for m in comparison.metrics]
+    if tested is not None:
+        columns.append(number(f"difference in {tested}", lambda row: _difference(cell.difference, 3) if (cell := _tested(row)) else None))
+        columns.append(text("decision", lambda row: cell.decision if (cell := _tested(row)) else ""))
+    return Table.of(comparison.rows, [*columns, *_costs(), *([text("compute", _flagged)] if _any_flag(comparison) else [])])
+
+
+def _metric_table(comparison: AblationComparison, name: str) -> Table:
+    def decision(row: Row) -> str:
+        if name not in row.cells:
+            return "not measured" if row.seeds else "no run is finished"
+        return IS_BASELINE if row is comparison.baseline else row.cells[name].decision
+
+    def seeds(row: Row) -> str:
+        measured = len(row.cells[name].per_seed) if name in row.cells else len(row.seeds)
+        return row.seeds_shown if measured == len(row.seeds) else f"{measured} of {len(row.seeds)} measured it"
+
+    def interval(row: Row) -> str | None:
+        mean = row.cells[name].mean if name in row.cells else Estimate(0.0)
+        return None if mean.low is None or mean.high is None else f"[{shown(mean.low)}, {shown(mean.high)}]"
+
+    def p_value(row: Row) -> str | None:
+        p_holm = row.cells[name].p_holm if name in row.cells else None
+        return None if p_holm is None else "< 0.001" if p_holm < 0.001 else f"{p_holm:.3f}"
+
+    base = comparison.baseline.cells.get(name)
+    over = [] if base is None or base.mean.low is None else [
+        kind for kind, there in (("seeds", base.mean.seed_noise), ("queries", base.mean.query_noise)) if there
+    ]  # fmt: skip
+    columns = [
+        Column("variant", attrgetter("name")),
+        text("decision", decision),
+        number("seeds", seeds),
+        number("mean", partial(_value, name), shown),
+        number("95% interval", interval),
+        number(f"difference to {comparison.data.baseline}", lambda row: _difference(row.cells[name].difference, 4) if name in row.cells else None),
+        number("p (Holm)", p_value),
+        *(number(f"paper: {c}", _paper(comparison, c)) for c in paper_columns(comparison)[:1] if name == comparison.metrics[0]),
+    ]
+    said = f"intervals over {' and '.join(over)}" if over else "no interval"
+    return Table.of(comparison.rows, columns, f"{name} ({said})")
+
+
+def _tested(row: Row) -> Cell | None:
+    """A single run's cell with a difference."""
+    return next((cell for cell in row.cells.values() if cell.difference), None)
+
+
+def _difference(difference: Estimate | None, digits: int) -> str | None:
+    if difference is None:
+        return None
+    mean = f"{difference.mean:+.{digits}f}"
+    if difference.low is None or difference.high is None:
+        return mean
+    return f"{mean} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+
+
+def _difference_ends(cell: Cell | None) -> list[float | None]:
+    found = cell.difference if cell else None
+    return [found.mean, found.low, found.high] if found else [None] * 3
+
+
+def _costs() -> list[Column]:
+    counts = (("pairs seen", "pairs"), ("tokens", "tokens"), ("optimizer steps", "steps"))
+    columns = [number(title, attrgetter(key), ",.0f") for title, key in counts]
+    return [*columns, number("wall time", lambda row: duration(row.seconds))]
+
+
+def _spent(row: Row) -> list[Any]:
+    return [row.pairs, row.tokens, row.steps, row.seconds, "; ".join(row.flags)]
+
+
+def _any_flag(comparison: Comparison) -> bool:
+    return any(row.flags for row in comparison.rows)
+
+
+def _flagged(row: Row) -> str:
+    return f"unequal compute ({', '.join(row.flags)})" if row.flags else ""
+
+
+def _paper(comparison: AblationComparison, column: str) -> Callable[[Row], str | None]:
+    """The paper's figure of a row, with its difference to that of the baseline."""
+    base = comparison.baseline.paper.get(column)
+
+    def figure(row: Row) -> str | None:
+        value = row.paper.get(column)
+        if value is None:
+            return None
+        return f"{value:g}" if base is None or row is comparison.baseline else f"{value:g} ({value - base:+.4g})"
+
+    return figure
+
+
+def _paper_value(column: str, row: Row) -> float | None:
+    return row.paper.get(column)
+
+
+def _value(name: str, row: Row) -> float | None:
+    return row.cells[name].mean.mean if name in row.cells else None
+
+
+def _short(value: float) -> str:
+    if abs(value) <= 1:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

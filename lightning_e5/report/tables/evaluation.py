@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning_e5.config.experiment import Node
+from lightning_e5.evaluation.statistics.decision import stored_decision
 from lightning_e5.report.tables.table import Column, Table, number
 
 #: What a cell says where a difference is not shown; `NONE_SHOWN_NOTE` explains it.
@@ -142,8 +143,7 @@ def difference_cell(compared: Node) -> str:
     Args:
         compared: a row of ``table.json`` against its reference, or one of its comparisons with other models.
     """
-    words = {"a is higher": "better", "b is higher": "worse"}
-    shown = words.get(compared["verdict"], NONE_SHOWN)
+    shown = {"higher": "better", "lower": "worse"}.get(str(stored_decision(compared)), NONE_SHOWN)
     return f"{compared['difference']:+.3f} [{compared['difference_low']:+.3f}, {compared['difference_high']:+.3f}] {shown}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from lightning_e5.evaluation.statistics.significance import paired_difference
+from lightning_e5.evaluation.statistics.paired_test import paired_test
 from lightning_e5.report.tables.table import Column, Table, number, text
 from lightning_e5.results.outcomes import Outcomes, QueryOutcome
 
@@ -18,7 +18,7 @@ def outcome_table(found: Iterable[Outcomes]) -> Table:
         return lambda outcomes: float(np.mean([getattr(row, side) for row in outcomes.rows]))
 
     def difference(outcomes: Outcomes) -> str:
-        tested = paired_difference([row.ours for row in outcomes.rows], [row.theirs for row in outcomes.rows])
+        tested = paired_test([row.ours for row in outcomes.rows], [row.theirs for row in outcomes.rows])
         return f"{tested.mean:+.3f} [{tested.low:+.3f}, {tested.high:+.3f}]"
 
     return Table.of(found, [

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_e5.evaluation.statistics.significance import NO_DIFFERENCE, correct_verdicts, paired_difference
+from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE, decide_together
+from lightning_e5.evaluation.statistics.paired_test import paired_test
 
 MODELS, SETS = 6, 3
 GAINS = np.concatenate([[0.0], 1 / np.log2(np.arange(1, 11) + 1)])
@@ -25,7 +26,7 @@ def runs_of_one_configuration(draw, models, queries):
 
 
 def table_rows(differences_MQ, samples=2000, flips=10_000, seed=0):
-    """What `paired_difference` says of every row of differences, with the draws that it makes, by products of matrices."""
+    """What `paired_test` says of every row of differences, with the draws that it makes, by products of matrices."""
     size = differences_MQ.shape[1]
     rng, means = np.random.default_rng(seed), []
     for start in range(0, samples, 250):
@@ -48,14 +49,14 @@ def table_rows(differences_MQ, samples=2000, flips=10_000, seed=0):
 def test_the_fast_form_says_what_the_evaluation_says():
     values = runs_of_one_configuration(np.random.default_rng(0), 9, 300)
     for row, a in zip(table_rows(values[1:] - values[0], seed=3), values[1:], strict=True):
-        found = paired_difference(a, values[0], seed=3)
+        found = paired_test(a, values[0], seed=3)
         assert (row["difference"], row["difference_low"], row["difference_high"]) == pytest.approx((found.mean, found.low, found.high), abs=1e-12)
         assert row["p_value"] == found.p_value
 
 
 def claims(rows):
     """Rows of one table, models by sets: which claim a difference."""
-    correct_verdicts(rows)
+    decide_together(rows)
     return np.array([row["verdict"] != NO_DIFFERENCE for row in rows])
 
 

@@ -56,7 +56,7 @@ def test_metrics_are_chosen_by_name_or_end(make_run):
 
 def test_other_test_sets_are_refused(make_run, tmp_path):
     first = make_run("a")
-    with pytest.raises(UserError, match=r"judged on 30 queries of 'docs', a on 40, of which 30 are common"):
+    with pytest.raises(UserError, match=r"evaluated on 30 queries of 'docs', a on 40, of which 30 are common"):
         compare([first, make_run("b", queries=30)])
     with pytest.raises(UserError, match="without a common collection"):
         compare([first, make_run("c", collection="other")])

@@ -12,11 +12,12 @@ import pytest
 
 from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE, NO_INTERVAL
 from lightning_e5.report.comparison_export import export_comparison
 from lightning_e5.report.tables.comparison import as_csv, as_latex, as_text
 from lightning_e5.results import run as run_data
 from lightning_e5.results.ablation import AblationData
-from lightning_e5.results.comparison import NO_DIFFERENCE, NO_SPREAD, compare_ablation
+from lightning_e5.results.comparison import compare_ablation
 from tests.lightning_e5.results.ablations import NDCG, PRECISION, RECALL, make_ablation
 
 PAPER = {
@@ -39,10 +40,10 @@ def failing(capsys, *arguments: str) -> str:
 
 def test_a_planted_difference_is_found_and_an_equal_variant_shows_none(tmp_path):
     comparison = compare_ablation(AblationData(make_ablation(tmp_path, VARIANTS, paper=PAPER)))
-    cells = {row.variant: row.cells for row in comparison.rows}
-    assert cells["pre_batch"][NDCG].verdict == "lower" and cells["pre_batch"][NDCG].p_holm < 0.01
+    cells = {row.name: row.cells for row in comparison.rows}
+    assert cells["pre_batch"][NDCG].decision == "lower" and cells["pre_batch"][NDCG].p_holm < 0.01
     assert cells["pre_batch"][NDCG].difference.mean == pytest.approx(-0.06, abs=0.015)
-    assert cells["same"][NDCG].verdict == NO_DIFFERENCE and cells["in_batch"][NDCG].verdict == ""
+    assert cells["same"][NDCG].decision == NO_DIFFERENCE and cells["in_batch"][NDCG].decision == ""
     values = cells["same"][NDCG].per_seed
     assert cells["same"][NDCG].mean.mean == pytest.approx(sum(values.values()) / 3) and len(set(values.values())) == 3
     assert cells["same"][PRECISION].per_query is None and cells["same"][PRECISION].difference.mean == pytest.approx(0)
@@ -83,8 +84,8 @@ def test_one_seed_says_that_its_noise_is_left_out(tmp_path):
     comparison = compare_ablation(AblationData(make_ablation(tmp_path, VARIANTS, seeds=[1])))
     text = as_text(comparison)
     assert "noise of the training seed is not in the intervals" in text and "intervals over queries" in text
-    assert comparison.rows[1].cells[PRECISION].verdict == NO_SPREAD and comparison.rows[1].cells[PRECISION].mean.low is None
-    assert comparison.rows[1].cells[NDCG].verdict == "lower"
+    assert comparison.rows[1].cells[PRECISION].decision == NO_INTERVAL and comparison.rows[1].cells[PRECISION].mean.low is None
+    assert comparison.rows[1].cells[NDCG].decision == "lower"
 
 
 def test_metrics_are_chosen_by_name_or_end(tmp_path, capsys):
@@ -123,12 +124,12 @@ def test_other_tests_are_refused(tmp_path, capsys):
     content["files"]["test/corpus.jsonl"] = "0" * 64
     manifest.unlink()
     manifest.write_text(json.dumps(content))
-    assert "same-seed2 was judged on another 'docs' than in_batch-seed1 (corpus.jsonl differ)" in failing(capsys, str(path))
+    assert "same-seed2 was evaluated on another 'docs' than in_batch-seed1 (corpus.jsonl differ)" in failing(capsys, str(path))
     shorter = make_ablation(tmp_path / "b", VARIANTS)
     (shorter / "same-seed1/stages/evaluate/e5-pt/docs/per_query.parquet").unlink()
     few = make_ablation(tmp_path / "c", VARIANTS, queries=50)
     os.link(few / "same-seed1/stages/evaluate/e5-pt/docs/per_query.parquet", shorter / "same-seed1/stages/evaluate/e5-pt/docs/per_query.parquet")
-    assert "same-seed1 was judged on 50 queries of 'docs', in_batch-seed1 on 200" in failing(capsys, str(shorter))
+    assert "same-seed1 was evaluated on 50 queries of 'docs', in_batch-seed1 on 200" in failing(capsys, str(shorter))
 
 
 def test_a_yaml_with_scale_names_the_ablation(tmp_path, capsys):

@@ -13,8 +13,7 @@ from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.average import BEIR15
 from lightning_e5.evaluation.beir.sets import BEIR_SETS
-from lightning_e5.evaluation.statistics.significance import bootstrap_interval
-from lightning_e5.evaluation.statistics.strata import group_difference, group_interval, group_mean
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, mean_of_groups, paired_test
 from lightning_e5.files.parquet import read_parquet
 from lightning_e5.files.storage import read_json
 from lightning_e5.models.encoder import TextEncoder
@@ -254,12 +253,13 @@ def test_beir_data_leads_to_what_is_there_and_says_what_is_not(tmp_path: Path) -
 
 def test_the_interval_of_a_mean_of_groups() -> None:
     a, b = [0.0, 1.0] * 20, [0.5] * 10
-    assert group_interval([a], seed=3) == bootstrap_interval(a, seed=3)
-    low, high = group_interval([a, b], seed=3)
+    assert bootstrap_interval(a, groups=[7] * 40, seed=3) == bootstrap_interval(a, seed=3)
+    groups = [0] * 40 + [1] * 10
+    low, high = bootstrap_interval(a + b, groups=groups, seed=3)
     of_a = bootstrap_interval(a, seed=3)
     assert low == pytest.approx(0.25 + of_a[0] / 2, abs=0.02) and high == pytest.approx(0.25 + of_a[1] / 2, abs=0.02)
-    assert group_mean([a, b], [0.9, 0.1]) == pytest.approx(0.5) and group_mean([[1.0], [0.0, 0.0, 0.0]]) == 0.5
-    better = group_difference([[1.0] * 30, [0.6] * 10], [[0.0] * 30, [0.5] * 10])
-    assert better.mean == pytest.approx(0.55) and better.verdict == "a is higher"
-    same = group_difference([a, b], [a, b])
-    assert same.verdict == "no difference shown" and same.p_value == 1.0
+    assert mean_of_groups([a, b], [0.9, 0.1]) == pytest.approx(0.5) and mean_of_groups([[1.0], [0.0, 0.0, 0.0]]) == 0.5
+    better = paired_test([1.0] * 30 + [0.6] * 10, [0.0] * 30 + [0.5] * 10, [0] * 30 + [1] * 10)
+    assert better.mean == pytest.approx(0.55) and better.decision == "higher"
+    same = paired_test(a + b, a + b, groups)
+    assert same.decision == "no difference shown" and same.p_value == 1.0

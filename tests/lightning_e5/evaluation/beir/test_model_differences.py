@@ -10,7 +10,8 @@ import pytest
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.collection import load_collection
 from lightning_e5.evaluation.beir.cosine_sample import CosineSample, RememberingEncoder
-from lightning_e5.evaluation.statistics.significance import holm, paired_difference
+from lightning_e5.evaluation.statistics.decision import holm
+from lightning_e5.evaluation.statistics.paired_test import paired_test
 from lightning_e5.files.parquet import read_parquet
 from lightning_e5.files.storage import read_json
 from lightning_e5.models.encoder import TextEncoder
@@ -38,7 +39,7 @@ def test_every_comparison_is_the_paired_test_and_all_are_decided_together(tmp_pa
     compared = [part for row, reference in compared for part in [(row["model"], row, reference), *((row["model"], c, c["model"]) for c in row.get("previous", []))]]
     assert len(compared) == 3 + 3
     for model, found, other in compared:
-        expected = paired_difference(per_query(tmp_path, model), per_query(tmp_path, other), seed=5)
+        expected = paired_test(per_query(tmp_path, model), per_query(tmp_path, other), seed=5)
         assert (found["difference"], found["difference_low"], found["difference_high"]) == (expected.mean, expected.low, expected.high)
         assert found["p_value"] == expected.p_value
     adjusted = holm([found["p_value"] for _, found, _ in compared])
