@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from lightning_e5.report.figures.drawing import svg
 from lightning_e5.report.tables.escaping import printable
-from lightning_e5.report.tables.table import Column, Kind, Table
+from lightning_e5.report.tables.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +92,3 @@ def _templates() -> Environment:
 
 def _finalize(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def heading(text: str) -> Section:
-    """A heading alone."""
-    return Section(text, [])
-
-
-def paragraph(text: str, kind: Literal["", "lead", "note"] = "") -> Paragraph:
-    """As `Paragraph`."""
-    return Paragraph(text, kind)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[int] = (), texts: Sequence[int] = ()) -> Table:
-    """A `Table` from the numbers of its columns."""
-    kinds: list[Kind] = ["number" if place in numbers else "text" if place in texts else "words" for place in range(len(header))]
-    return Table([Column(title, kind=kind) for title, kind in zip(header, kinds, strict=True)], [list(row) for row in rows])
