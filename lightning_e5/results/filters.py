@@ -73,7 +73,7 @@ def read_filter(folder: Path, pairs: PairStore | None, settings: Mapping[str, An
         raise UserError(f"{folder / RANKS}: has {len(rank_N)} rows, its pairs {pairs.rows}")
     if pairs is not None and "planted" in pairs.columns:
         planted_N = pairs.read(["planted"])["planted"].to_numpy(zero_copy_only=False)
-        planted_N = planted_N if planted_N.any() else None  # no mismatch planted: nothing to judge by
+        planted_N = planted_N if planted_N.any() else None  # no mismatch planted: nothing to evaluate by
     record = read_result(folder / SOURCES, FILTER) if (folder / SOURCES).is_file() else {}
     k = settings.get("k") or record.get("k") or int(rank_N[keep_N].max(initial=1))
     limit = record.get("exact_up_to")

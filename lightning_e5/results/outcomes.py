@@ -15,9 +15,9 @@ from lightning_e5.results.run import MAIN_METRIC, RunData
 from lightning_e5.text import words
 from lightning_e5.types import Qrels
 
-#: The baseline that an encoder is compared with where the run judged it.
+#: The baseline that an encoder is compared with where the run evaluated it.
 WORDS_BASELINE = "bm25"
-#: Groups of queries in a picture, and queries that a group needs for an interval.
+#: Groups of queries in a figure, and queries that a group needs for an interval.
 GROUPS, LEAST = 5, 5
 
 
@@ -94,7 +94,7 @@ def two_models(run: RunData, collection: str, model: str | None = None, referenc
         reference: another one than BM25.
 
     Returns:
-        None where the run judged fewer than two models there.
+        None where the run evaluated fewer than two models there.
     """
     results = [r for r in run.results() if r.collection == collection]
     encoders = [r.model for r in results if r.is_encoder]
@@ -105,7 +105,7 @@ def two_models(run: RunData, collection: str, model: str | None = None, referenc
 
 
 def outcomes(run: RunData, model: str, reference: str, collection: str, metric: str = MAIN_METRIC) -> Outcomes:
-    """Every query of a collection that both models were judged on.
+    """Every query of a collection that both models were evaluated on.
 
     Args:
         metric: one that the evaluation kept per query, such as ``ndcg@10`` or ``recall@100``.

@@ -1,4 +1,4 @@
-"""A run's pictures: losses, nDCG with intervals, cosines.
+"""A run's figures: losses, nDCG with intervals, cosines.
 
 Each function takes a `RunData` and returns a matplotlib ``Figure`` of its own (no pyplot, no global state), or None
 where the run has nothing to draw. The colours are Okabe and Ito's, which colour-blind readers tell apart.

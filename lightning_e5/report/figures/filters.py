@@ -1,4 +1,4 @@
-"""Pictures of a filter: where pairs rank among the pool, and how much of each source is kept."""
+"""Figures of a filter: where pairs rank among the pool, and how much of each source is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of where one model beats another: query by query, and by kinds of queries."""
+"""Figures of where one model beats another: query by query, and by kinds of queries."""
 
 from __future__ import annotations
 

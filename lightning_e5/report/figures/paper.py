@@ -1,4 +1,4 @@
-"""The picture that lays an ablation's own figures beside the paper's."""
+"""The figure that lays an ablation's own figures beside the paper's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a stage that made pairs: what became of each source's candidates, and how long the texts are."""
+"""Figures of a stage that made pairs: what became of each source's candidates, and how long the texts are."""
 
 from __future__ import annotations
 

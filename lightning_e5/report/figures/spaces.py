@@ -1,4 +1,4 @@
-"""Pictures of embedding spaces: alignment against uniformity, and a flat map of texts."""
+"""Figures of embedding spaces: alignment against uniformity, and a flat map of texts."""
 
 from __future__ import annotations
 
