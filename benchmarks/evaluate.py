@@ -2,7 +2,7 @@
 
 Both read the same folder in BEIR's layout and the same model folder, each with its own loader, encoder, search and
 metrics: ours is `RetrievalTask`; the peer is beir's ``GenericDataLoader``, ``SentenceBERT``, ``DenseRetrievalExactSearch``
-and ``EvaluateRetrieval``, at the batch size that a probe finds fastest. A round of each is load, encode, search and judge;
+and ``EvaluateRetrieval``, at the batch size that a probe finds fastest. A round of each is load, encode, search and evaluate;
 the models are loaded before. In bfloat16 both backbones run under autocast. ``ratio`` is the peer's time over ours, and
 both nDCG@10 are given.
 """

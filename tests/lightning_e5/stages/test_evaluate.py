@@ -175,7 +175,7 @@ def test_an_index_and_kept_embeddings_change_no_score(tmp_path: Path, encoder_fo
     assert len(list((tmp_path / "cache").glob("*/manifest.json"))) == 1
 
 
-def test_nothing_to_judge_on_is_refused(tmp_path: Path, encoder_folder: Path) -> None:
+def test_nothing_to_evaluate_on_is_refused(tmp_path: Path, encoder_folder: Path) -> None:
     with pytest.raises(UserError, match="nothing to evaluate on"):
         evaluate(tmp_path / "out", encoders={"small": encoder_folder}, seed=0)
     with pytest.raises(UserError, match="no model to evaluate"):

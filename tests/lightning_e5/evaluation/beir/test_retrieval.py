@@ -45,7 +45,7 @@ DATA = RetrievalData(
 )
 
 
-def test_judges_an_embedder():
+def test_evaluates_an_embedder():
     task = RetrievalTask(DATA, metrics=["ndcg@10", "mrr@1", "recall@100"])
     result = task.evaluate(Letters())
     assert (task.name, result.name, result.split) == ("toy", "toy", "test")
@@ -105,7 +105,7 @@ def test_documents_may_be_of_the_kind_of_queries_and_keep_their_own():
     assert RetrievalTask(data, k=10, metrics=["mrr@10"]).evaluate(embedder).metrics == {"mrr@10": 1.0}
 
 
-def test_judges_a_searcher_and_counts_what_is_missing():
+def test_evaluates_a_searcher_and_counts_what_is_missing():
     searcher = Fixed({"q1": {"d 1": 2.0}})
     result = RetrievalTask(DATA, k=10, metrics=["ndcg@10"]).evaluate(searcher)
     assert searcher.seen == (DATA.corpus, DATA.queries, 11)  # one more shows whether scores tie at the end
