@@ -20,6 +20,18 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 SMOKE = ROOT / "experiments" / "smoke.yaml"
 
 
+#: Files whose tests start whole runs, ablations or ranks: begun first, so that two processes end at the same time.
+LONG_FILES = (
+    "test_runs.py", "test_notebooks.py", "test_faults.py", "test_ranks.py", "test_fsdp.py", "test_ablate.py", "test_run_ranks.py", "test_ablations_yaml.py",
+    "test_build_ccpairs.py", "test_consistency_filter.py", "test_reference.py", "test_ccpairs_datamodule.py", "test_stackexchange.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first; the order within a file stays."""
+    items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every connection that is not local raises, so that a test cannot depend on the network."""
