@@ -23,7 +23,7 @@ def filter_section(run: RunData, stage: str) -> Section:
     if ranks.planted_N is not None:
         columns = [Column(""), *(number(title, format=",") for title in ("kept", "dropped", "together"))]
         rows = []
-        for name, chosen in (("true pairs", ~ranks.planted_N), ("planted mismatches", ranks.planted_N)):
+        for name, chosen in (("true pairs", ~ranks.planted_N), ("injected mismatches", ranks.planted_N)):
             kept, total = int((ranks.keep_N & chosen).sum()), int(chosen.sum())
             rows.append([name, kept, total - kept, total])
         parts.append(Table(columns, rows))
@@ -39,17 +39,17 @@ def filter_section(run: RunData, stage: str) -> Section:
 
 
 def filter_summary(run: RunData, stage: str) -> str:
-    """What the filter did, in words, against the planted truth where there is one."""
+    """What the filter did, in words, against the injected label noise where there is one."""
     ranks = run.filter_ranks(stage)
     said = f"Kept {int(ranks.keep_N.sum()):,} of {len(ranks.keep_N):,} pairs: those whose passage ranks at most {ranks.k}."
     if missing := int((~ranks.ranked_N).sum()):
         said += f" {missing:,} pairs were not ranked: a round before this one had dropped them."
     truth = ranks.metrics
     if ranks.planted_N is None or not {"precision", "recall", "removed_mismatches"} <= truth.keys():
-        return f"{said} The pairs carry no planted truth, so the filter cannot be evaluated."
+        return f"{said} The pairs carry no injected label noise, so the filter cannot be evaluated."
     return (
         f"{said} Precision {truth['precision']:.1%} (kept pairs that are true), recall {truth['recall']:.1%} (true "
-        f"pairs that were kept); {truth['removed_mismatches']:.1%} of the planted mismatches were removed."
+        f"pairs that were kept); {truth['removed_mismatches']:.1%} of the injected mismatches were removed."
     )
 
 
@@ -75,7 +75,7 @@ def _sources(ranks: FilterRanks) -> list[Part]:
 
 def _samples(samples: list[FilterSample]) -> Table:
     """A table with kept pairs on the left and dropped ones on the right."""
-    truth = {True: "planted mismatch", False: "true pair", None: ""}
+    truth = {True: "injected mismatch", False: "true pair", None: ""}
 
     def cells(sample: FilterSample | None) -> list[str]:
         if sample is None:

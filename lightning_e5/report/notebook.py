@@ -121,7 +121,7 @@ def load_collection(run: RunData, collection: str) -> RetrievalData:
 def texts_by_kind(run: RunData, collections: Mapping[str, RetrievalData], of_a_kind: int = OF_A_KIND) -> dict[str, list[str]]:
     """Passages to map: of the largest sources of the training pairs, and of each collection (``test: NAME``).
 
-    Planted mismatches are left out. No more than 9 kinds, the collections among them.
+    Injected mismatches are left out. No more than 9 kinds, the collections among them.
     """
     tests = {f"test: {name}": some_passages(data, of_a_kind) for name, data in list(collections.items())[:3]}
     kinds = training_passages(run, KINDS - len(tests), of_a_kind)

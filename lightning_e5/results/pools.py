@@ -25,7 +25,7 @@ HELD_OUT, LEFT_OUT = "held out for the test", "in the test, or above max_pairs"
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """One source: its candidates, those dropped by each rule, the pairs left and the planted mismatches among them."""
+    """One source: its candidates, those dropped by each rule, the pairs left and the injected mismatches among them."""
 
     name: str
     candidates: int

@@ -145,7 +145,7 @@ class RunData:
         return self.stages_with(RANKS)
 
     def filter_ranks(self, stage: str) -> FilterRanks:
-        """The ranks and decisions of a filter, with the planted truth where its pairs have it."""
+        """The ranks and decisions of a filter, with the injected label noise where its pairs have it."""
         return read_filter(self.stage(stage), self._pairs(stage), self.config["stages"][stage], shapes.read_metrics(self.stage(stage)))
 
     def filter_samples(self, stage: str, count: int = 5) -> list[FilterSample]:

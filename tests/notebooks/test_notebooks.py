@@ -22,7 +22,7 @@ ABLATIONS = "03_ablations"
 #: Of each notebook on a run: pictures at least, and what the outputs say.
 OF_A_RUN = {
     "01_quickstart": (4, ["bm25", "Precision", "shortest path"]),
-    "02_data_and_filter": (5, ["held out for the test", "together", "planted mismatch", "dropped", "Precision", "query is a test text"]),
+    "02_data_and_filter": (5, ["held out for the test", "together", "injected mismatch", "dropped", "Precision", "query is a test text"]),
     "04_embedding_space": (3, ["uniformity of passages", "e5-noisy", "split a string", "nearest passage is of the same source"]),
     "05_error_analysis": (2, ["first of bm25", "of its words", "better than", "queries won"]),
 }

@@ -20,7 +20,7 @@ _SHOWN_NAME = 40
 
 
 def filter_ranks(run: RunData, stage: str) -> Figure | None:
-    """Where true pairs and planted mismatches rank among the pool, in classes of rank; the line is what is kept."""
+    """Where true pairs and injected mismatches rank among the pool, in classes of rank; the line is what is kept."""
     ranks = run.filter_ranks(stage)
     if not ranks.ranked_N.any():
         return None
@@ -120,4 +120,4 @@ def _rank_groups(ranks: FilterRanks) -> list[tuple[str, NDArray[np.int64], str]]
     if ranks.planted_N is None:
         return [("pairs", ranks.rank_N[ranked], BLUE)]
     truth = ranks.planted_N
-    return [("true pairs", ranks.rank_N[~truth & ranked], BLUE), ("planted mismatches", ranks.rank_N[truth & ranked], RED)]
+    return [("true pairs", ranks.rank_N[~truth & ranked], BLUE), ("injected mismatches", ranks.rank_N[truth & ranked], RED)]

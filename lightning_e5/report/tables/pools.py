@@ -18,8 +18,8 @@ def source_table(facts: DataFacts, sources: Sequence[SourceCounts], last: Sequen
 
 
 def pairs_left(facts: DataFacts) -> Table:
-    """A row per source, the largest first: drops by rule, pairs left, planted mismatches."""
-    last = [number("pairs left", lambda source: source.pairs, ","), number("planted mismatches", lambda source: source.planted, ",")]
+    """A row per source, the largest first: drops by rule, pairs left, injected mismatches."""
+    last = [number("pairs left", lambda source: source.pairs, ","), number("injected mismatches", lambda source: source.planted, ",")]
     return source_table(facts, sorted(facts.sources, key=lambda source: (-source.candidates, source.name)), last)
 
 
@@ -45,7 +45,7 @@ def overlap_table(overlap: Mapping[str, Any]) -> Table:
 
 
 def truth_table(ranks: FilterRanks) -> Table | None:
-    """By source and in all: what the filter did to planted mismatches; None where none was planted."""
+    """By source and in all: what the filter did to injected mismatches; None where none was planted."""
     if ranks.planted_N is None:
         return None
     truth, keep = ranks.planted_N, ranks.keep_N
@@ -56,7 +56,7 @@ def truth_table(ranks: FilterRanks) -> Table | None:
     }  # fmt: skip
     known = sorted((row for row in ranks.sources if "removed_mismatches" in row), key=lambda row: (-row["pairs"], row["source"]))
     return Table.of([*known, together], [
-        Column("source", "source"), number("pairs", "pairs", ","), number("kept", "kept_share", ".1%"), number("planted mismatches", "planted", ","),
+        Column("source", "source"), number("pairs", "pairs", ","), number("kept", "kept_share", ".1%"), number("injected mismatches", "planted", ","),
         number("of them removed", "removed_mismatches", ".1%"), number("other pairs kept", "kept_pairs", ".1%"),
         number("true among the kept", "precision", ".1%"),
     ])  # fmt: skip
@@ -64,7 +64,7 @@ def truth_table(ranks: FilterRanks) -> Table | None:
 
 def sample_table(samples: Sequence[FilterSample]) -> Table:
     """Kept and dropped pairs."""
-    truth = {True: "planted mismatch", False: "true pair", None: None}
+    truth = {True: "injected mismatch", False: "true pair", None: None}
     return Table.of(samples, [
         Column("decision", lambda s: "kept" if s.keep else "dropped"), number("rank", lambda s: s.rank, ","),
         Column("truth", lambda s: truth[s.planted]), Column("source", lambda s: s.source or None),

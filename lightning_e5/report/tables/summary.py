@@ -60,7 +60,7 @@ def _filter(run: RunData, stage: str) -> list[str]:
         return []
     removed, kept, precision = (metrics[f"{stage}/{key}"] for key in ("removed_mismatches", "kept_pairs", "precision"))
     return ["", *_wrapped(
-        f"{stage}: removed {removed:.1%} of the planted mismatches, kept {kept:.1%} of the other pairs; of what it kept "
+        f"{stage}: removed {removed:.1%} of the injected mismatches, kept {kept:.1%} of the other pairs; of what it kept "
         f"{precision:.1%} are true pairs"
     )]  # fmt: skip
 

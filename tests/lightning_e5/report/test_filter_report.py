@@ -70,7 +70,7 @@ def test_kept_of_each_source_and_samples_side_by_side(make_run, sharded):
     for row in run.filter_ranks("filter").sources:
         assert f'<td class="number">{row["kept"]}</td><td class="number">{row["kept_share"]:.1%}</td>' in page
     assert page.count("data:image/svg+xml") == 2
-    assert "source/2" in page and "planted mismatch" in page and "precision" in page
+    assert "source/2" in page and "injected mismatch" in page and "precision" in page
     samples = run.filter_samples("filter")
     assert [s.keep for s in samples] == [True] * 5 + [False] * 5
     assert all(f"passage {s.query.split(' q')[1]} " in s.passage and (s.rank <= 2) == s.keep for s in samples)

@@ -25,7 +25,7 @@ def test_report_shows_results_filter_figures_and_provenance(make_run):
     assert "no difference shown" in page and "the reference" in page
     assert "precision 75.0%" in page.lower() and "recall 60.0%" in page and "67.0%" in page
     assert page.count('src="data:image/svg+xml;base64,') == 4
-    assert "planted mismatch" in page and "abc with uncommitted changes" in page and "1 min 01 s" in page
+    assert "injected mismatch" in page and "abc with uncommitted changes" in page and "1 min 01 s" in page
     assert "keep: filter/ranks.parquet" in page
 
 

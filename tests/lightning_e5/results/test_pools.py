@@ -42,7 +42,7 @@ def test_counts_of_shards(run_of_shards):
     assert facts.rules == ["over max_pairs_per_source", "short", "near duplicate"] and facts.before == {"r: records": 106}
     table = tables.pairs_left(facts)
     header, rows = table.header, table.cells
-    assert header == ["source", "candidates", "dropped: over max_pairs_per_source", "dropped: short", "dropped: near duplicate", "pairs left", "planted mismatches"]
+    assert header == ["source", "candidates", "dropped: over max_pairs_per_source", "dropped: short", "dropped: near duplicate", "pairs left", "injected mismatches"]
     assert rows == [["wiki", "93", "90", "0", "0", "3", "2"], ["forum", "13", "0", "7", "1", "5", "2"], ["together", "106", "90", "7", "1", "8", "4"]]
     for _, candidates, *dropped, left, _ in rows:  # every candidate has one fate
         assert int(candidates) == sum(map(int, dropped)) + int(left)
