@@ -23,7 +23,7 @@ RANKS, SOURCES = "ranks.parquet", "sources.json"
 class FilterRanks:
     """What a filter decided.
 
-    ``rank_N`` (0: dropped by a round before, not ranked), ``keep_N``, ``planted_N`` (None: no planted truth), ``k``, the
+    ``rank_N`` (0: dropped by a round before, not ranked), ``keep_N``, ``planted_N`` (None: no injected label noise), ``k``, the
     last rank kept, ``cap`` (ranks from it on are written as it; None: all as they are), ``sources`` (the rows of
     ``sources.json``) and ``pool`` (``global``, ``per_source``).
     """

@@ -85,7 +85,7 @@ def test_any_number_of_sources_with_and_without_truth(make_run, sources, truth):
     page = report_page(run)
     assert ("Kept of each source" in page) == (sources > 1)
     assert ("the other 50 sources" in page) == (sources == 90)
-    assert "no planted truth" in page or truth
+    assert "no injected label noise" in page or truth
     assert "<script" not in page
     section = fragment([filter_section(run, "filter")])
     opened = re.sub(r"<details>.*?</details>", "", section, flags=re.S)
