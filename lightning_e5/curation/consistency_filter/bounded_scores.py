@@ -10,7 +10,7 @@ cost precision), Cauchy and Schwarz give ``|q·p - q·m - q'·p'| <= |r||p - m| 
 measured. The product of the rounded operands is exact in int8 (sums of integers below 2^31); in bf16 and fp32, whose
 products are summed in float32, it is off by at most ``n u / (1 - n u) |q'||p'|``, ``n = D + 2``, ``u = 2^-24``, in any
 order of summation (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). A result rounded to bf16 is
-compared with thresholds rounded outwards, which is exact because rounding is monotone.
+compared with thresholds rounded outwards, the lower one to the number below: rounding is monotone, not strictly so.
 """
 
 from __future__ import annotations
@@ -137,7 +137,10 @@ class FloatScores:
         norm, residual = self.norms[block], self.residuals[block]
         error = rows.residual_R * norm + rows.norm_R * (residual + self.rounding * (norm + residual)) + 2.0**-100
         error = error + rows.slack_R * (1 + norm)
-        return Tile(scores, _round(rows.threshold_R - error, scores.dtype, -1), _round(rows.threshold_R + error, scores.dtype, 1))
+        low_R = _round(rows.threshold_R - error, scores.dtype, -1)
+        # A product above the threshold may be rounded to the very number that the threshold is rounded to.
+        low_R = torch.nextafter(low_R, torch.full_like(low_R, -torch.inf))
+        return Tile(scores, low_R, _round(rows.threshold_R + error, scores.dtype, 1))
 
     def _block(self, block: slice) -> Tensor:
         return self.pool_PD[block] if self.in_order else self.pool_PD[self.order_P[block]]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -119,6 +119,8 @@ def test_ties_count_against_a_pair_and_pool_copies_do_not(score_format):
     seed=st.integers(0, 10**6), pairs=st.integers(1, 12), pool=st.integers(1, 70), width=st.integers(1, 20),
     levels=st.integers(1, 4), texts=st.integers(1, 8), score_format=st.sampled_from(FORMATS), exact_up_to=st.none() | st.integers(1, 20),
 )  # fmt: skip
+# In bfloat16 the product of a tie is rounded to the very number that the threshold below it is rounded to.
+@example(seed=0, pairs=2, pool=7, width=2, levels=2, texts=1, score_format="bf16", exact_up_to=None)
 def test_few_values_and_texts_make_many_ties(seed, pairs, pool, width, levels, texts, score_format, exact_up_to):
     draw = torch.Generator().manual_seed(seed)
 
