@@ -42,6 +42,7 @@ from lightning_e5.files.storage import (
     write_json,
     write_manifest,
 )
+from lightning_e5.pipeline.fingerprint import result_version
 from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
 from lightning_e5.rng import generator
 from lightning_e5.text import text_id
@@ -54,6 +55,7 @@ TEXTS, EMBEDDINGS, KIND = "texts.parquet", "pool.npy", "filter-pool"
 
 
 @configurable("stage")
+@result_version(2)  # ties that bfloat16 missed are counted
 def consistency_filter(
     out: Path,
     *,
