@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOST = "stopped: {}the first process (rank 0) ended without a word: it was killed, or its machine is gone"
 
 
+@pytest.mark.slow  # modules/test_ranks.py compares every scheme on one rank and on two
 def test_a_run_with_a_stage_on_two_ranks(smoke_run: Path, tmp_path: Path) -> None:
     experiment = tmp_path / "two_ranks.yaml"
     experiment.write_text(

@@ -50,6 +50,7 @@ def stop_when_there_is(path: Path) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow  # test_runs.py kills a run, the notebooks' tests run an ablation
 def test_killed_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch  # noqa: F401  (the stages are then checked in this process, which is faster)
 

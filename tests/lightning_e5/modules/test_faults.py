@@ -65,7 +65,7 @@ def state(out: Path, ranks: int, case: str = CASE) -> dict[str, torch.Tensor]:
     ("ranks", "told", "number"),
     [
         (1, [0], signal.SIGTERM),
-        (2, [1], signal.SIGTERM),
+        pytest.param(2, [1], signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(2, [0], signal.SIGUSR1, marks=pytest.mark.slow),
         pytest.param(2, [0, 1], signal.SIGTERM, marks=pytest.mark.slow),
         (2, [1, 0], signal.SIGUSR1),
@@ -133,7 +133,7 @@ def test_a_value_that_is_not_finite_stops_all_ranks_before_the_step(tmp_path: Pa
     assert not (tmp_path / f"ranks-{ranks}.pt").exists()
 
 
-@pytest.mark.parametrize("victim", ["first rank", pytest.param("second rank", marks=pytest.mark.slow), "data worker"])
+@pytest.mark.parametrize("victim", ["first rank", pytest.param("second rank", marks=pytest.mark.slow), pytest.param("data worker", marks=pytest.mark.slow)])
 def test_a_dead_process_ends_the_job(tmp_path: Path, victim: str) -> None:
     process = start(tmp_path, 1 if victim == "data worker" else 2, steps=100_000, workers=int(victim == "data worker"))
     wait_for_checkpoint(tmp_path)

@@ -72,6 +72,7 @@ def test_the_exported_weights_are_the_trained_ones(sharded: Trained) -> None:
         assert torch.equal(value, state[f"model.backbone.{name}"]), name
 
 
+@pytest.mark.slow
 def test_resumed_is_bit_equal(sharded: Trained, tmp_path: Path) -> None:
     resumed = sharded.continued(tmp_path, 2, "fsdp")
     for case in RESUMED:
