@@ -17,8 +17,9 @@ def build(folder: Path) -> None:
     pdoc.render.configure(docformat="google", show_source=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # pdoc's: what cannot be imported, an annotation that names nothing
-        # The constructor that Python makes for a NamedTuple does not know its module, so pdoc shows its annotations as they stand.
-        warnings.filterwarnings("ignore", r"Error parsing type annotation ForwardRef\(.*\) for \S+\.__init__", UserWarning)
+        # The constructor that Python makes for a NamedTuple, or for a dataclass with fields of another module's, does not know where their
+        # types come from, so pdoc shows its annotations as they stand.
+        warnings.filterwarnings("ignore", r"Error parsing type annotation .* for \S+\.__init__", UserWarning)
         pdoc.pdoc("lightning_e5", "data_modules", "!lightning_e5.__main__", output_directory=folder)
     print(f"{folder / 'index.html'}: {sum(1 for _ in folder.rglob('*.html'))} pages")
 
