@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.evaluation.beir.sets import BEIR_SETS
-from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, mean_of_groups
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, mean_of_groups, stacked
 from lightning_e5.result_row import MAIN_METRIC, RETRIEVAL, ResultRow
 
 #: The average's name among the sets.
@@ -31,8 +31,8 @@ def beir_averages(values: Mapping[str, Mapping[str, Sequence[NDArray[np.float64]
         sets = [values[name][model] for name in BEIR_SETS]
         groups = [group for of_set in sets for group in of_set]
         weights = [1 / (len(sets) * len(of_set)) for of_set in sets for _ in of_set]
-        of_query = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        low, high = bootstrap_interval(np.concatenate(groups), seed=seed, groups=of_query, weights=weights)
+        per_query, of_query = stacked(groups)
+        low, high = bootstrap_interval(per_query, seed=seed, groups=of_query, weights=weights)
         means = {name: mean_of_groups(values[name][model]) for name in BEIR_SETS}
         count = sum(len(group) for group in groups)
         rows.append(ResultRow(model, BEIR15, RETRIEVAL, MAIN_METRIC, mean_of_groups(groups, weights), low, high, count, sets=means))

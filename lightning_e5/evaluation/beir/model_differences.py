@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.statistics.paired_test import Difference, paired_test
+from lightning_e5.evaluation.statistics.paired_test import Difference, paired_test, stacked
 
 #: model -> the models that it is compared with beside the reference, the step before it first.
 Previous = Mapping[str, Sequence[str]]
@@ -45,13 +45,11 @@ def compare_models(
         ``difference_high`` and ``p_value``.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    flat = {name: np.concatenate(groups) for name, groups in values.items()}
-    sizes = [len(group) for group in next(iter(values.values()), ())]
-    groups = np.repeat(np.arange(len(sizes)), sizes)
-    for name, own in flat.items():
+    flat = {name: stacked(groups) for name, groups in values.items()}
+    for name, (own, groups) in flat.items():
         others = [("", reference)] if reference is not None and name != reference else []
         others += [(other, other) for other in previous.get(name, ())]
-        found[name] = [{"model": shown, **_columns(paired_test(own, flat[other], groups, seed=seed))} for shown, other in others]
+        found[name] = [{"model": shown, **_columns(paired_test(own, flat[other][0], groups, seed=seed))} for shown, other in others]
     return found
 
 

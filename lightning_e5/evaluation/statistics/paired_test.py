@@ -117,6 +117,12 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def stacked(groups: Sequence[ArrayLike]) -> tuple[Float64, NDArray[np.int64]]:
+    """The groups' values one after the other, ``[Q]``, and the number of each one's group, ``[Q]``."""
+    values = [np.asarray(group, dtype=np.float64) for group in groups]
+    return np.concatenate(values), np.repeat(np.arange(len(values)), [len(group) for group in values])
+
+
 def mean_of_groups(groups: Sequence[ArrayLike], weights: Sequence[float] | None = None) -> float:
     """The weighted mean of the groups' means; every group ``[Q]`` the values of its queries."""
     shares = _shares(groups, weights)

@@ -15,7 +15,7 @@ from lightning_e5.evaluation.beir.collection import Collection, grouped
 from lightning_e5.evaluation.beir.cosine_sample import CosineSample, RememberingEncoder
 from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.beir.retrieval import RetrievalResult, Searcher
-from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, stacked
 from lightning_e5.evaluation.tasks.task import TaskResult
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.models.encoder import TextEncoder
@@ -95,8 +95,8 @@ class CollectionTask:
                 searcher = RememberingEncoder(encoder, sample.texts() if sample is not None else set(), progress=bar)
             found = collection.evaluate(searcher, k=self.k, metrics=metrics, index=self.index, cache_dir=self.cache_dir)
         groups = [np.array(values) for values in grouped(found.per_query[MAIN_METRIC], collection.query_groups())]
-        of_query = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        low, high = bootstrap_interval(np.concatenate(groups), seed=seed, groups=of_query)
+        per_query, of_query = stacked(groups)
+        low, high = bootstrap_interval(per_query, seed=seed, groups=of_query)
         counts = {name: count for name, count in found.counts.items() if name != "queries"}
         facts = {"split": found.split, **counts, "tied": found.tied.get(10), **collection.facts()}
         tie_range = {m: [lowest, found.highest[m]] for m, lowest in found.lowest.items() if lowest != found.highest[m]}
