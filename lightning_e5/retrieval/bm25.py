@@ -84,9 +84,7 @@ class BM25:
         index = self.index([corpus[document] for document in document_ids])
         run: Run = {}
         for query, text in queries.items():
-            scores = index.scores(text)
-            rows = best_rows(scores, k)
-            run[query] = dict(zip((document_ids[row] for row in rows), scores[rows].tolist(), strict=True))
+            run[query] = best_documents(document_ids, index.scores(text), k)
         return run
 
     def index(self, texts: Sequence[str]) -> BM25Index:
@@ -120,6 +118,12 @@ class BM25Index:
     def best_rows(self, scores: np.ndarray, k: int) -> np.ndarray:
         """See `best_rows`."""
         return best_rows(scores, k)
+
+
+def best_documents(document_ids: Sequence[str], scores: np.ndarray, k: int) -> dict[str, float]:
+    """Document id -> score of the ``k`` highest scores above 0, best first; see `best_rows`."""
+    rows = best_rows(scores, k)
+    return dict(zip((document_ids[row] for row in rows), scores[rows].tolist(), strict=True))
 
 
 def best_rows(scores: np.ndarray, k: int) -> np.ndarray:

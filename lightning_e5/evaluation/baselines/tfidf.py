@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.ranges import Count, Range
-from lightning_e5.retrieval.bm25 import BM25, best_rows
+from lightning_e5.retrieval.bm25 import BM25, best_documents
 from lightning_e5.retrieval.search import check_search, ranked_ids
 from lightning_e5.types import Run
 
@@ -92,8 +92,7 @@ class TfIdf:
             queries_QV = vectorizer.transform([queries[name] for name in names])
             scores_QN = (queries_QV @ documents_NV.T).toarray().astype(np.float32)
             for name, scores in zip(names, scores_QN, strict=True):
-                rows = best_rows(scores, k)
-                run[name] = dict(zip((document_ids[row] for row in rows), scores[rows].tolist(), strict=True))
+                run[name] = best_documents(document_ids, scores, k)
         return run
 
 
