@@ -26,14 +26,14 @@ from lightning_e5.config.ablation_spec import load_ablation
 from lightning_e5.configurable import allow_options
 from lightning_e5.distributed.launch import threads_per_process
 from lightning_e5.errors import UserError
+from lightning_e5.files.run_layout import ABLATION, METRICS
 from lightning_e5.files.storage import write_json, write_text
 from lightning_e5.interrupts import listening
 from lightning_e5.pipeline.check import check_experiment
 from lightning_e5.pipeline.lock import LOCK, locked
-from lightning_e5.pipeline.runner import METRICS, changed_keys
+from lightning_e5.pipeline.runner import changed_keys
 from lightning_e5.redaction import digits, replace_secrets
 
-ABLATION = "ablation.json"
 #: Before the digits of the environment variable of a secret of the YAML.
 _SECRET = "LIGHTNING_E5_SECRET_"
 _POLL_SECONDS = 0.2

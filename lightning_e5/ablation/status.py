@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.files.run_layout import METRICS, STATUS
 from lightning_e5.files.storage import write_json
-from lightning_e5.pipeline.runner import METRICS
 from lightning_e5.redaction import hidden_message
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.result_files import read_result
 
-STATUS = "status.json"
 #: Seconds between progress lines: of a terminal, where a line replaces the one before, and of a log.
 _TERMINAL_SECONDS, _LOG_SECONDS = 1.0, 60.0
 _ERROR = re.compile(r"^(error|stopped|\w*(Error|Exception|Interrupt|Exit)\b.*):", re.I)

@@ -20,12 +20,10 @@ from lightning_e5.evaluation.published import Published, check_published, publis
 from lightning_e5.evaluation.statistics.decision import decide_together
 from lightning_e5.evaluation.tasks.retrieval import CollectionResult, CollectionTask
 from lightning_e5.evaluation.tasks.task import EvalTask, TaskResult
+from lightning_e5.files.run_layout import TABLE, TASKS
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import progress
 from lightning_e5.result_row import Comparison, ResultRow, TextsRead
-
-#: The rows of retrieval, and those of all other tasks and of averages.
-TABLE, TASKS_TABLE = "table.json", "tasks.json"
 
 
 @dataclass(frozen=True)
@@ -140,6 +138,6 @@ def _write(out: Path, rows: Sequence[ResultRow]) -> None:
     """The rows as files; times, which are others each time, in one of their own."""
     table = [(row.as_json(), row.seconds) for row in rows if row.is_retrieval]
     if others := [row.as_json() for row in rows if not row.is_retrieval]:
-        write_json(out / TASKS_TABLE, others)
+        write_json(out / TASKS, others)
     write_json(out / "timing_table.json", [{**row, "seconds": seconds} for row, seconds in table])
     write_json(out / TABLE, [row for row, _ in table])

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 #: Of a run, and of each of its stages.
 CONFIG, METRICS, LOG, TIMING, ENVIRONMENT = "config.yaml", "metrics.json", "metrics.jsonl", "timing.json", "environment.json"
+#: Of an evaluation: the rows of retrieval, and those of all other tasks and of averages.
+TABLE, TASKS = "table.json", "tasks.json"
 #: Of an ablation.
 ABLATION, STATUS = "ablation.json", "status.json"

@@ -8,13 +8,13 @@ from typing import Any
 
 from lightning_e5.config.experiment import Node, differing_keys, read_yaml
 from lightning_e5.errors import UserError
+from lightning_e5.files.run_layout import CONFIG, METRICS
 from lightning_e5.files.storage import CHECKSUM, MANIFEST, TEMPORARY_SUFFIX, read_json, write_text
 from lightning_e5.pipeline.fingerprint import FACTS, FREE_ARGUMENTS, deciding, facts_here
 from lightning_e5.pipeline.lock import LOCK
 from lightning_e5.pipeline.stage import begun_fingerprint, holds_work
 from lightning_e5.redaction import redact
 
-CONFIG, METRICS = "config.yaml", "metrics.json"
 #: Top-level keys that change nothing a run computes.
 _FREE_KEYS = ("description", "logger", "threads", "headline", "runs_dir", "stage_cache", "throughput", "engine")
 _CHOICES = "give another name=..., remove the directory, or pass --update to redo the stages that change"

@@ -14,10 +14,10 @@ from lightning_e5.config.instantiate import instantiate
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError
 from lightning_e5.files.digests import FileDigests, files_below
+from lightning_e5.files.run_layout import LOG, TIMING
 from lightning_e5.files.storage import MANIFEST, empty_directory, read_checked, read_manifest, write_checked
 from lightning_e5.pipeline.fingerprint import stage_fingerprint, stored_fingerprint
 
-TIMING = "timing.json"
 STARTED = "started.json"
 #: Keys of a stage's node that are not arguments; ``description`` says in words what the stage does.
 SPECIAL = ("inputs", "description")
@@ -134,5 +134,5 @@ def _started(out: Path) -> Node | None:
 
 def output_files(out: Path) -> list[str]:
     """The files that are a stage's result, also in linked folders: all but its records of time, logs and checkpoints."""
-    left_out = {STARTED, TIMING, MANIFEST, "metrics.jsonl", "timing_table.json"}
+    left_out = {STARTED, TIMING, MANIFEST, LOG, "timing_table.json"}
     return [name for name in files_below(out) if name not in left_out and name.split("/")[0] not in ("checkpoints", "wandb")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.files import run_layout as layout
 from lightning_e5.files.storage import read_json, read_log
 from lightning_e5.result_row import MAIN_METRIC, ResultRow
 
@@ -17,7 +18,6 @@ from lightning_e5.result_row import MAIN_METRIC, ResultRow
 NUMBER, COUNT, TEXT, FLAG, ANYTHING = "a number", "a whole number", "a text", "true or false", "anything"
 Shape = Any
 
-METRICS_FILE, TABLE_FILE, TASKS_FILE = "metrics.json", "table.json", "tasks.json"
 METRICS: Shape = {"*": NUMBER}
 TIMING: Shape = {"seconds": NUMBER, "peak_memory_gb": NUMBER}
 ENVIRONMENT: Shape = {"packages?": {"*": ANYTHING}}
@@ -77,7 +77,7 @@ def read_rows(stage: Path) -> list[ResultRow]:
     ``metrics.json``, ``<model>/<collection>/<metric>``; this is the one place where such names are taken apart.
     """
     rows = []
-    if (table := stage / TABLE_FILE).is_file():
+    if (table := stage / layout.TABLE).is_file():
         metrics = read_metrics(stage)
         for number, node in enumerate(read_result(table, TABLE)):
             check_shape(node, DIFFERENCE if "difference" in node else {}, table, f"[{number}]")
@@ -85,17 +85,17 @@ def read_rows(stage: Path) -> list[ResultRow]:
                 prefix = f"{node['model']}/{node['collection']}/"
                 own = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
                 if MAIN_METRIC not in own:
-                    raise UserError(f"{stage / METRICS_FILE}: lacks the key {prefix + MAIN_METRIC!r} of a row of {TABLE_FILE}; one of them is damaged")
+                    raise UserError(f"{stage / layout.METRICS}: lacks the key {prefix + MAIN_METRIC!r} of a row of {layout.TABLE}; one of them is damaged")
                 node = {**node, "metric": MAIN_METRIC, "value": own.pop(MAIN_METRIC), "others": own}
             rows.append(ResultRow.of_json(node))
-    if (tasks := stage / TASKS_FILE).is_file():
+    if (tasks := stage / layout.TASKS).is_file():
         rows += [ResultRow.of_json(node) for node in read_result(tasks, TASKS)]
     return rows
 
 
 def read_metrics(stage: Path) -> dict[str, float]:
     """A stage's flat metrics; empty where it left none."""
-    return dict(read_result(stage / METRICS_FILE, METRICS)) if (stage / METRICS_FILE).is_file() else {}
+    return dict(read_result(stage / layout.METRICS, METRICS)) if (stage / layout.METRICS).is_file() else {}
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:

@@ -20,14 +20,13 @@ from lightning_e5.config.experiment import Node, outside_path
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import parquet_columns, read_parquet
-from lightning_e5.files.run_layout import LOG, METRICS, TIMING
+from lightning_e5.files.run_layout import CONFIG, ENVIRONMENT, LOG, METRICS, TABLE, TIMING
 from lightning_e5.files.storage import MANIFEST, sha256_file
 from lightning_e5.result_row import MAIN_METRIC, ResultRow
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.filters import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.results.recorded_config import load_recorded
 
-TABLE, TASKS_TABLE = shapes.TABLE_FILE, shapes.TASKS_FILE
 RANKS, PER_QUERY = "ranks.parquet", "per_query.parquet"
 _HASHED: dict[tuple[int, ...], str] = {}
 
@@ -91,9 +90,9 @@ class RunData:
         self.path = Path(self.path)
         if not self.path.is_dir():
             raise UserError(f"{self.path}: no such run directory")
-        if not (self.path / "config.yaml").is_file():
+        if not (self.path / CONFIG).is_file():
             raise UserError(f"{self.path}: is no run directory (has no config.yaml)")
-        self.config = load_recorded(self.path / "config.yaml")
+        self.config = load_recorded(self.path / CONFIG)
         self._per_query: dict[tuple[Path, str], dict[str, float]] = {}
 
     @property
@@ -120,7 +119,7 @@ class RunData:
     @property
     def environment(self) -> Node:
         """Commit, package versions and hardware; empty where they were not recorded."""
-        path = self.path / "environment.json"
+        path = self.path / ENVIRONMENT
         return dict(shapes.read_result(path, shapes.ENVIRONMENT)) if path.is_file() else {}
 
     def stage(self, name: str) -> Path:
