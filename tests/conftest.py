@@ -55,6 +55,18 @@ def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_remembered", set())
 
 
+@pytest.fixture(autouse=True)
+def own_arithmetic() -> Iterator[None]:
+    """A run within a test's process sets torch's threads and turns denormal numbers into zeros; the next test must not compute so."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
+        if threads is not None and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def smoke_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of the smoke run, which begins beside the first tests where any test wants it, so that few have to wait.

@@ -35,9 +35,6 @@ def write_package(root: Path, deeds: tuple[str, ...]) -> Path:
 @pytest.fixture
 def small_experiment(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Pairs, word vectors of them, an untrained encoder of them, and pairs that none of these depends on."""
-    import torch
-
-    threads = torch.get_num_threads()
     packages = {"one": write_package(tmp_path / "one", DEEDS[:5]), "held": write_package(tmp_path / "held", DEEDS[5:])}
 
     def pairs(roots: dict[str, Path]) -> dict[str, Any]:
@@ -60,8 +57,6 @@ def small_experiment(tmp_path: Path) -> Iterator[dict[str, Any]]:
             },
         },
     }  # fmt: skip
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
