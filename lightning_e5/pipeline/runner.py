@@ -221,7 +221,8 @@ def _compute(prepared: PreparedStage, digests: FileDigests, say: Callable[[str],
     except Exception as error:
         prepared.failed(error)
         raise
-    gc.collect()  # a trainer refers to itself: without this its optimizer's state may stay for stages on end
+    if "module" in prepared.node:
+        gc.collect()  # a trainer refers to itself: without this its optimizer's state may stay for stages on end
     seconds = time.perf_counter() - began
     write_json(out / METRICS, metrics)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
