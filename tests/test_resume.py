@@ -23,7 +23,7 @@ def kill_loop(*options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow  # test_runs.py kills a whole run three times
+@pytest.mark.slow  # test_runs.py kills a whole run
 def test_two_kills_and_resumes_are_bit_equal() -> None:
     printed = kill_loop("--kills", "2", "--schemes", "moco", "--workers", "0")
     assert "while a checkpoint was written" in printed and printed.endswith("2 resumes: bit-equal\n")

@@ -185,7 +185,7 @@ STAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [pytest.param("word_vectors", marks=pytest.mark.slow), "vocabulary"])
 def test_a_full_disk_is_one_sentence(texts: list[str], tmp_path: Path, stage: str) -> None:
     """The disk is full when the weights are written, which a library does that has its own exceptions."""
     limit, node = STAGES[stage]

@@ -70,6 +70,7 @@ def test_a_hub_name_is_the_folder_that_the_hub_has(folder: Path, tmp_path: Path)
     assert again == found and gone.startswith("somebody/third: cannot be loaded")
 
 
+@pytest.mark.slow
 def test_a_download_cut_at_half_leaves_no_model(folder: Path, tmp_path: Path) -> None:
     name = "somebody/small-model"
     with hub_server({name: folder}, cut="model.safetensors") as endpoint:

@@ -149,7 +149,7 @@ def test_the_bytes_do_not_depend_on_how_shards_are_cut_from_parts(raw: list[Text
     assert PairStore(tmp_path / "small").read(columns) == PairStore(tmp_path / "large").read(columns)
 
 
-@pytest.mark.parametrize("kill", ["worker", "parent"])
+@pytest.mark.parametrize("kill", ["worker", pytest.param("parent", marks=pytest.mark.slow)])
 def test_a_killed_build_goes_on(raw: list[TextFiles], tmp_path: Path, kill: str) -> None:
     build(tmp_path / "whole", raw)
     (raw[0].folder / "reads.log").unlink()

@@ -96,6 +96,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in left_out}
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_continues_to_equal_files(tmp_path: Path, encoder_folder: Path, collection: Path) -> None:
     """SIGKILL while the first of twelve sets is on disk; the same command ends with the files of a run that was let be."""
     stage = {

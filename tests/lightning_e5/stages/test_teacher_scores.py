@@ -98,6 +98,7 @@ def test_a_killed_scoring_continues(tmp_path: Path, ranked: Path, released: Path
     assert (tmp_path / "killed/ranked.parquet").read_bytes() == (tmp_path / "whole/ranked.parquet").read_bytes()
 
 
+@pytest.mark.slow  # stages/test_consistency_filter.py compares the engines
 def test_an_engine_scores_the_same(tmp_path: Path, ranked: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers and one, each computing blocks of groups; what is in this process only gathers them."""
     monkeypatch.setattr(scores_module, "GROUPS", 8)

@@ -202,6 +202,7 @@ def test_mistakes_are_named(tmp_path: Path, settings: dict[str, Any], message: s
         hard_negatives(tmp_path, **settings, seed=1)
 
 
+@pytest.mark.slow  # stages/test_consistency_filter.py compares the engines
 def test_an_engine_embeds_the_same(tmp_path: Path, collection: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of texts embedded by two workers and by one give the same file."""
     monkeypatch.setattr(candidates_module, "TEXTS", 16)
