@@ -18,7 +18,14 @@ from lightning_e5.config.experiment import outside_path
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.building.held_out import half_width
 from lightning_e5.curation.building.own_collection import write_collection
-from lightning_e5.curation.building.own_sides import HeldOutSizes, OwnSides, asking, collection_of_tables, draw_pairs, make_sides
+from lightning_e5.curation.building.own_sides import (
+    HeldOutSizes,
+    OwnSides,
+    asking,
+    collection_of_tables,
+    draw_pairs,
+    make_sides,
+)
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates
 from lightning_e5.curation.cleaning.repeated_pairs import without_repeats
 from lightning_e5.curation.mining.training_groups import training_groups
@@ -117,7 +124,7 @@ def own_pairs(
         write_collection(out / "validation", sides.validation)
     triplets = _write_ranked(out / "ranked.parquet", train, sides, report)
     write_json(out / "examples.json", draw_examples(train, seed))
-    dropped = {_reason(name): {"count": count, "first": report.first.get(name, "")} for name, count in report.counts.items() if _reason(name)}
+    dropped: dict[str, Any] = {_reason(name): {"count": count, "first": report.first.get(name, "")} for name, count in report.counts.items() if _reason(name)}
     write_json(out / "dropped.json", dropped)
     counts = _counts(train, triplets, sides, read)
     split = {"test": "own" if own_test else f"held out by {sides.by}", "validation": "own" if own_validation else f"held out by {sides.by}", "half_width": half_width(len(sides.test.queries))}
