@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from data_modules.own.beir_folder import Collection, is_beir, own_test_split, read_collection, validation_split
 from data_modules.own.examples import draw_examples
@@ -34,12 +34,14 @@ from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import say
-from lightning_e5.ranges import Count, CountOrZero, Share
+from lightning_e5.ranges import Count, CountOrZero, Range, Share
 from lightning_e5.text import text_id
 from lightning_e5.types import RankedExample, ReadReport
 
 #: Near copies as `NearDuplicates` finds them by default.
 NEAR_DUPLICATES = NearDuplicates()
+#: A score of a pair, on whatever scale.
+Score = Annotated[float, Range(-1e9, 1e9)]
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -56,7 +58,7 @@ def own_pairs(
     negative: str | Sequence[str] | None = None,
     score: str | None = None,
     document: str | None = None,
-    min_score: float | None = None,
+    min_score: Score | None = None,
     max_pairs: Count | None = None,
     test_queries: Count = 400,
     validation_queries: CountOrZero = 300,

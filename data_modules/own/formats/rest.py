@@ -157,7 +157,7 @@ class _Reader:
             while end < len(lines) and lines[end]:
                 end += 1
             return [Block("code", "\n".join(lines[at:end]))], end
-        if end < len(lines) and lines[end].startswith(" "):
+        if end < len(lines) and lines[end].startswith(" ") and not paragraph[-1].endswith("::"):
             body, end = _indented(lines, end)
             return self._defined(paragraph, body, depth), end
         if paragraph[-1].endswith("::"):
