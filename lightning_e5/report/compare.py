@@ -8,10 +8,11 @@ from pathlib import Path
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import write_text
 from lightning_e5.report.tables.comparison import as_csv, as_latex, as_text
+from lightning_e5.report.tables.what_differs import differing_table
 from lightning_e5.results.ablation import ABLATION, AblationData, is_ablation, overrides_of
 from lightning_e5.results.comparison import Comparison, compare_ablation
 from lightning_e5.results.run import RunData
-from lightning_e5.results.single_runs import compare_runs
+from lightning_e5.results.single_runs import RunsComparison, compare_runs
 
 
 def compare(
@@ -25,7 +26,7 @@ def compare(
             YAML) and ``scale=...``, ``runs_dir=...``.
         metrics: full names (``e5/python-docs/ndcg@10``, ``filter/recall``) or their ends (``ndcg@10``); the first run's
             headline, or the ablation's report, by default.
-        csv: file that receives the table as CSV.
+        csv: file that receives the table as CSV; of several runs the file beside it (see `differing_file`) what differs.
         html: file that receives a page of its own.
         latex: file that receives an ablation's table for LaTeX.
         export: folder that receives an ablation's small result files.
@@ -54,11 +55,18 @@ def compare(
         comparison = compare_runs([RunData(Path(run)) for run in what], metrics)
     if csv is not None:
         write_text(Path(csv), as_csv(comparison))
+        if isinstance(comparison, RunsComparison) and len(comparison.names) > 1:
+            write_text(differing_file(Path(csv)), differing_table(comparison, whole=True).csv())
     if html is not None:
         from lightning_e5.report.comparison_page import comparison_page
 
         write_text(Path(html), comparison_page(comparison))
     return as_text(comparison)
+
+
+def differing_file(csv: Path) -> Path:
+    """Where ``compare`` writes what differs between runs whose table goes to ``csv``: ``table_differs.csv`` beside ``table.csv``."""
+    return csv.with_name(f"{csv.stem}_differs{csv.suffix}")
 
 
 def _open_ablation(path: Path, arguments: Sequence[str]) -> AblationData:
