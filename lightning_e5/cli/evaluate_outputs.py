@@ -8,7 +8,12 @@ from pathlib import Path
 from lightning_e5.cli.evaluate_inputs import Evaluated
 from lightning_e5.files.storage import to_json, write_json, write_text
 from lightning_e5.report.tables.evaluation import evaluation_text
-from lightning_e5.report.tables.model_differences import comparison_notes, differences_table, evaluation_csv, not_compared
+from lightning_e5.report.tables.model_differences import (
+    comparison_notes,
+    differences_table,
+    evaluation_csv,
+    not_compared,
+)
 from lightning_e5.result_row import flat
 
 #: The metrics of retrieval that tables show.

@@ -34,7 +34,7 @@ class PerQueryFile:
     def keep(self, model: str, collection: str, result: TaskResult) -> None:
         """Keep what a model's single queries got; metrics that are of no single item (of clusters) have no rows."""
         for metric, values in result.by_item().items():
-            columns = (list(values), [model] * len(values), [collection] * len(values), [metric] * len(values), list(values.values()))
+            columns: tuple[list[Any], ...] = (list(values), [model] * len(values), [collection] * len(values), [metric] * len(values), list(values.values()))
             for name, column in zip(COLUMNS, columns, strict=True):
                 self.columns[name] += column
 

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from lightning_e5.report.figures.evaluation import model_differences
 from lightning_e5.report.html import Paragraph, Part, Picture, Section, page
-from lightning_e5.report.tables.evaluation import contamination_table, retrieval_notes, retrieval_table, task_table, validity_table
+from lightning_e5.report.tables.evaluation import (
+    contamination_table,
+    retrieval_notes,
+    retrieval_table,
+    task_table,
+    validity_table,
+)
 from lightning_e5.report.tables.model_differences import comparison_notes, differences_table
 from lightning_e5.result_row import ResultRow, flat
 
@@ -26,7 +32,8 @@ def evaluation_page(rows: Sequence[ResultRow], reference: str | None, metrics: S
     if reference is not None and (notes := comparison_notes(rows, reference, chosen=chosen)):
         table = differences_table(rows, reference)
         picture = Picture(model_differences(rows, reference), f"Each model's difference to {reference} with its 95% interval")
-        body.append(Section(f"Differences to {reference}", [*([table, picture] if table.rows else []), *(Paragraph(note, "note") for note in notes)]))
+        shown: list[Part] = [table, picture] if table.rows else []
+        body.append(Section(f"Differences to {reference}", [*shown, *(Paragraph(note, "note") for note in notes)]))
     if retrieval:
         notes = retrieval_notes(retrieval, metrics[0])
         body.append(Section("Retrieval", [retrieval_table(retrieval, flat(rows), metrics), *(Paragraph(note, "note") for note in notes)]))

@@ -47,7 +47,7 @@ def comparison_notes(rows: Sequence[ResultRow], reference: str, *, chosen: bool 
     which = "" if chosen else " (the first model; --reference NAME chooses another)"
     notes = [
         f"Differences: each model minus {reference}{which}, paired over the same queries or items, with 95% bootstrap intervals; p by "
-        f"randomisation, of few-shot probes by Satterthwaite's t; by Holm over the table's {count} comparisons."
+        f"randomisation, of few-shot probes by Satterthwaite's t; by Holm over all of the table's comparisons ({count})."
     ] if count else [f"No model is compared with {reference}{which}."]  # fmt: skip
     return notes + [f"{name}: not compared: {why}." for name, why in not_compared(rows, reference).items()]
 
