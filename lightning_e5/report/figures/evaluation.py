@@ -12,7 +12,7 @@ from lightning_e5.report.tables.model_differences import shown
 from lightning_e5.result_row import ResultRow
 
 #: Inches: narrow, so that letters stay readable where a page of 400 px scales the picture down.
-_WIDTH = 6.4
+_WIDTH = 5.6
 _COLOURS = {"higher": BLUE, "lower": RED}
 
 

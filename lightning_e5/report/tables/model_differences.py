@@ -26,11 +26,10 @@ def differences_table(rows: Sequence[ResultRow], reference: str) -> Table:
     compared = [(row, row.difference) for row in rows if row.difference is not None]
     return Table.of(compared, [
         Column("model", lambda pair: labelled(pair[0].as_json())), Column("set", lambda pair: pair[0].collection),
-        Column("metric", lambda pair: pair[0].metric), number("value", lambda pair: pair[0].value, ".3f"),
-        number(reference, lambda pair: values.get((pair[0].collection, pair[0].metric)), ".3f"),
         number("difference", lambda pair: pair[1].difference, "+.3f"),
-        number("95% interval", lambda pair: f"[{pair[1].low:+.3f}, {pair[1].high:+.3f}]"), number("p (Holm)", lambda pair: p_shown(pair[1].p_holm)),
-        Column("shown", lambda pair: shown(pair[1])),
+        number("95% interval", lambda pair: f"[{pair[1].low:+.3f}, {pair[1].high:+.3f}]"), Column("shown", lambda pair: shown(pair[1])),
+        number("p (Holm)", lambda pair: p_shown(pair[1].p_holm)), Column("metric", lambda pair: pair[0].metric),
+        number("value", lambda pair: pair[0].value, ".3f"), number(reference, lambda pair: values.get((pair[0].collection, pair[0].metric)), ".3f"),
     ])  # fmt: skip
 
 
