@@ -15,13 +15,7 @@ from typing import Annotated, Any, Literal
 
 from data_modules.pair_store import SHARD_FOLDER, SHARDS, shard_name
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.building.merge import (
-    Decisions,
-    decide,
-    merge_key,
-    pieces_by_source,
-    save_decisions,
-)
+from lightning_e5.curation.building.merge import Decisions, decide, merge_key, pieces_by_source, save_decisions
 from lightning_e5.curation.building.parts import (
     EVALUATION_TEXT,
     NGRAMS,
@@ -51,7 +45,6 @@ WORK = "work"
 #: The key of what was built, and what it took; no result, since it differs from one build to the next.
 TIMES = "timing_table.json"
 OVERLAP_REPORT = "overlap.json"
-DROP_THEM = "drop_corpus: true drops them, as the paper does with public data"
 
 
 @configurable("stage")
@@ -81,9 +74,8 @@ def build_ccpairs(
         sources: raw sources, each with a name of its own.
         heuristics: rules on single pairs, in the order in which they are asked.
         near_duplicates: how near copies are found; None leaves them in.
-        decontaminate: evaluation collections; a pair with one of their queries (or of a file's texts) on either side is dropped, and so is
-            every judged pair of query and passage. Given as `EvaluationFiles`, a changed file of theirs makes a run build anew; given
-            as paths, the paths alone count.
+        decontaminate: evaluation collections; a pair with one of their queries (or of a file's texts) on either side is dropped. Given as
+            `EvaluationFiles`, a changed file of theirs makes a run build anew; given as paths, the paths alone count.
         drop_corpus: also drop pairs with a document of the collections' corpora (BEIR folders), as the paper does with public data. By
             default they are counted and stay: who trains for a corpus of their own trains on the very passages that are searched.
         ngram_report: also report (``overlap.json``) how many pairs share so many words in a row with an evaluation
@@ -142,7 +134,7 @@ def build_ccpairs(
     for sentence in (sentence for reader in finished["read"] for sentence in reader["warnings"]):
         warn(sentence)
     if kept := sum(source.get(OF_CORPORA, 0) for source in finished["sources"]):
-        warn(f"decontaminate: {kept:,} pairs (duplicates and caps not yet seen to) hold a passage of the evaluation's corpora and stay; {DROP_THEM}")
+        warn(f"decontaminate: {kept:,} pairs, before duplicates and caps, hold a passage of an evaluation corpus and stay (drop_corpus: true drops them)")
     return _metrics(finished)
 
 
@@ -215,10 +207,7 @@ def _finished(out: Path, key: str) -> dict[str, Any] | None:
 
 
 def _facts(
-    sources: Sequence[PairFiles],
-    records: Sequence[Mapping[str, Any]],
-    decisions: Decisions,
-    shards: Mapping[str, Sequence[Mapping[str, Any]]],
+    sources: Sequence[PairFiles], records: Sequence[Mapping[str, Any]], decisions: Decisions, shards: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """``pairs.json``: per source of pairs what came, what was dropped by which rule and what is left; per reader its counts."""
     candidates: Counter[str] = Counter()
