@@ -41,7 +41,7 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a dashboard compares: an ablation at one scale, its training stages and the W&B project of its runs."""
+    """What a dashboard compares: an ablation at one scale, its training stages, its directory and the W&B project of its runs."""
 
     name: str
     scale: str
@@ -52,6 +52,7 @@ class Compared:
     variants: dict[str, str]
     paper: Node | None
     trainings: list[str]
+    directory: Path
     project: str
     entity: str | None
 
@@ -76,7 +77,7 @@ def dashboard(
         ablation: an ablation's directory, or its YAML, for which no run is needed.
         scale: where it is a YAML: another scale than its default.
         project, entity: instead of those of the ablation's ``logger``.
-        out: the JSON file; ``dashboard.json`` in the ablation's directory, ``<ablation>-<scale>-dashboard.json`` here for a YAML.
+        out: the JSON file; ``dashboard.json`` in the ablation's directory, which a YAML names and need not be there yet.
         online: needs a login.
 
     Returns:
@@ -90,7 +91,9 @@ def dashboard(
     if online:
         compared = replace(compared, entity=compared.entity or _own_entity())
     workspace = build(compared)
-    target = out or (ablation / "dashboard.json" if ablation.is_dir() else Path(f"{compared.group}-dashboard.json"))
+    target = out or compared.directory / "dashboard.json"
+    if target.is_dir():
+        raise UserError(f"--out {target}: is a directory, not a file")
     write_json(target, specification(workspace))
     where = f"project {compared.project}, group {compared.group}"
     if not online:
@@ -114,32 +117,28 @@ def read_compared(path: Path, scale: str | None = None) -> Compared:
             raise UserError(f"{path}: is no ablation (has no key 'ablation')")
         ablation = load_ablation(path, scale)
         stated = {name: getattr(ablation, name) for name in ("name", "scale", "question", "held_constant", "baseline", "report", "paper")}
-        return _compared(stated, ablation.descriptions, _experiments(path, scale))
+        plan = plan_ablation(ablation)
+        return _compared(stated, ablation.descriptions, [run.experiment for run in plan.every], plan.directory)
     file = path / "ablation.json"
     if not file.is_file():
         raise UserError(f"{path}: is no ablation directory (has no ablation.json)")
-    plan = read_result(file, shapes.ABLATION)
+    facts = read_result(file, shapes.ABLATION)
     experiments = [load_recorded(p) for p in sorted(path.glob("*/config.yaml"))]
-    if not experiments and Path(plan["file"]).is_file():
-        experiments = _experiments(Path(plan["file"]), plan["scale"])
-    variants = {name: str(node.get("description") or "") for name, node in plan["variants"].items()}
-    return _compared({**plan, "name": plan["ablation"]}, variants, experiments)
+    if not experiments and Path(facts["file"]).is_file():
+        experiments = [run.experiment for run in plan_ablation(load_ablation(Path(facts["file"]), facts["scale"])).every]
+    variants = {name: str(node.get("description") or "") for name, node in facts["variants"].items()}
+    return _compared({**facts, "name": facts["ablation"]}, variants, experiments, path)
 
 
-def _compared(plan: Node, variants: dict[str, str], experiments: list[Node]) -> Compared:
+def _compared(plan: Node, variants: dict[str, str], experiments: list[Node], directory: Path) -> Compared:
     stages = [(name, node) for experiment in experiments for name, node in experiment["stages"].items()]
     logger = (experiments[0].get("logger") or {}) if experiments else {}
     return Compared(
         name=plan["name"], scale=plan["scale"], question=plan["question"], held_constant=list(plan.get("held_constant") or ()),
         baseline=plan["baseline"], report=list(plan["report"]), paper=plan.get("paper"), variants=variants,
-        trainings=list(dict.fromkeys(name for name, node in stages if isinstance(node, Mapping) and "module" in node)),
+        trainings=list(dict.fromkeys(name for name, node in stages if isinstance(node, Mapping) and "module" in node)), directory=directory,
         project=logger.get("project") or PROJECT, entity=logger.get("entity"),
     )  # fmt: skip
-
-
-def _experiments(file: Path, scale: str | None) -> list[Node]:
-    """The experiment of every run of an ablation YAML."""
-    return [run.experiment for run in plan_ablation(load_ablation(file, scale)).every]
 
 
 def build(compared: Compared) -> Any:

@@ -7,7 +7,6 @@ command. ``ablation.json``, ``status.json`` and the runs' directories and logs a
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.ablation.closing import closing_text
 from lightning_e5.ablation.dry_run import only_without_baseline, plan_text
 from lightning_e5.ablation.launchers import Launcher, LocalLauncher, SlurmLauncher, visible_gpus
 from lightning_e5.ablation.plan import Plan, PlannedRun, plan_ablation
@@ -57,7 +57,7 @@ class AblateRequest:
 
 
 def ablate(request: AblateRequest, say: Callable[[str], None] = print) -> int:
-    """Run what is not finished of an ablation; returns 0, or 1 where a run failed.
+    """Run what is not finished of an ablation and show its table; returns 0, or 1 where a run failed.
 
     Raises:
         UserError: a mistake in the YAML or the request; nothing has been run.
@@ -88,8 +88,7 @@ def ablate(request: AblateRequest, say: Callable[[str], None] = print) -> int:
         if missing:
             _check_stages(plan, missing)
         failed = _run_all(plan, missing, launcher, status, request.update, say)
-    if any(status.finished(run.name) for run in plan.every):
-        say(f"compare: python -m lightning_e5 compare {shlex.quote(str(plan.directory))}")
+    say(f"\n{closing_text(plan.directory)}")
     return 1 if failed else 0
 
 

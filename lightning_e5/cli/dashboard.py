@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scale", nargs="?", type=lambda text: text.removeprefix("scale="), metavar="scale=S", help="of a YAML, instead of its default")
     parser.add_argument("--project", metavar="P", help="the W&B project; by default the one that the ablation's runs go to")
     parser.add_argument("--entity", metavar="E", help="the W&B user or team; by default your own")
-    parser.add_argument("--out", metavar="FILE", help="where the specification is written (default dashboard.json of the ablation)")
+    parser.add_argument("--out", metavar="FILE", help="where the specification is written (default dashboard.json in the ablation's directory)")
     parser.add_argument("--online", action="store_true", help="save it at W&B, where you are logged in, and print its address")
 
 

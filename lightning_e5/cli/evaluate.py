@@ -32,17 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of the models (default fp32)")
     parser.add_argument("--split", default="test", help="of judgements, classification sets and files with a column split (default test)")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' bootstraps (default 0)")
+    parser.add_argument("--reference", metavar="NAME", help="the model that the others are compared with, paired by query or item (default: the first)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--csv", metavar="FILE", help="write every figure: a line per model, set and metric, with the differences")
+    parser.add_argument("--html", metavar="FILE", help="write a page of its own")
+    parser.add_argument("--per-query", metavar="FILE", help="write a row per query or item, model, set and metric (.csv or .parquet)")
     parser.add_argument("--out", metavar="FILE", help="write all metrics as flat JSON")
     parser.add_argument("--details", metavar="FOLDER", help="keep runs, per-item values and tables")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; its exit code."""
-    from lightning_e5.cli.evaluate_inputs import SHOWN_METRICS, evaluate_given
-    from lightning_e5.report.tables.evaluation import evaluation_text
-    from lightning_e5.result_row import flat
+    from lightning_e5.cli.evaluate_inputs import evaluate_given
+    from lightning_e5.cli.evaluate_outputs import write_and_show
 
-    rows = evaluate_given(arguments)
-    retrieval, others = ([row.as_json() for row in rows if row.is_retrieval is wanted] for wanted in (True, False))
-    tell(evaluation_text(retrieval, others, flat(rows), SHOWN_METRICS))
+    tell(write_and_show(evaluate_given(arguments), arguments))
     return 0

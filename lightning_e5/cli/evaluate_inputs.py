@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_e5.errors import UserError
+from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.evaluate import evaluate
 from lightning_e5.evaluation.load_tasks import KINDS, TaskSettings, load_tasks
 from lightning_e5.evaluation.loaded_models import ModelSpec
-from lightning_e5.files.storage import write_json
+from lightning_e5.evaluation.per_query import PerQueryFile
 from lightning_e5.models.reference import model_folder
-from lightning_e5.result_row import ResultRow, flat
+from lightning_e5.result_row import ResultRow
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.text import Prefixes
 from lightning_e5.tracking.run_directory import warn
@@ -22,24 +23,34 @@ from lightning_e5.tracking.run_directory import warn
 RETRIEVAL_METRICS = (
     "ndcg@10", "ndcg@1", "ndcg@3", "ndcg@5", "ndcg@100", "map@100", "recall@10", "recall@100", "mrr@10", "precision@10",
 )  # fmt: skip
-#: Those of them that its table shows.
-SHOWN_METRICS = ("ndcg@10", "recall@100", "map@100", "mrr@10")
+#: Options that name a file of results.
+_FILES = ("out", "csv", "html", "per_query")
 _SPLIT = re.compile(r"[_-](?:test|dev|train|validation|valid)$")
 _SUFFIXES = (".gz", ".jsonl", ".json", ".tsv", ".parquet")
 
 
-def evaluate_given(given: argparse.Namespace) -> list[ResultRow]:
-    """Evaluate what the command's arguments name, and write the metrics to ``--out`` last, atomically.
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found; ``reference``: the model that the others were compared with, None where there is one model."""
+
+    rows: list[ResultRow]
+    reference: str | None
+
+
+def evaluate_given(given: argparse.Namespace) -> Evaluated:
+    """Evaluate what the command's arguments name; the values of single queries are written to ``--per-query``.
 
     Raises:
-        UserError: no such model or file, two of one name, a place for results that is none, or as in `evaluate`.
+        UserError: no such model or file, two of one name, a place for results that is none, a reference that is none of the
+            models, or as in `evaluate`.
     """
     models = _models(given)
     data = _data(given)
     if given.details is not None and Path(given.details).is_dir() and any(Path(given.details).iterdir()):
         raise UserError(f"--details: {given.details}: is not empty")
-    if given.out is not None and Path(given.out).is_dir():
-        raise UserError(f"--out: {given.out}: is a directory, not a file")
+    reference = _reference(given, models)
+    _check_files(given)
+    per_query = None if given.per_query is None else PerQueryFile(Path(given.per_query))
     rules = _by_set(given.rules, "--rules: {!r} is not SET=BEIR-SET (or SET=none)", bool)
     samples = _by_set(given.samples_per_label, "--samples-per-label: {!r} is not SET=N with N >= 1", lambda n: n.isdecimal() and int(n))
     settings = TaskSettings(
@@ -48,11 +59,12 @@ def evaluate_given(given: argparse.Namespace) -> list[ResultRow]:
     )  # fmt: skip
     rows = evaluate(
         models, load_tasks(data, settings, warn), seed=given.seed, out=Path(given.details) if given.details else None,
-        training_texts=_training_texts(given.training_texts),
+        training_texts=_training_texts(given.training_texts), reference=reference, compare_tasks=True,
+        keep=None if per_query is None else per_query.keep,
     )  # fmt: skip
-    if given.out is not None:
-        write_json(Path(given.out), flat(rows))
-    return rows
+    if per_query is not None:
+        per_query.write()
+    return Evaluated(rows, reference)
 
 
 def set_name(path: Path) -> str:
@@ -68,20 +80,48 @@ def _models(given: argparse.Namespace) -> list[ModelSpec]:
     prefixes = _prefixes(given)
     specs: dict[str, ModelSpec] = {}
     for one in given.model:
-        name, place = _named(one)
+        name, place = _name_of(one), _named(one)[1]
         target: Path | BM25 = BM25()
-        if place == "bm25":
-            name = name or "bm25"
-        else:
+        if place != "bm25":
             try:
                 target = model_folder(place)
             except UserError as error:
                 raise UserError(f"--model: {error}" + ("" if "/" in place else " (nor bm25)")) from None
-            name = name or Path(place.partition("#")[0]).resolve().name.lower()
         if name in specs:
             raise UserError(f"--model: two models are named {name!r}; name one of them as NAME=FOLDER")
         specs[name] = ModelSpec(name, target, given.precision, prefixes, given.max_length, given.prefix_ablation)
     return sorted(specs.values(), key=lambda spec: isinstance(spec.model, Path))
+
+
+def _reference(given: argparse.Namespace, models: Sequence[ModelSpec]) -> str | None:
+    """The model that the others are compared with: the first that was given, unless one is named."""
+    names = [spec.name for spec in models]
+    if given.reference is None:
+        return _name_of(given.model[0]) if len(names) > 1 else None
+    if given.reference not in names:
+        raise UserError(f"--reference: {given.reference!r} is not one of the models ({', '.join(names)}){suggestion(given.reference, names)}")
+    if len(names) == 1:
+        raise UserError(f"--reference: {given.reference!r} is the only model; give another --model to compare with it")
+    return given.reference
+
+
+def _check_files(given: argparse.Namespace) -> None:
+    """UserError for a file of results that is a directory, or that two options name."""
+    places: dict[Path, str] = {}
+    for key in _FILES:
+        option, file = f"--{key.replace('_', '-')}", getattr(given, key)
+        if file is None:
+            continue
+        if Path(file).is_dir():
+            raise UserError(f"{option}: {file}: is a directory, not a file")
+        if (other := places.setdefault(Path(file).resolve(), option)) != option:
+            raise UserError(f"{option}: {file}: is the file of {other}, too")
+
+
+def _name_of(model: str) -> str:
+    """The name that a model's results get: the one given, or the folder's."""
+    name, place = _named(model)
+    return name or ("bm25" if place == "bm25" else Path(place.partition("#")[0]).resolve().name.lower())
 
 
 def _data(given: argparse.Namespace) -> dict[str, dict[str, Path]]:

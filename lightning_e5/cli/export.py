@@ -13,7 +13,7 @@ DESCRIPTION = "a run's encoder as a Hugging Face + sentence-transformers folder"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``export``."""
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("directory", metavar="DIR", help="where the model folder is written")
+    parser.add_argument("directory", metavar="DIR", nargs="?", help="where the model folder is written (default: export in the run)")
     parser.add_argument("--onnx", action="store_true", help="also onnx/model.onnx, compared with the weights")
     parser.add_argument("--no-card", action="store_true", help="no README.md about the model")
     parser.add_argument("--license", metavar="NAME", help="of the model, for the card, such as mit (default: none named)")
@@ -22,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; its exit code."""
-    from lightning_e5.export.folder import export
+    from lightning_e5.export.folder import export, own_place
 
-    run, directory = Path(arguments.run), Path(arguments.directory)
+    run = Path(arguments.run)
+    directory = Path(arguments.directory) if arguments.directory is not None else own_place(run)
     if arguments.no_card:
         tell(export(run, directory, onnx=arguments.onnx))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ def evaluate(
     published: Published | None = None,
     training_texts: Mapping[str, Path] | None = None,
     trained_on: Mapping[str, Sequence[str]] | None = None,
+    compare_tasks: bool = False,
+    keep: Callable[[str, str, TaskResult], None] | None = None,
 ) -> list[ResultRow]:
     """Evaluate every model on every task that it can do: all of them on retrieval, those that embed on the others.
 
@@ -55,12 +57,14 @@ def evaluate(
         tasks: each is done, with all models, before the next one is taken (see `load_tasks`).
         seed: of all bootstraps.
         out: gets ``<model>/<set>/`` (TREC run, per-query or per-item values) and the rows, as ``table.json`` and ``tasks.json``.
-        reference: the model that all others are compared with on retrieval, pairwise over queries.
+        reference: the model that all others are compared with on retrieval, pairwise over queries (and see ``compare_tasks``).
         previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
             them, too.
         published: model -> ``<set>/<metric>`` -> a published figure, kept beside ours.
         training_texts: name -> folder of pairs or ``ranked.parquet``, in which the test items are looked for (see `Contamination`).
         trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
+        compare_tasks: compare the models on the other tasks, too, item by item where that is possible.
+        keep: called with model, set and result, which has the values of single queries or items, one after the other.
 
     Returns:
         Retrieval's rows, then the averages over BEIR's 15 sets where all were evaluated, then those of the other tasks. What is
@@ -80,10 +84,11 @@ def evaluate(
     items: dict[str, Sequence[Item]] = {}
     beir: dict[str, dict[str, Sequence[NDArray[np.float64]]]] = {}
     for task in tasks:
-        found = _on_task(task, loaded if isinstance(task, CollectionTask) else embedders, seed, out)
+        found = _on_task(task, loaded if isinstance(task, CollectionTask) else embedders, seed, out, keep)
         items[task.name] = list(task.items())
-        values = {name: one.result.groups for name, one in found.items() if one.result.groups}
-        for name, comparisons in compare_models(values, reference=reference, previous=compared_with, seed=seed).items():
+        compares = compare_tasks or isinstance(task, CollectionTask)
+        answers = {name: one.result.answers for name, one in found.items() if compares and one.result.answers is not None}
+        for name, comparisons in compare_models(answers, reference=reference, previous=compared_with, seed=seed).items():
             found[name].comparisons.extend(comparisons)
         for name, one in found.items():
             if isinstance(one.result, CollectionResult) and one.result.beir_set is not None:
@@ -103,8 +108,10 @@ def evaluate(
     return rows
 
 
-def _on_task(task: EvalTask, models: Mapping[str, LoadedModel], seed: int, out: Path | None) -> dict[str, _Evaluated]:
-    """What each model reached, its values per query or item written."""
+def _on_task(
+    task: EvalTask, models: Mapping[str, LoadedModel], seed: int, out: Path | None, keep: Callable[[str, str, TaskResult], None] | None
+) -> dict[str, _Evaluated]:
+    """What each model reached, its values per query or item written and kept."""
     texts = task.texts()
     found = {}
     with progress(len(models), f"evaluate on {task.name}", "model") as bar:
@@ -113,6 +120,8 @@ def _on_task(task: EvalTask, models: Mapping[str, LoadedModel], seed: int, out: 
             result = task.evaluate(model.model, seed=seed)
             if out is not None:
                 result.save(out / name / task.name)
+            if keep is not None:
+                keep(name, task.name, result)
             if isinstance(result, CollectionResult):
                 result = replace(result, found=None, cosines=None)  # runs of many collections would fill the memory
             read = model.texts_read(texts if isinstance(texts, Mapping) else {"query": texts})

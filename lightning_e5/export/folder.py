@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.run_layout import CONFIG
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.folder import stored_settings
 from lightning_e5.models.training_record import read_record
+
+
+def own_place(run: Path) -> Path:
+    """Where a run's encoder is exported to unless a folder is named; UserError for what is no run."""
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run}: is no run directory (has no {CONFIG}); name the DIR that the model folder is written to")
+    return run / "export"
 
 
 def export(run: Path, directory: Path, *, onnx: bool = False) -> str:

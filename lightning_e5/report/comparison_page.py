@@ -13,7 +13,9 @@ from lightning_e5.report.html import Paragraph, Part, Picture, Section, page
 from lightning_e5.report.tables import provenance
 from lightning_e5.report.tables.comparison import IS_BASELINE, notes, shown, tables
 from lightning_e5.report.tables.table import Column, Table, key_values, number, text
+from lightning_e5.report.tables.what_differs import NOTHING, differing_table
 from lightning_e5.results.comparison import AblationComparison, Comparison, Row
+from lightning_e5.results.single_runs import RunsComparison
 
 #: Of ``environment.json``: what is shown as the machine.
 MACHINE = ("processor", "cpus", "threads", "gpus", "python")
@@ -22,6 +24,9 @@ MACHINE = ("processor", "cpus", "threads", "gpus", "python")
 def comparison_page(comparison: Comparison) -> str:
     """The page as HTML."""
     results: list[Part] = [*tables(comparison), *(Paragraph(note, "note") for note in notes(comparison))]
+    if isinstance(comparison, RunsComparison) and len(comparison.names) > 1:
+        differing: Part = differing_table(comparison) if comparison.differing else Paragraph(NOTHING)
+        return page(comparison.title, [Section("What differs", [differing]), Section("Results", results)])
     if not isinstance(comparison, AblationComparison):
         return page(comparison.title, results)
     data = comparison.data

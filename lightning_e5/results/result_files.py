@@ -37,7 +37,7 @@ TABLE: Shape = [
 ]  # fmt: skip
 TASKS: Shape = [
     {**_ROW, "set": TEXT, "task": TEXT, "metric": TEXT, "value": NUMBER, "items": COUNT, "others?": {"*": NUMBER}, "published?": NUMBER,
-     "sets?": {"*": NUMBER}}
+     "previous?": [COMPARED], "sets?": {"*": NUMBER}}
 ]  # fmt: skip
 _COUNTED: Shape = {"*": COUNT}
 SHARDS: Shape = {
@@ -89,7 +89,8 @@ def read_rows(stage: Path) -> list[ResultRow]:
                 node = {**node, "metric": MAIN_METRIC, "value": own.pop(MAIN_METRIC), "others": own}
             rows.append(ResultRow.of_json(node))
     if (tasks := stage / layout.TASKS).is_file():
-        rows += [ResultRow.of_json(node) for node in read_result(tasks, TASKS)]
+        for number, node in enumerate(read_result(tasks, TASKS)):
+            rows.append(ResultRow.of_json(check_shape(node, DIFFERENCE if "difference" in node else {}, tasks, f"[{number}]")))
     return rows
 
 

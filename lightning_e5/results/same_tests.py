@@ -20,23 +20,28 @@ def check_same_tests(
         run: the other.
         collections: only these; all that both have by default, and then they must have one in common.
     """
+    for said in other_tests(first_name, first, name, run, collections).values():
+        raise UserError(f"{said}: they cannot be compared")
+
+
+def other_tests(first_name: str, first: RunData, name: str, run: RunData, collections: Collection[str] | None = None) -> dict[str, str]:
+    """Collection -> why the figures of two runs on it cannot be compared; arguments as `check_same_tests`.
+
+    Only collections that both have are looked at; without a common one, the key is empty.
+    """
     theirs, ours = ({r.collection: r.model for r in x.results()} for x in (first, run))
     if collections is None and theirs and ours and not theirs.keys() & ours.keys():
-        raise UserError(
-            f"{name} was evaluated on {', '.join(ours)}, {first_name} on {', '.join(theirs)}: runs without a common "
-            "collection cannot be compared"
-        )
+        return {"": f"{name} was evaluated on {', '.join(ours)}, {first_name} on {', '.join(theirs)}, runs without a common collection"}
+    found = {}
     for collection in [c for c in theirs if c in ours and (collections is None or c in collections)]:
         old, new = (x.per_query(m[collection], collection).keys() for x, m in ((first, theirs), (run, ours)))
         if old != new:
-            raise UserError(
+            found[collection] = (
                 f"{name} was evaluated on {len(new)} queries of {collection!r}, {first_name} on {len(old)}, of which "
-                f"{len(old & new)} are common: runs with different test queries cannot be compared"
+                f"{len(old & new)} are common"
             )
+            continue
         before, after = first.collection_files(collection), run.collection_files(collection)
-        differing = [f for f in before if f in after and before[f] != after[f]]
-        if differing:
-            raise UserError(
-                f"{name} was evaluated on another {collection!r} than {first_name} ({', '.join(differing)} differ): runs "
-                "with different test sets cannot be compared"
-            )
+        if differing := [f for f in before if f in after and before[f] != after[f]]:
+            found[collection] = f"{name} was evaluated on another {collection!r} than {first_name} ({', '.join(differing)} differ)"
+    return found

@@ -1,22 +1,36 @@
-"""Single runs compared with the first of them, model by model; their rows and figures are those of `Comparison`."""
+"""Single runs compared with the first of them: what differs between them, then model by model; rows and figures are those of `Comparison`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.statistics.paired_test import paired_tests
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
 from lightning_e5.results.comparison import Cell, Comparison, Row, decided, full_names, other_compute, suggested
 from lightning_e5.results.run import MAIN_METRIC, RunData
-from lightning_e5.results.same_tests import check_same_tests
+from lightning_e5.results.same_tests import other_tests
+from lightning_e5.results.what_differs import Differing, what_differs
+
+#: Behind the name of a collection that is not the first run's collection of that name.
+OTHER_TEST = "another test"
 
 
-def compare_runs(runs: Sequence[RunData], metrics: Sequence[str] | None = None) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class RunsComparison(Comparison):
+    """Single runs: ``names``; ``differing``: what differs between them; ``apart``: why figures stand without a difference, as sentences."""
+
+    names: tuple[str, ...]
+    differing: tuple[Differing, ...]
+    apart: tuple[str, ...]
+
+
+def compare_runs(runs: Sequence[RunData], metrics: Sequence[str] | None = None) -> RunsComparison:
     """Compare finished runs with the first: every model of theirs with its model of that name on the same collection.
 
-    The differences are of the first metric that has values per query, and about the queries alone, not the training seed.
+    The differences are of the first metric that has values per query, and about the queries alone, not the training seed. Where a
+    run answered other queries than the first, or searched another corpus, its figures stand alone, under another name of the collection.
 
     Args:
         runs: of different directories.
@@ -24,14 +38,13 @@ def compare_runs(runs: Sequence[RunData], metrics: Sequence[str] | None = None) 
             headline by default.
 
     Raises:
-        UserError: an unfinished run, runs evaluated on different test sets, or a metric that no run has.
+        UserError: an unfinished run, or a metric that no run has.
     """
     if not runs:
         raise UserError("compare: no run was given")
     names = _run_names(runs)
     by_name = dict(zip(names, runs, strict=True))
-    for name in names[1:]:
-        check_same_tests(names[0], runs[0], name, by_name[name])
+    apart = {name: other_tests(names[0], runs[0], name, by_name[name]) for name in names[1:]}
     found: list[tuple[Row, str, dict[str, float]]] = []  # a row still without cells, its metrics' prefix, full names -> values
     for name, run in by_name.items():
         own = dict(run.metrics)
@@ -58,11 +71,14 @@ def compare_runs(runs: Sequence[RunData], metrics: Sequence[str] | None = None) 
     order = list(dict.fromkeys((row.model, row.collection) for row in rows))
     rows.sort(key=lambda row: (not row.model, order.index((row.model, row.collection))))  # a model's runs one below the other
     first = {(row.model, row.collection): row for row in rows if row.name == names[0]}
-    _test_queries(rows, first, by_name, list(columns))
+    _test_queries([row for row in rows if row.collection not in apart.get(row.name, {})], first, by_name, list(columns))
     for n, row in enumerate(rows := decided(rows)):
         if (base := first.get((row.model, row.collection))) is not None:
-            rows[n] = replace(row, flags=other_compute((row.pairs, row.tokens or 0), (base.pairs, base.tokens or 0)))
-    return Comparison(f"Comparison of {', '.join(names)}", tuple(columns), tuple(rows))
+            rows[n] = row = replace(row, flags=other_compute((row.pairs, row.tokens or 0), (base.pairs, base.tokens or 0)))
+        if row.collection in apart.get(row.name, {}):
+            rows[n] = replace(row, collection=f"{row.collection} ({OTHER_TEST})")
+    said = [f"{sentence}: no differences are given." for of_run in apart.values() for sentence in of_run.values()]
+    return RunsComparison(f"Comparison of {', '.join(names)}", tuple(columns), tuple(rows), tuple(names), tuple(what_differs(by_name)), tuple(said))
 
 
 def _run_names(runs: Sequence[RunData]) -> list[str]:

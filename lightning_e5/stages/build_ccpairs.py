@@ -15,14 +15,18 @@ from typing import Annotated, Any, Literal
 
 from data_modules.pair_store import SHARD_FOLDER, SHARDS, shard_name
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.building.merge import (
-    Decisions,
-    decide,
-    merge_key,
-    pieces_by_source,
-    save_decisions,
+from lightning_e5.curation.building.merge import Decisions, decide, merge_key, pieces_by_source, save_decisions
+from lightning_e5.curation.building.parts import (
+    EVALUATION_TEXT,
+    NGRAMS,
+    OF_CORPORA,
+    OVERLAP,
+    RECORD,
+    RawPart,
+    part_key,
+    read_part,
+    write_evaluation,
 )
-from lightning_e5.curation.building.parts import NGRAMS, OVERLAP, RECORD, RawPart, part_key, read_part, write_evaluation
 from lightning_e5.curation.building.shards import Shard, shard_bounds, write_shard
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates
 from lightning_e5.curation.cleaning.evaluation_files import EvaluationFiles
@@ -31,6 +35,7 @@ from lightning_e5.curation.engines.engine import Engine, make_engine
 from lightning_e5.curation.engines.run_parts import Part, run_parts
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import read_json, remove_temporaries, safe_component, sha256_file, write_json
+from lightning_e5.pipeline.fingerprint import result_version
 from lightning_e5.ranges import Count, Range, Share
 from lightning_e5.rng import derive_seed
 from lightning_e5.tracking.run_directory import warn
@@ -43,6 +48,7 @@ OVERLAP_REPORT = "overlap.json"
 
 
 @configurable("stage")
+@result_version(2)  # passages of the evaluation's corpora stay unless drop_corpus
 def build_ccpairs(
     out: Path,
     *,
@@ -50,6 +56,7 @@ def build_ccpairs(
     heuristics: Sequence[PairHeuristic] = (),
     near_duplicates: NearDuplicates | None = None,
     decontaminate: EvaluationFiles | Sequence[str] = (),
+    drop_corpus: bool = False,
     ngram_report: Annotated[int, Range(1, 1000)] | None = None,
     shard_rows: Count = 1_000_000,
     max_pairs_per_source: Count | None = None,
@@ -67,8 +74,10 @@ def build_ccpairs(
         sources: raw sources, each with a name of its own.
         heuristics: rules on single pairs, in the order in which they are asked.
         near_duplicates: how near copies are found; None leaves them in.
-        decontaminate: evaluation collections; a pair with one of their texts is dropped. Given as `EvaluationFiles`, a
-            changed file of theirs makes a run build anew; given as paths, the paths alone count.
+        decontaminate: evaluation collections; a pair with one of their queries (or of a file's texts) on either side is dropped. Given as
+            `EvaluationFiles`, a changed file of theirs makes a run build anew; given as paths, the paths alone count.
+        drop_corpus: also drop pairs with a document of the collections' corpora (BEIR folders), as the paper does with public data. By
+            default they are counted and stay: who trains for a corpus of their own trains on the very passages that are searched.
         ngram_report: also report (``overlap.json``) how many pairs share so many words in a row with an evaluation
             text; drops nothing. GPT-3's is 13.
         shard_rows: rows of a shard.
@@ -83,7 +92,7 @@ def build_ccpairs(
     Raises:
         UserError: two sources have one name, a number is out of range, no pair is left, or a file cannot be read.
 
-    Source: paper section 3.1; evaluation texts: its appendix A.
+    Source: paper section 3.1; evaluation texts: its appendix A, with ``drop_corpus``.
     """
     _check(sources, heuristics, shard_rows, max_pairs_per_source, planted_mismatches, ngram_report)
     began = time.perf_counter()
@@ -92,7 +101,7 @@ def build_ccpairs(
     remove_temporaries(work)
     for half_read in (work / "parts").glob(".*.tmp"):
         shutil.rmtree(half_read, ignore_errors=True)
-    evaluation, identity = _evaluation(decontaminate, ngram_report, work)
+    evaluation, identity = _evaluation(decontaminate, ngram_report, work, drop_corpus)
     parts: list[Part] = []
     for number, source in enumerate(sources):
         for index, part in enumerate(source.parts()):
@@ -112,7 +121,7 @@ def build_ccpairs(
         seeds = {name: derive_seed(seed, "cap", name) for name in pieces}
         decisions = decide(pieces, near_duplicates, max_pairs_per_source, seeds, work / "signatures.u4")
         if not decisions.keep_N.any():
-            raise UserError("sources: no pair is left of them" + _most_frequent_drop(sources, records, decisions))
+            raise UserError("sources: no pair is left of them" + _most_frequent_drop(sources, records, decisions, drop_corpus))
         shards = _write_shards(out, pieces, decisions, settings, key, runner)
         finished = _facts(sources, records, decisions, shards)
         if evaluation is not None and ngram_report is not None:
@@ -124,6 +133,8 @@ def build_ccpairs(
     shutil.rmtree(work, ignore_errors=True)
     for sentence in (sentence for reader in finished["read"] for sentence in reader["warnings"]):
         warn(sentence)
+    if kept := sum(source.get(OF_CORPORA, 0) for source in finished["sources"]):
+        warn(f"decontaminate: {kept:,} pairs, before duplicates and caps, hold a passage of an evaluation corpus and stay (drop_corpus: true drops them)")
     return _metrics(finished)
 
 
@@ -143,7 +154,7 @@ def _check(
         raise UserError(f"planted_mismatches: {planted} is not between 0 and 1")
 
 
-def _evaluation(given: EvaluationFiles | Sequence[str], ngram: int | None, work: Path) -> tuple[Path | None, str | None]:
+def _evaluation(given: EvaluationFiles | Sequence[str], ngram: int | None, work: Path, drop_corpus: bool) -> tuple[Path | None, str | None]:
     """The folder of the evaluation texts for the workers, and an identity of them."""
     files = given if isinstance(given, EvaluationFiles) else EvaluationFiles(given)
     paths = files.paths()
@@ -154,7 +165,7 @@ def _evaluation(given: EvaluationFiles | Sequence[str], ngram: int | None, work:
     folder = work / "evaluation"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    return folder, write_evaluation(folder, paths, ngram)
+    return folder, write_evaluation(folder, paths, ngram, drop_corpus=drop_corpus)
 
 
 def _write_shards(
@@ -196,18 +207,17 @@ def _finished(out: Path, key: str) -> dict[str, Any] | None:
 
 
 def _facts(
-    sources: Sequence[PairFiles],
-    records: Sequence[Mapping[str, Any]],
-    decisions: Decisions,
-    shards: Mapping[str, Sequence[Mapping[str, Any]]],
+    sources: Sequence[PairFiles], records: Sequence[Mapping[str, Any]], decisions: Decisions, shards: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """``pairs.json``: per source of pairs what came, what was dropped by which rule and what is left; per reader its counts."""
     candidates: Counter[str] = Counter()
     dropped: dict[str, Counter[str]] = {name: Counter() for name in shards}
+    of_corpora: Counter[str] = Counter()
     for record in records:
         for source in record["sources"]:
             candidates[source["name"]] += source["candidates"]
             dropped[source["name"]].update(source["dropped"])
+            of_corpora[source["name"]] += source.get(OF_CORPORA, 0)
     made = [
         {
             "name": name,
@@ -217,6 +227,7 @@ def _facts(
             "planted": sum(r["planted"] for r in of_source),
             "shards": [{k: r[k] for k in ("file", "rows", "sha256")} for r in of_source],
         }
+        | ({OF_CORPORA: of_corpora[name]} if of_corpora[name] else {})
         for name, of_source in shards.items()
     ]
     return {"kind": "pairs", "sources": made, "read": [_read_by(source.name, records) for source in sources]}
@@ -241,6 +252,8 @@ def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:
         metrics[f"{source['name']}/pairs"] = float(source["pairs"])
         for rule, count in sorted(source["dropped"].items()):
             metrics[f"{source['name']}/dropped: {rule}"] = float(count)
+        if OF_CORPORA in source:
+            metrics[f"{source['name']}/{OF_CORPORA}"] = float(source[OF_CORPORA])
     for reader in facts["read"]:  # one that gave no pair is there too
         if not reader["candidates"]:
             metrics[f"{reader['name']}/pairs"] = 0.0
@@ -251,10 +264,12 @@ def _metrics(facts: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _most_frequent_drop(sources: Sequence[PairFiles], records: Sequence[Mapping[str, Any]], decisions: Decisions) -> str:
+def _most_frequent_drop(sources: Sequence[PairFiles], records: Sequence[Mapping[str, Any]], decisions: Decisions, drop_corpus: bool) -> str:
     drops = sum((Counter(s["dropped"]) for r in records for s in r["sources"]), sum(decisions.dropped.values(), Counter()))
     if drops:
-        return f"; most were dropped by {drops.most_common(1)[0][0]!r}"
+        rule = drops.most_common(1)[0][0]
+        hint = " (drop_corpus: false keeps passages of the evaluation's corpora)" if drop_corpus and rule.startswith(EVALUATION_TEXT) else ""
+        return f"; most were dropped by {rule!r}{hint}"
     return ", they gave no candidate: " + "; ".join(w for source in sources for w in _read_by(source.name, records)["warnings"])
 
 

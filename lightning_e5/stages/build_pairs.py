@@ -42,7 +42,8 @@ def build_pairs(
     Args:
         out: an empty directory.
         source: where the pairs come from.
-        held_out: values of ``TextPair.source`` whose pairs are the test collection and are not trained on.
+        held_out: values of ``TextPair.source`` whose pairs are the test collection and are not trained on; a pair of another source
+            with one of their queries or passages, on either side, is dropped as well, and counted.
         test_name: the test collection's name, written to ``packages.json``.
         planted_mismatches: share of the training pairs with injected label noise (their passages are exchanged), 0 to 1.
         max_pairs: at most this many training pairs, drawn by ``seed``; None for all.

@@ -50,6 +50,7 @@ def evaluate(
     published: Mapping[str, Mapping[str, Annotated[float, Range(-100, 100)]]] | None = None,
     training_texts: Mapping[str, Path] | None = None,
     trained_on: Mapping[str, Sequence[str]] | None = None,
+    compare_tasks: bool = False,
     cosines: bool = True,
     index: VectorIndex | None = None,
     cache_dir: Path | str | None = None,
@@ -86,6 +87,8 @@ def evaluate(
             counted for every model that read no other ones (its folder says what it read), and scores are given without
             all items that occur in any of them (see `lightning_e5.evaluation.contamination`).
         trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
+        compare_tasks: compare the models with ``reference`` and ``previous`` on the other tasks, too, item by item (clustering's
+            clusters alone cannot be); what is said of differences holds for those of all tasks together then.
         cosines: keep cosines of judged and of random pairs for the report.
         index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the
             table. Exact search by default.
@@ -112,6 +115,6 @@ def evaluate(
     ]
     rows = evaluation.evaluate(
         models, tasks, seed=seed, out=out, reference=reference, previous=previous, published=published,
-        training_texts=training_texts, trained_on=trained_on,
+        training_texts=training_texts, trained_on=trained_on, compare_tasks=compare_tasks,
     )  # fmt: skip
     return flat(rows)

@@ -33,8 +33,8 @@ from lightning_e5.text import text_id
 from lightning_e5.types import PairCandidate, PairFiles, PairHeuristic, ReadReport
 
 RECORD, OVERLAP = "record.json", "overlap.json"
-#: The evaluation texts' ids, and their runs of words.
-TEXTS, NGRAMS = "texts.npy", "ngrams.npz"
+#: The ids of the evaluation texts that drop a pair, those of passages that are counted alone, and the texts' runs of words.
+TEXTS, KEPT_TEXTS, NGRAMS = "texts.npy", "kept_texts.npy", "ngrams.npz"
 #: Of the parts' content; a change of the rules here must raise it, so that older parts are read again.
 VERSION = 2
 #: Rows and characters that are held before they are written.
@@ -79,7 +79,8 @@ def read_part(work: RawPart, progress: Progress) -> dict[str, Any]:
 
     The record holds ``read`` (the reader's report), ``sources`` (per value of
     ``PairCandidate.source``, in the order of their first pair: name, candidates, drops by rule, and the file of the
-    pairs left) and ``files``: their sha256, and that of the overlap's counts.
+    pairs left; where the corpora of the evaluation are kept also how many pairs hold a passage of theirs) and ``files``:
+    their sha256, and that of the overlap's counts.
     """
     temporary = work.folder.with_name(f".{work.folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -99,8 +100,9 @@ def read_part(work: RawPart, progress: Progress) -> dict[str, Any]:
 
 def _read(work: RawPart, folder: Path) -> dict[str, Any]:
     report = ReadReport()
-    contamination, ngrams = _evaluation(work.evaluation)
+    contamination, corpora, ngrams = _evaluation(work.evaluation)
     candidates: Counter[str] = Counter()
+    of_corpora: Counter[str] = Counter()
     dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
     overlap = OverlapReport()
     writer = _Writer(folder, work.near_duplicates)
@@ -108,10 +110,12 @@ def _read(work: RawPart, folder: Path) -> dict[str, Any]:
         candidates[pair.source] += 1
         rule = _drop_rule(pair, work.heuristics)
         if rule is None and contamination is not None and (side := contamination.drops(pair.query, pair.passage)):
-            rule = f"evaluation text as {side}"
+            rule = f"{EVALUATION_TEXT} as {side}"
         if rule is not None:
             dropped[pair.source][rule] += 1
             continue
+        if corpora is not None and corpora.drops(pair.query, pair.passage):
+            of_corpora[pair.source] += 1
         if ngrams is not None:
             ngrams.look(pair, overlap)
         writer.add(pair)
@@ -120,6 +124,7 @@ def _read(work: RawPart, folder: Path) -> dict[str, Any]:
         write_json(folder / OVERLAP, overlap.state())
     sources = [
         {"name": name, "candidates": count, "dropped": dict(dropped[name]), **written.get(name, {"rows": 0})}
+        | ({OF_CORPORA: of_corpora[name]} if corpora is not None else {})
         for name, count in candidates.items()
     ]
     return {
@@ -131,8 +136,10 @@ def _read(work: RawPart, folder: Path) -> dict[str, Any]:
     }
 
 
-#: Rules that are not the user's.
-EMPTY, NOT_UTF8, SAME_TEXT = "empty text", "not UTF-8", "query is passage"
+#: Key of a source's count of pairs that hold a passage of an evaluation corpus and stay.
+OF_CORPORA = "kept_evaluation_passages"
+#: Rules that are not the user's; of the last the side follows.
+EMPTY, NOT_UTF8, SAME_TEXT, EVALUATION_TEXT = "empty text", "not UTF-8", "query is passage", "evaluation text"
 
 
 def _drop_rule(pair: PairCandidate, heuristics: Sequence[PairHeuristic]) -> str | None:
@@ -208,19 +215,33 @@ class _Writer:
         return facts
 
 
-def write_evaluation(folder: Path, paths: Sequence[Path], ngram: int | None) -> str:
-    """Write what workers need of the evaluation texts: ``texts.npy`` and, with ``ngram``, ``ngrams.npz``; returns an identity."""
-    contamination = Contamination.of(text.text for text in evaluation_texts(paths))
+def write_evaluation(folder: Path, paths: Sequence[Path], ngram: int | None, *, drop_corpus: bool) -> str:
+    """Write what workers need of the evaluation texts; returns an identity.
+
+    Args:
+        folder: gets ``texts.npy``: the texts that drop a pair; ``kept_texts.npy``: passages that are counted, without those that are a
+            query as well; and, with ``ngram``, ``ngrams.npz``.
+        paths: of `evaluation_texts`.
+        ngram: words of a run.
+        drop_corpus: whether the documents of BEIR folders are among the texts that drop a pair, or are counted.
+    """
+    contamination = Contamination.of(text.text for text in evaluation_texts(paths, corpora=drop_corpus))
     contamination.save(folder / TEXTS)
+    kept = ""
+    if not drop_corpus:
+        corpora = Contamination.of(text.text for text in evaluation_texts(paths)).without(contamination)
+        corpora.save(folder / KEPT_TEXTS)
+        kept = f" kept {corpora.fingerprint()}"
     if ngram is not None:
         EvaluationNgrams(evaluation_texts(paths), n=ngram, min_words=min(4, ngram)).save(folder / NGRAMS)
-    return f"{contamination.fingerprint()} {ngram}"
+    return f"{contamination.fingerprint()} {ngram}{kept}"
 
 
 @functools.lru_cache(maxsize=1)
-def _evaluation(folder: Path | None) -> tuple[Contamination | None, EvaluationNgrams | None]:
-    """The evaluation texts, read once per process."""
+def _evaluation(folder: Path | None) -> tuple[Contamination | None, Contamination | None, EvaluationNgrams | None]:
+    """The evaluation texts that drop a pair, the passages that are counted, and the runs of words, read once per process."""
     if folder is None:
-        return None, None
+        return None, None, None
     ngrams = EvaluationNgrams.load(folder / NGRAMS) if (folder / NGRAMS).is_file() else None
-    return Contamination.load(folder / TEXTS), ngrams
+    kept = Contamination.load(folder / KEPT_TEXTS) if (folder / KEPT_TEXTS).is_file() else None
+    return Contamination.load(folder / TEXTS), kept, ngrams

@@ -1,4 +1,4 @@
-"""Training pairs that hold an evaluation text are dropped, by exact match of the normalised text."""
+"""Training pairs that hold an evaluation text are found, by exact match of the normalised text; the build drops or counts them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,10 @@ class Contamination:
         if not isinstance(ids, np.ndarray) or ids.dtype != np.int64 or ids.ndim != 1:
             raise UserError(f"{path}: not a file of evaluation text ids (needs int64 [N])")
         return cls(ids)
+
+    def without(self, other: Contamination) -> Contamination:
+        """The texts that are not among the other's."""
+        return Contamination(np.setdiff1d(self.ids, other.ids, assume_unique=True))
 
     def save(self, path: Path) -> None:
         """Write the ids as a ``.npy`` file, atomically."""

@@ -13,7 +13,7 @@ from lightning_e5.errors import UserError
 
 @configurable("settings")
 class EvaluationFiles:
-    """Evaluation collections, by paths or patterns.
+    """Evaluation collections, by paths or patterns; which of their texts drop a training pair is the build's to say.
 
     Args:
         paths: folders in BEIR's layout, or JSONL, TSV, CSV and Parquet files (see `evaluation_texts`); ``*``, ``?`` and

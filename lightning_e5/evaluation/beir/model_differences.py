@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.statistics.paired_test import Difference, paired_test, stacked
+from lightning_e5.evaluation.statistics.answers import Answers
+from lightning_e5.evaluation.statistics.paired_test import Difference
 
 #: model -> the models that it is compared with beside the reference, the step before it first.
 Previous = Mapping[str, Sequence[str]]
@@ -30,12 +28,12 @@ def checked_previous(given: Mapping[str, str | Sequence[str]] | None, models: Se
 
 
 def compare_models(
-    values: Mapping[str, Sequence[NDArray[np.float64]]], *, reference: str | None, previous: Previous, seed: int
+    answers: Mapping[str, Answers], *, reference: str | None, previous: Previous, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """The paired differences between models on one collection.
+    """The paired differences between models on one collection or set.
 
     Args:
-        values: model -> its values per query, in groups (of forums).
+        answers: model -> what it answered; a model that is not here (BM25, which cannot embed) is compared with none.
         reference: the model that all others are compared with.
         previous: see `Previous`.
         seed: of the bootstraps.
@@ -45,11 +43,10 @@ def compare_models(
         ``difference_high`` and ``p_value``.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    flat = {name: stacked(groups) for name, groups in values.items()}
-    for name, (own, groups) in flat.items():
+    for name, own in answers.items():
         others = [("", reference)] if reference is not None and name != reference else []
         others += [(other, other) for other in previous.get(name, ())]
-        found[name] = [{"model": shown, **_columns(paired_test(own, flat[other][0], groups, seed=seed))} for shown, other in others]
+        found[name] = [{"model": shown, **_columns(own.minus(answers[other], seed=seed))} for shown, other in others if other in answers]
     return found
 
 

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.statistics.answers import Answers, crossed_test
 from lightning_e5.evaluation.tasks.labelled import LabelledTexts, check_labels_known, load_split
 from lightning_e5.evaluation.tasks.task import SAMPLES, TaskResult, finite_embeddings, quantiles
 from lightning_e5.types import Embedder
@@ -104,7 +105,8 @@ class ClassificationTask:
         columns = {"label": [str(label) for label in self.test.labels], "correct": correct_RN.mean(0)}
         return TaskResult(
             "classification", "accuracy", float(correct_RN.mean()), low, high, len(truth_N), {"f1": float(np.mean(f1))}, facts, columns,
-            measure=lambda rows: float(correct_RN[:, rows].mean()),
+            measure=lambda rows: float(correct_RN[:, rows].mean()), answers=Answers(correct_RN, crossed_test),
+            per_item={"accuracy": correct_RN.mean(0)},
         )  # fmt: skip
 
     def _union(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.statistics.answers import Answers, average_precision_of, ranking_test
 from lightning_e5.evaluation.tasks.sts import pair_rows
 from lightning_e5.evaluation.tasks.task import TaskResult, bootstrap, finite_embeddings
 from lightning_e5.files.rows import SplitRows, number_of
@@ -81,7 +83,10 @@ class PairClassificationTask:
         accuracy, threshold = best_threshold(cosines_N, self.labels)
         others = {"accuracy": accuracy, "threshold": threshold}
         columns = {"label": self.labels, "cosine": cosines_N}
-        return TaskResult("pair classification", "ap", value, low, high, len(cosines_N), others, self.facts, columns, measure=precision)
+        return TaskResult(
+            "pair classification", "ap", value, low, high, len(cosines_N), others, self.facts, columns, measure=precision,
+            answers=Answers(cosines_N, partial(ranking_test, measure=average_precision_of(self.labels))), per_item={"cosine": cosines_N},
+        )  # fmt: skip
 
 
 def best_threshold(cosines_N: NDArray[np.float32], labels_N: NDArray[np.int64]) -> tuple[float, float]:

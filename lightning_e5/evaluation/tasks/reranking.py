@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval
+from lightning_e5.evaluation.statistics.answers import Answers
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, paired_test
 from lightning_e5.evaluation.tasks.task import SAMPLES, TaskResult, finite_embeddings
 from lightning_e5.files.rows import SplitRows, check_format
 from lightning_e5.types import Embedder, compares_by_cosine
@@ -96,7 +97,8 @@ class RerankingTask:
         precision_N = np.array(precision)
         return TaskResult(
             "re-ranking", "map", float(np.mean(precision)), low, high, len(self.lists), others, facts, columns,
-            measure=lambda rows: float(precision_N[rows].mean()),
+            measure=lambda rows: float(precision_N[rows].mean()), answers=Answers(precision_N, paired_test),
+            per_item={"map": precision_N, "mrr": np.array(reciprocal)},
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from lightning_e5.evaluation.beir.collection import Collection, grouped
 from lightning_e5.evaluation.beir.cosine_sample import CosineSample, RememberingEncoder
 from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.beir.retrieval import RetrievalResult, Searcher
-from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, stacked
+from lightning_e5.evaluation.statistics.answers import Answers
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, paired_test, stacked
 from lightning_e5.evaluation.tasks.task import TaskResult
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.models.encoder import TextEncoder
@@ -36,6 +38,11 @@ class CollectionResult(TaskResult):
     found: RetrievalResult | None = field(default=None, compare=False, repr=False)
     cosines: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     beir_set: str | None = None
+
+    def by_item(self) -> dict[str, dict[str, float]]:
+        """Metric -> query -> value."""
+        assert self.found is not None
+        return {metric: dict(values) for metric, values in self.found.per_query.items()}
 
     def save(self, folder: Path) -> None:
         """Write the run, the values per query and, where there are any, the cosines."""
@@ -106,6 +113,7 @@ class CollectionTask:
             RETRIEVAL, MAIN_METRIC, found.metrics[MAIN_METRIC], low, high, int(found.counts["queries"]),
             {name: value for name, value in found.metrics.items() if name != MAIN_METRIC}, facts,
             measure=_means_over(collection.query_groups(), found.per_query), groups=groups, found=found,
+            answers=Answers(per_query, partial(paired_test, groups=of_query)),
             cosines=sample.cosines(searcher) if sample is not None else None,
             beir_set=rules.name if rules is not None and collection.data.split == rules.split else None,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.statistics.answers import Answers, ranking_test, spearman_of
 from lightning_e5.evaluation.tasks.task import TaskResult
 from lightning_e5.files.rows import SplitRows, number_of
 from lightning_e5.types import Embedder, Kind, Metrics
@@ -101,6 +103,7 @@ class STSTask:
             "sts", "spearman", value, low, high, len(self.data.scores), {"pearson": result.metrics["pearson"]},
             {"tied": result.tied, **self.data.facts}, columns, "pairs.parquet",
             lambda rows: correlation(result.cosines[rows], self.data.scores[rows]) if len(rows) > 2 else float("nan"),
+            answers=Answers(result.cosines, partial(ranking_test, measure=spearman_of(self.data.scores))), per_item={"cosine": result.cosines},
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.statistics.answers import Answers
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
@@ -29,8 +30,9 @@ class TaskResult:
     ``metric``: the main one; ``value``, ``low`` and ``high``: its value and 95% interval; ``items``: what the interval is
     over (pairs, texts, queries); ``others``: further metrics; ``facts``: settings and counts for the table; ``columns``:
     equal-length columns, one value per item, for a Parquet file of the name ``file``; ``measure``: the metrics over some
-    of the items, by their numbers (the main one alone where it is a number, NaN where these do not define it); ``groups``: the
-    main metric per item, in groups whose means count the same, of a task whose models are compared item by item.
+    of the items, by their numbers (the main one alone where it is a number, NaN where these do not define it); ``groups``:
+    retrieval's main metric per query, in groups whose means count the same; ``answers``: what two models are compared by, None where
+    their answers to one item cannot be compared (clusters); ``per_item``: metrics of single items, in their order.
     """
 
     task: str
@@ -45,12 +47,18 @@ class TaskResult:
     file: str = "items.parquet"
     measure: Callable[[NDArray[np.int64]], float | Metrics] | None = field(default=None, compare=False, repr=False)
     groups: Sequence[NDArray[np.float64]] = field(default=(), compare=False, repr=False)
+    answers: Answers | None = field(default=None, compare=False, repr=False)
+    per_item: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def metrics(self) -> Metrics:
         """Flat: the main metric, its ``_low`` and ``_high``, and the others."""
         interval = {self.metric: self.value, f"{self.metric}_low": self.low, f"{self.metric}_high": self.high}
         return interval | self.others
+
+    def by_item(self) -> dict[str, dict[str, float]]:
+        """Metric -> item -> value, of the metrics that single items have; an item is its number, from 0, in the order of the file."""
+        return {metric: {str(number): float(value) for number, value in enumerate(values)} for metric, values in self.per_item.items()}
 
     def save(self, folder: Path) -> None:
         """Write the values per item."""

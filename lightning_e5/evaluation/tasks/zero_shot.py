@@ -10,7 +10,8 @@ from sklearn.metrics import f1_score
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval
+from lightning_e5.evaluation.statistics.answers import Answers
+from lightning_e5.evaluation.statistics.paired_test import bootstrap_interval, paired_test
 from lightning_e5.evaluation.tasks.labelled import LabelledTexts, check_labels_known
 from lightning_e5.evaluation.tasks.task import SAMPLES, TaskResult, finite_embeddings
 from lightning_e5.types import Embedder
@@ -91,4 +92,5 @@ class ZeroShotTask:
         return TaskResult(
             "zero-shot", "zero_shot_accuracy", float(correct_N.mean()), low, high, count, others,
             {"labels": len(names), "tied": float(tied_N.mean()), **self.data.facts}, columns, "zero_shot.parquet", lambda rows: float(correct_N[rows].mean()),
+            answers=Answers(correct_N, paired_test), per_item={"zero_shot_accuracy": correct_N},
         )  # fmt: skip

@@ -10,8 +10,10 @@ from typing import Any
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
 from lightning_e5.report.tables.escaping import latex_comment
 from lightning_e5.report.tables.table import Column, Table, number, text
+from lightning_e5.report.tables.what_differs import differing_text
 from lightning_e5.results.comparison import AblationComparison, Cell, Comparison, Row
 from lightning_e5.results.durations import duration
+from lightning_e5.results.single_runs import RunsComparison
 
 IS_BASELINE = "the baseline"
 _RUN_NOTES = [
@@ -39,7 +41,7 @@ def tables(comparison: Comparison) -> list[Table]:
 def notes(comparison: Comparison) -> list[str]:
     """How the figures are to be read, as sentences; what is missing first."""
     if not isinstance(comparison, AblationComparison):
-        return _RUN_NOTES
+        return [*(comparison.apart if isinstance(comparison, RunsComparison) else ()), *_RUN_NOTES]
     found = [f"{row.name}: {row.seeds_shown} finished; {row.unfinished_shown}." for row in comparison.rows if row.unfinished]
     found += [f"{variant}: not run at the scale {comparison.data.scale}: {why}." for variant, why in comparison.data.skipped.items()]
     cells = [cell for row in comparison.rows for cell in row.cells.values()]
@@ -67,12 +69,14 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def as_text(comparison: Comparison) -> str:
-    """All of it for a terminal."""
+    """All of it for a terminal; of runs what differs between them first."""
     parts = [*(table.text() for table in tables(comparison)), "\n".join(notes(comparison))]
     if isinstance(comparison, AblationComparison):
         data = comparison.data
         held = [f"held constant: {', '.join(data.held_constant)}"] if data.held_constant else []
         parts.insert(0, "\n".join([f"{comparison.title}: {data.question}", *held]))
+    if isinstance(comparison, RunsComparison) and (differing := differing_text(comparison)):
+        parts.insert(0, differing)
     return "\n\n".join(parts)
 
 

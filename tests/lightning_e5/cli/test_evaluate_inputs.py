@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 from pathlib import Path
 
@@ -48,6 +50,38 @@ def test_the_encoder_of_a_run_goes_by_the_runs_name(tmp_path: Path, encoder_fold
     os.rename(encoder_folder, run / "encoder")
     assert main(["evaluate", "--model", str(run), "--sts", str(sts_file), "--out", str(tmp_path / "m.json")]) == 0
     assert "my-run/pairs/spearman" in read_json(tmp_path / "m.json")
+
+
+def test_models_are_compared_in_every_form(tmp_path: Path, model: Path, sts_file: Path, collection: Path, task_files: dict[str, Path], capsys) -> None:  # type: ignore[no-untyped-def]
+    files = {name: tmp_path / "out" / f"e.{name}" for name in ("csv", "html", "parquet", "json")}
+    code = main([
+        "evaluate", "--model", f"one={model}", "bm25", "--reference", "one", "--beir", f"toy={collection}", "--sts", str(sts_file),
+        "--clustering", f"g={task_files['clustering']}", "--json", "--csv", str(files["csv"]), "--html", str(files["html"]),
+        "--per-query", str(files["parquet"]), "--out", str(files["json"]),
+    ])  # fmt: skip
+    printed = json.loads(capsys.readouterr().out)
+    metrics = read_json(files["json"])
+    assert code == 0 and printed["reference"] == "one" and printed["not_compared"] == {}
+    (compared,) = [row for row in printed["rows"] if "difference" in row]
+    assert compared["model"] == "bm25" and compared["difference"] == pytest.approx(metrics["bm25/toy/ndcg@10"] - metrics["one/toy/ndcg@10"])
+    with files["csv"].open(encoding="utf-8", newline="") as handle:
+        lines = {(row["model"], row["set"], row["metric"]): row for row in csv.DictReader(handle)}
+    assert {f"{m}/{s}/{metric}": float(row["value"]) for (m, s, metric), row in lines.items()} == {k: v for k, v in metrics.items() if not k.endswith(("_low", "_high"))}
+    line = lines["bm25", "toy", "ndcg@10"]
+    assert line["reference"] == "one" and float(line["difference_low"]) == compared["difference_low"] and line["shown"] in ("higher", "lower", "no difference shown")
+    page = files["html"].read_text(encoding="utf-8")
+    assert "Differences to one" in page and "<script" not in page and "data:image/svg+xml" in page
+    assert files["parquet"].is_file()
+
+    assert main(["evaluate", "--model", "bm25", f"one={model}", f"two={model}", "--beir", f"toy={collection}", "--sts", str(sts_file)]) == 0
+    text = capsys.readouterr().out
+    assert "each model minus bm25 (the first model; --reference NAME chooses another)" in text and "(2)" in text
+    assert "pairs: not compared: bm25 can only search." in text
+    assert main(["evaluate", "--model", f"one={model}", f"two={model}", "--clustering", f"g={task_files['clustering']}"]) == 0
+    text = capsys.readouterr().out
+    assert "No model is compared with one" in text and "g: not compared: no pairing of items is possible in clustering" in text
+    assert main(["evaluate", "--model", f"one={model}", "--sts", str(sts_file)]) == 0
+    assert "compared" not in capsys.readouterr().out
 
 
 def test_a_split_column_chooses_the_rows_and_what_is_left_out_is_said(tmp_path: Path, model: Path, collection: Path, task_files: dict[str, Path], capsys) -> None:  # type: ignore[no-untyped-def]
@@ -97,6 +131,12 @@ def test_a_split_column_chooses_the_rows_and_what_is_left_out_is_said(tmp_path: 
         (["--model", "{model}", "--sts", "{sts}", "--query-prefix", "", "--passage-prefix", ""], "stores the prefixes"),
         (["--model", "{model}", "--sts", "{sts}", "--out", "{folder}"], "is a directory"),
         (["--model", "{folder}", "--sts", "{sts}"], "no model folder (has no config.json)"),
+        (["--model", "{model}", "bm25", "--sts", "{sts}", "--reference", "bm52"], "--reference: 'bm52' is not one of the models (bm25, all-small-l2); did you mean 'bm25'"),
+        (["--model", "{model}", "--sts", "{sts}", "--reference", "all-small-l2"], "'all-small-l2' is the only model"),
+        (["--model", "{model}", "--sts", "{sts}", "--csv", "{folder}"], "--csv: "),
+        (["--model", "{model}", "--sts", "{sts}", "--html", "{folder}"], "is a directory, not a file"),
+        (["--model", "{model}", "--sts", "{sts}", "--per-query", "q.txt"], "--per-query: q.txt: ends in '.txt', not in .csv or .parquet"),
+        (["--model", "{model}", "--sts", "{sts}", "--out", "kept/x.csv", "--csv", "./kept/x.csv"], "--csv: ./kept/x.csv: is the file of --out, too"),
     ],
 )  # fmt: skip
 def test_a_mistake_ends_with_one_sentence(tmp_path: Path, model: Path, sts_file: Path, capsys, arguments: list[str], message: str) -> None:  # type: ignore[no-untyped-def]
