@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update", action="store_true", help="redo the stages that a changed configuration changes")
     parser.add_argument("--wait", action="store_true", help="wait where another process is at work in the run's directory")
     parser.add_argument("--verify", action="store_true", help="read all files of finished stages again, whatever their size and time")
+    parser.add_argument("--fresh", action="store_true", help="take no stage from other runs, and compute those that were taken")
     add_allow_package(parser)
 
 
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     experiment = load_experiment(arguments.experiment, arguments.overrides)
     directory = run_directory(experiment)
-    asked = {"update": arguments.update, "wait": arguments.wait, "verify": arguments.verify}
+    asked = {"update": arguments.update, "wait": arguments.wait, "verify": arguments.verify, "fresh": arguments.fresh}
     with together(directory):
         _, computed = run_experiment(experiment, **asked, report=write_report, say=tell)
     if not is_first_process():

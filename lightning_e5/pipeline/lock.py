@@ -77,6 +77,17 @@ def run_lock(directory: Path, *, wait: bool, say: Callable[[str], None] = print)
     return locked(directory / LOCK, wait=wait, held=held, hint=hint, say=say)
 
 
+def is_dead(process: int) -> bool:
+    """Whether a process of this machine is known to have ended."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
 class _Holder:
     """Who holds a lock, as its record says."""
 
@@ -95,15 +106,7 @@ class _Holder:
     @property
     def is_dead(self) -> bool:
         """Whether the process is known to have ended; of another machine's that cannot be known."""
-        if self.host != platform.node():
-            return False
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        return False
+        return self.host == platform.node() and is_dead(self.process)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host} since {self.since}"
