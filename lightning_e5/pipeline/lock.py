@@ -70,6 +70,28 @@ def locked(path: Path, *, wait: bool, held: str, hint: str = "", say: Callable[[
         lock.release()
 
 
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock ``path`` inside the block, or not, at once: False where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(str(path))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def holder_of(path: Path) -> str:
+    """Who holds a lock, in words."""
+    return str(_Holder.read(path.with_name(f"{path.name}.json")) or "a process that left no record")
+
+
 def run_lock(directory: Path, *, wait: bool, say: Callable[[str], None] = print) -> AbstractContextManager[None]:
     """The run directory for one writing process at a time; UserError where another is at work and ``wait`` is not given."""
     held = f"{directory}: another process is at work there"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,9 +131,17 @@ class RunData:
         """The stages that left ``file``, in the order of the configuration."""
         return [name for name in self.config["stages"] if (self.stage(name) / file).is_file()]
 
-    def times(self) -> dict[str, dict[str, float]]:
-        """Stage -> ``seconds`` and ``peak_memory_gb``."""
+    def times(self) -> dict[str, dict[str, Any]]:
+        """Stage -> ``seconds`` and ``peak_memory_gb`` of computing it, and ``reused_from``, the run that did, where it was another."""
         return {name: shapes.read_result(self.stage(name) / TIMING, shapes.TIMING) for name in self.stages_with(TIMING)}
+
+    def reused(self) -> dict[str, str]:
+        """Stage -> the run that its result was taken from; those that this run computed are not in it."""
+        return {name: str(t["reused_from"]) for name, t in self.times().items() if t.get("reused_from")}
+
+    def seconds_spent(self) -> float:
+        """Seconds of the stages that this run computed."""
+        return math.fsum(t["seconds"] for t in self.times().values() if not t.get("reused_from"))
 
     def learning_curves(self) -> dict[str, list[dict[str, float]]]:
         """Training stage -> its rows of ``metrics.jsonl``, one per step."""
