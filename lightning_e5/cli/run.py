@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning_e5.cli.command_line import add_allow_package, tell
 from lightning_e5.config.experiment import STAGE_CACHE, Node
 from lightning_e5.distributed.launch import is_first_process
+from lightning_e5.errors import UserError
 
 DESCRIPTION = "run an experiment; finished stages are skipped, killed ones continue"
 
@@ -58,7 +59,11 @@ def _tell_of_growth(experiment: Node) -> None:
     from lightning_e5.pipeline.cache_contents import own_bytes
 
     folder = experiment.get("stage_cache")
-    if folder and (unused := own_bytes(Path(folder))) >= _TOLD_BYTES:
+    try:
+        unused = own_bytes(Path(folder)) if folder else 0
+    except UserError:  # a folder that cannot be read
+        return
+    if unused >= _TOLD_BYTES:
         tell(f"note: {folder} holds {unused / 1e9:.1f} GB of stages that no run has any more; `{_prune_command(experiment)}` frees them")
 
 

@@ -51,6 +51,12 @@ def code_digest(names: Iterable[str]) -> str:
         names: such as ``lightning_e5.stages.pretrain.pretrain``; those of installed libraries are passed over, but for the
             versions of what a user's own code imports.
     """
+    return sha256_text(to_json(code_files(names)))
+
+
+def code_files(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str | None]]:
+    """The modules behind dotted names with the sha256 of their files, and the libraries that a user's own code imports with
+    their versions."""
     ours = (*OUR_PACKAGES, *(name.partition(".")[0] for name in allowed_packages()))
     waiting, found, libraries = list(names), dict[str, str](), dict[str, str | None]()
     seen: set[str] = set()
@@ -70,7 +76,7 @@ def code_digest(names: Iterable[str]) -> str:
             if top not in OUR_PACKAGES:  # what decides results of ours is in a stage's fingerprint
                 outside = {i.partition(".")[0] for i in imports} - set(ours) - set(sys.stdlib_module_names)
                 libraries |= {library: _version(library) for library in outside if library and not _is_local(library)}
-    return sha256_text(to_json([found, libraries]))
+    return found, libraries
 
 
 def imported_names(source: str, module: str, is_package: bool) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from lightning_e5.config.experiment import Node
 from lightning_e5.files.digests import FileDigests
 from lightning_e5.pipeline.code_digest import code_digest, targets
 from lightning_e5.pipeline.fingerprint import deciding
-from lightning_e5.tracking.run_directory import numerics
 
 _RANKS = ("accelerator", "devices", "num_nodes", "strategy")
 _HUB_NAME = re.compile(r"([\w.-]+)/([\w.-]+)")
@@ -33,6 +32,8 @@ def result_facts(node: Node, digests: FileDigests) -> Node:
         node: of the stage.
         digests: of files' contents.
     """
+    from lightning_e5.tracking.run_directory import numerics  # imports Lightning, which a finished run does not need
+
     plain = {key: value for key, value in deciding(node).items() if key != "inputs"}
     texts = sorted(set(_texts(plain)))
     return {
