@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from lightning_e5.cli import ablate, check, compare, dashboard, evaluate, export, run, search
+from lightning_e5.cli import ablate, cache, check, compare, dashboard, evaluate, export, run, search
 from lightning_e5.cli.command_line import Verb, command_line
 from lightning_e5.cli.ending import show_defect
 
@@ -18,6 +18,7 @@ VERBS: dict[str, Verb] = {
     "dashboard": dashboard,
     "search": search,
     "export": export,
+    "cache": cache,
 }
 
 

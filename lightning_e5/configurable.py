@@ -105,6 +105,11 @@ def allow_packages(names: Iterable[str]) -> None:
             _allowed.append(name)
 
 
+def allowed_packages() -> tuple[str, ...]:
+    """The allowed packages."""
+    return tuple(_allowed)
+
+
 def allow_options() -> list[str]:
     """The allowed packages as words of a command line, for a command that this one starts."""
     return [word for name in _allowed for word in ("--allow-package", name)]

@@ -74,7 +74,6 @@ def plan_ablation(
         raise UserError(f"{ablation.file}: its variants have several runs_dir ({', '.join(sorted(places))})")
     directory = Path(places.pop()) / "ablations" / f"{ablation.name}-{ablation.scale}"
     for run in every:
-        run.experiment.setdefault("stage_cache", str(Path(run.experiment["runs_dir"]) / "shared_stages"))
         run.experiment["runs_dir"] = str(directory)
     first = ablation.seeds[: seeds or len(ablation.seeds)]
     wanted = [run for run in every if run.seed in first and run.variant in (only or trees)]

@@ -22,6 +22,8 @@ from lightning_e5.files.storage import sha256_text, to_json
 from lightning_e5.ranges import Positive, PositiveShare, Seed, Workers
 from lightning_e5.redaction import remember
 
+#: The folder of shared stages in a folder of runs.
+STAGE_CACHE = ".stages"
 #: Top-level keys of an experiment and what they mean (shown by ``check`` when one is unknown).
 TOP_LEVEL = {
     "name": "the run's name; its directory is <runs_dir>/<name>",
@@ -30,7 +32,7 @@ TOP_LEVEL = {
     "threads": "CPU threads (null: all); the figures are bit-exact for a given number",
     "deterministic": "true: kernels alone that give the same bits each time, on a GPU too (default false)",
     "runs_dir": "where run directories lie",
-    "stage_cache": "a folder by which runs share finished stages of equal configuration and inputs (null: none)",
+    "stage_cache": "a folder by which runs share finished stages of equal configuration and inputs (default <runs_dir>/.stages; null: none)",
     "data_dir": "a folder of local data that stages may refer to as ${data_dir}",
     "logger": "W&B: mode (auto | online | offline | disabled), project, group, tags",
     "engine": "where data stages' tasks run, which they refer to as ${engine}: local, ray, or an engine with its settings",
@@ -192,6 +194,7 @@ def check_top_level(path: str, experiment: Node) -> None:
             raise UserError(f"{where}: needs device, and either tokens_per_second or both peak_tflops and assumed_share")
     if not experiment.get("stages"):
         raise UserError(f"{path}: stages: there is none to run")
+    experiment.setdefault("stage_cache", str(Path(experiment["runs_dir"]) / STAGE_CACHE))
     for key in ("runs_dir", "stage_cache"):
         if experiment.get(key) is not None:
             check_path(experiment[key], f"{path}: {key}")

@@ -70,11 +70,44 @@ def locked(path: Path, *, wait: bool, held: str, hint: str = "", say: Callable[[
         lock.release()
 
 
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock ``path`` inside the block, or not, at once: False where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(str(path))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def holder_of(path: Path) -> str:
+    """Who holds a lock, in words."""
+    return str(_Holder.read(path.with_name(f"{path.name}.json")) or "a process that left no record")
+
+
 def run_lock(directory: Path, *, wait: bool, say: Callable[[str], None] = print) -> AbstractContextManager[None]:
     """The run directory for one writing process at a time; UserError where another is at work and ``wait`` is not given."""
     held = f"{directory}: another process is at work there"
     hint = "; pass --wait to wait for it, give another name=..., or, where its machine is gone, remove the file .lock there"
     return locked(directory / LOCK, wait=wait, held=held, hint=hint, say=say)
+
+
+def is_dead(process: int) -> bool:
+    """Whether a process of this machine is known to have ended."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 class _Holder:
@@ -95,15 +128,7 @@ class _Holder:
     @property
     def is_dead(self) -> bool:
         """Whether the process is known to have ended; of another machine's that cannot be known."""
-        if self.host != platform.node():
-            return False
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        return False
+        return self.host == platform.node() and is_dead(self.process)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host} since {self.since}"

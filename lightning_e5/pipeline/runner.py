@@ -13,6 +13,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from lightning_e5.config.experiment import Node
@@ -20,13 +21,22 @@ from lightning_e5.distributed.launch import is_first_process, use_threads, wait_
 from lightning_e5.distributed.ranks import loss
 from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.files.digests import MEMORY, FileDigests
-from lightning_e5.files.storage import MANIFEST, read_json, write_json, write_manifest
+from lightning_e5.files.storage import MANIFEST, empty_directory, read_json, write_json, write_manifest
 from lightning_e5.pipeline.check import check_experiment
 from lightning_e5.pipeline.claim import METRICS, changed_keys, check_directory, claim
 from lightning_e5.pipeline.fingerprint import stage_fingerprint
 from lightning_e5.pipeline.lock import run_lock
-from lightning_e5.pipeline.stage import TIMING, PreparedStage, is_finished, output_files, run_directory
-from lightning_e5.pipeline.stage_cache import StageCache, unshare
+from lightning_e5.pipeline.sharing import SharedStages
+from lightning_e5.pipeline.stage import (
+    TIMING,
+    PreparedStage,
+    cache_key_of,
+    is_finished,
+    output_files,
+    reused_from,
+    run_directory,
+)
+from lightning_e5.pipeline.stage_cache import unshare
 from lightning_e5.progress import clear_line, on_terminal, stage_title
 
 #: How long another rank waits for the first one's hash of a file before it hashes the file itself.
@@ -39,6 +49,7 @@ def run_experiment(
     update: bool = False,
     wait: bool = False,
     verify: bool = False,
+    fresh: bool = False,
     report: Callable[[Path, Mapping[str, float]], None] = lambda directory, metrics: None,
     say: Callable[[str], None] = print,
 ) -> tuple[dict[str, float], bool]:
@@ -49,6 +60,8 @@ def run_experiment(
         update: accept a directory made by another configuration and redo the stages that it changes.
         wait: wait where another process runs in the directory, instead of refusing.
         verify: read every file of finished stages again, instead of those whose size or time changed.
+        fresh: compute every stage in this run: none is taken from another run, and those that were are computed. What this run
+            computed itself is kept, so that it continues after a kill. A result that differs from the shared one replaces it.
         report: called with the run directory and the flat metrics when all stages are done.
         say: called with messages for the user.
 
@@ -68,23 +81,23 @@ def run_experiment(
     """
     directory = run_directory(experiment)
     if not is_first_process():
-        return _run_other_rank(experiment), False
+        return _run_other_rank(experiment, fresh), False
     digests = FileDigests(Path(experiment["runs_dir"]) / MEMORY, verify=verify)
-    finished = _finished_run(experiment, directory, digests)
+    finished = _finished_run(experiment, directory, digests, fresh)
     if finished is not None:
         return finished, False
     check_experiment(experiment)
     check_directory(directory)
     with run_lock(directory, wait=wait, say=say):
-        finished = _finished_run(experiment, directory, digests)  # by the process that held the lock before
+        finished = _finished_run(experiment, directory, digests, fresh)  # by the process that held the lock before
         if finished is not None:
             return finished, False
         claim(experiment, directory, update)
-        return _run_stages(experiment, directory, digests, report, say), True
+        return _run_stages(experiment, directory, digests, fresh, report, say), True
 
 
 def _run_stages(
-    experiment: Node, directory: Path, digests: FileDigests, report: Callable[[Path, Mapping[str, float]], None], say: Callable[[str], None]
+    experiment: Node, directory: Path, digests: FileDigests, fresh: bool, report: Callable[[Path, Mapping[str, float]], None], say: Callable[[str], None]
 ) -> dict[str, float]:
     from lightning_e5.tracking.run_directory import record_environment
 
@@ -93,11 +106,12 @@ def _run_stages(
     outputs: dict[str, Path] = {}
     metrics: dict[str, float] = {}
     names = list(experiment["stages"])
+    shared = SharedStages(experiment, directory, digests, fresh)
     for number, name in enumerate(names, start=1):
         out = directory / "stages" / name
         title = f"[{number}/{len(names)}] {name}:"
         with stage_title(title, str(experiment["stages"][name].get("description") or "")):
-            metrics |= _run_stage(experiment, name, out, outputs, digests, functools.partial(_log, title, say))
+            metrics |= _run_stage(experiment, name, out, outputs, digests, shared, functools.partial(_log, title, say))
         outputs[name] = out
     final = experiment.get("final_encoder")
     if final is not None:
@@ -119,7 +133,7 @@ def _prepare_torch(experiment: Node) -> None:
     use_deterministic_kernels(experiment.get("deterministic", False))
 
 
-def _finished_run(experiment: Node, directory: Path, digests: FileDigests) -> dict[str, float] | None:
+def _finished_run(experiment: Node, directory: Path, digests: FileDigests, fresh: bool) -> dict[str, float] | None:
     """The metrics, where the run is finished and nothing it was made from has changed; imports nothing heavy."""
     if not (directory / METRICS).is_file() or not (directory / "config.yaml").is_file():
         return None
@@ -129,6 +143,8 @@ def _finished_run(experiment: Node, directory: Path, digests: FileDigests) -> di
     metrics: dict[str, float] = {}
     for name, node in experiment["stages"].items():
         out = directory / "stages" / name
+        if fresh and reused_from(out) is not None:
+            return None
         if not (out / MANIFEST).is_file() or not is_finished(out, stage_fingerprint(experiment, name, node, outputs, None, digests), digests):
             return None
         outputs[name] = out
@@ -141,7 +157,7 @@ def _finished_run(experiment: Node, directory: Path, digests: FileDigests) -> di
     return metrics if same else None  # else a bit of it changed: it is written again
 
 
-def _run_other_rank(experiment: Node) -> dict[str, float]:
+def _run_other_rank(experiment: Node, fresh: bool) -> dict[str, float]:
     """Another rank's part: train with the first process in stages of several ranks, wait for it in the others.
 
     Files are hashed by the first process; the others read from its memory of digests what it found.
@@ -154,17 +170,22 @@ def _run_other_rank(experiment: Node) -> dict[str, float]:
 
         def finished(name: str = name, node: Node = node, out: Path = out) -> bool:
             before = {k: v for k, v in outputs.items() if k != name}
-            return (out / MANIFEST).is_file() and is_finished(out, stage_fingerprint(experiment, name, node, before, None, digests), digests)
+            return not (fresh and reused_from(out) is not None) and (out / MANIFEST).is_file() and is_finished(out, stage_fingerprint(experiment, name, node, before, None, digests), digests)
 
         if _trains_on_several_ranks(node) and not finished():
             prepared = PreparedStage(experiment, name, out, outputs, digests)
-            if not wait_for(prepared.started):
+            if not wait_for(functools.partial(_begun, prepared, fresh)):
                 raise TrainingStopped(f"stage {name}: {loss() or 'the first process ended'}")
             if not finished():  # it was, if the first process took it from the shared stages
                 prepared.call()
         if not wait_for(finished):
             raise TrainingStopped(f"stage {name}: {loss() or 'the first process ended'}")
     return {}
+
+
+def _begun(prepared: PreparedStage, fresh: bool) -> bool:
+    """Whether the first process has begun a stage, or put another run's result in its place."""
+    return prepared.started() and not (fresh and reused_from(prepared.out) is not None)
 
 
 def _trains_on_several_ranks(node: Node) -> bool:
@@ -177,42 +198,39 @@ def _trains_on_several_ranks(node: Node) -> bool:
 
 
 def _run_stage(
-    experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], digests: FileDigests, say: Callable[[str], None]
+    experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], digests: FileDigests, shared: SharedStages, say: Callable[[str], None]
 ) -> dict[str, float]:
     prepared = PreparedStage(experiment, name, out, outputs, digests)
-    cache = StageCache(Path(experiment["stage_cache"]), say, digests) if experiment.get("stage_cache") else None
-    key = cache.key(name, prepared.fingerprint, *_computed_on()) if cache is not None else ""
+    cache, key = shared.cache, shared.key(prepared, say)
+    if shared.fresh and reused_from(out) is not None:
+        empty_directory(out)
     done = is_finished(out, prepared.fingerprint, digests)
     digests.save()  # for the other ranks, which wait for it
     if done:
         say("finished before, skipped")
-    elif cache is None or (_trains_on_several_ranks(prepared.node) and prepared.started()):
-        # In the second case the other ranks are in the training already: it goes on.
-        _compute(prepared, digests, say)
+        if cache is not None and key is not None and cache_key_of(out) == key:
+            cache.publish(key, out)
+    elif cache is None or key is None or (_trains_on_several_ranks(prepared.node) and prepared.started()):
+        # In the last case the other ranks are in the training already: it goes on.
+        _compute(prepared, shared, key, say)
+        shared.publish(prepared)
     else:
-        with cache.locked(key):
-            if cache.link(key, prepared.fingerprint, out):
-                say("taken from the shared stages")
+        with cache.locked(key) as held:
+            origin = cache.link(key, prepared.fingerprint, out) if held and not shared.fresh else None
+            if origin is not None:
+                say(f"reused from {origin}")
             else:
-                _compute(prepared, digests, say)
-                cache.publish(key, out)
-    if cache is not None:
-        cache.publish(key, out)
+                _compute(prepared, shared, key, say)
+                if held:
+                    shared.publish(prepared)
     return _named(name, read_json(out / METRICS))
 
 
-def _computed_on() -> tuple[int, str]:
-    """What decides a result's bits beside the configuration: the number of threads, and the kind of device or CPU."""
-    import torch
-
-    return torch.get_num_threads(), "cuda" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
-
-
-def _compute(prepared: PreparedStage, digests: FileDigests, say: Callable[[str], None]) -> None:
-    out = prepared.out
+def _compute(prepared: PreparedStage, shared: SharedStages, key: str | None, say: Callable[[str], None]) -> None:
+    out, digests = prepared.out, shared.digests
     unshare(out)
     description = prepared.node.get("description")
-    begun = "continues" if prepared.begin() else "starts"
+    begun = "continues" if prepared.begin(key) else "starts"
     if not on_terminal():  # there a line shows it that goes away
         say(f"{begun}: {description}" if description else begun)
     began = time.perf_counter()
@@ -226,7 +244,8 @@ def _compute(prepared: PreparedStage, digests: FileDigests, say: Callable[[str],
     seconds = time.perf_counter() - began
     write_json(out / METRICS, metrics)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    write_json(out / TIMING, {"seconds": seconds, "peak_memory_gb": peak})
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(out / TIMING, {"seconds": seconds, "peak_memory_gb": peak, "computed_by": shared.run, "computed_at": now})
     files = output_files(out)
     write_manifest(out, kind=prepared.node["_target_"], files=files, digest=digests.of, fingerprint=prepared.fingerprint)
     digests.save()

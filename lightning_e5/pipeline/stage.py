@@ -15,7 +15,15 @@ from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError
 from lightning_e5.files.digests import FileDigests, files_below
 from lightning_e5.files.run_layout import LOG, TIMING
-from lightning_e5.files.storage import MANIFEST, empty_directory, read_checked, read_manifest, write_checked
+from lightning_e5.files.storage import (
+    MANIFEST,
+    empty_directory,
+    read_checked,
+    read_json,
+    read_manifest,
+    write_checked,
+    write_json,
+)
 from lightning_e5.pipeline.fingerprint import stage_fingerprint, stored_fingerprint
 
 STARTED = "started.json"
@@ -46,7 +54,7 @@ class PreparedStage:
         from lightning_e5.rng import derive_seed  # imports torch, which reading a stage's state does not need
 
         node = experiment["stages"][name]
-        self.out, self.node = out, node
+        self.name, self.out, self.node = name, out, node
         self.function = resolve_target(node["_target_"], f"stages.{name}", "stage")
         parameters = inspect.signature(self.function).parameters
         own = {k: v for k, v in node.items() if k not in ("_target_", *special_keys(parameters))}
@@ -56,20 +64,29 @@ class PreparedStage:
         offered = {"out": out, "seed": derive_seed(experiment["seed"], name) % 2**31, "context": context}
         self.given = {k: v for k, v in offered.items() if k in parameters and k not in self.arguments}
         self.outputs = outputs
+        #: The shared stage that this becomes when it is finished, None where it may be no shared one.
+        self.cache_key: str | None = None
 
     def started(self) -> bool:
         """Whether the stage was begun with this fingerprint (then its folder holds nothing of another one)."""
         return (_started(self.out) or {}).get("sha256") == config_hash(self.fingerprint)
 
-    def begin(self) -> bool:
-        """Make the folder ready; True where an earlier try is continued."""
+    def begin(self, cache_key: str | None = None) -> bool:
+        """Make the folder ready; True where an earlier try is continued, whose ``cache_key`` then stays: what it did is in it."""
         continued = self.started()
         if continued:
             (self.out / MANIFEST).unlink(missing_ok=True)
+            self.cache_key = (_started(self.out) or {}).get("cache_key")
         else:
             empty_directory(self.out)
+            self.cache_key = cache_key
         self._record()
         return continued
+
+    def settle(self, cache_key: str | None) -> None:
+        """Note as which shared stage the finished result counts."""
+        self.cache_key = cache_key
+        self._record()
 
     def failed(self, error: Exception) -> None:
         """Note that the stage ended with an error, so that another configuration may take its place unasked."""
@@ -77,7 +94,8 @@ class PreparedStage:
             self._record(failed=type(error).__name__)
 
     def _record(self, **facts: str) -> None:
-        write_checked(self.out / STARTED, {"sha256": config_hash(self.fingerprint), "fingerprint": self.fingerprint, **facts})
+        own = {"sha256": config_hash(self.fingerprint), "fingerprint": self.fingerprint, "cache_key": self.cache_key}
+        write_checked(self.out / STARTED, {**own, **facts})
 
     def call(self) -> dict[str, float]:
         """The stage's metrics."""
@@ -123,6 +141,23 @@ def holds_work(out: Path) -> bool:
 def begun_fingerprint(out: Path) -> Node | None:
     """The fingerprint of the stage that was begun in a folder, finished or not; None where none can be told."""
     return stored_fingerprint(out) or (_started(out) or {}).get("fingerprint")
+
+
+def cache_key_of(out: Path) -> str | None:
+    """The name of the shared stage that a stage's folder holds; None where it is none."""
+    return (_started(out) or {}).get("cache_key")
+
+
+def reused_from(out: Path) -> str | None:
+    """The run that a stage's result was taken from; None where this run computed it."""
+    return (_started(out) or {}).get("reused_from")
+
+
+def mark_reused(out: Path, run: str) -> None:
+    """Note in a folder that was made for a run from a shared stage which run computed it, for the pipeline and for reports."""
+    write_checked(out / STARTED, {**(_started(out) or {}), "reused_from": run})
+    if (out / TIMING).is_file():
+        write_json(out / TIMING, {**read_json(out / TIMING), "reused_from": run})
 
 
 def _started(out: Path) -> Node | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_e5.evaluation.beir.model_differences import all_differences
 from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE
@@ -77,18 +78,31 @@ def report_page(run: RunData) -> str:
         parts.append(Section("Training", [Picture(curves, "The loss of each training stage")]))
     if cosines := figures.cosine_distributions(run):
         parts.append(Section("Cosines", [Paragraph(_COSINES_TEXT), Picture(cosines, "Cosines of judged and of random pairs")]))
-    if times := run.times():
-        parts.append(Section("Time and memory", [_time_table(times), Paragraph(_TIME_NOTE, "note")]))
+    if run.times():
+        parts.append(Section("Time and memory", [_time_table(run), Paragraph(_TIME_NOTE, "note")]))
     if environment := run.environment:
         parts.append(Section("Environment", [key_values(environment_facts(environment))]))
     configuration = Details("config.yaml, resolved: this run and nothing else", recorded_text(run.path / "config.yaml"))
     return page(run.name, [*parts, Section("Configuration", [configuration])])
 
 
-def _time_table(times: Mapping[str, Mapping[str, float]]) -> Table:
-    columns = [Column("stage"), number("time", format=duration), number("peak memory")]
-    rows = [[name, spent["seconds"], f"{spent['peak_memory_gb']:.2f} GB"] for name, spent in times.items()]
-    return Table(columns, [*rows, ["together", sum(spent["seconds"] for spent in times.values()), ""]])
+def _time_table(run: RunData) -> Table:
+    """What each stage took; of one that was taken from another run, what it took there, which is not of this run's time."""
+    times, reused = run.times(), run.reused()
+    columns = [Column("stage"), number("time", format=duration), number("peak memory"), *([Column("computed by")] if reused else [])]
+    rows: list[list[Any]] = []
+    for name, spent in times.items():
+        own = name not in reused
+        rows.append([name, spent["seconds"] if own else None, f"{spent['peak_memory_gb']:.2f} GB" if own else None])
+        rows[-1] += [_computed_by(spent)] if reused else []
+    return Table(columns, [*rows, ["together", run.seconds_spent(), "", *([""] if reused else [])]])
+
+
+def _computed_by(spent: Mapping[str, Any]) -> str:
+    if not spent.get("reused_from"):
+        return "this run"
+    made = str(spent.get("computed_at") or "")[:10]
+    return f"{spent['reused_from']}{f', {made}' if made else ''} (in {duration(spent['seconds'])}), reused"
 
 
 def _results_note(results: Sequence[Result]) -> str:

@@ -99,8 +99,10 @@ def _staged_in(folder: Path) -> Iterator[None]:
 
 
 def summary(run: RunData) -> dict[str, float]:
-    """What the W&B run's summary holds: ``metrics.json`` name by name, and each stage's time and memory."""
-    times = {f"{stage}/{name}": value for stage, facts in run.times().items() for name, value in facts.items()}
+    """What the W&B run's summary holds: ``metrics.json`` name by name, and each stage's time and memory, wherever it was computed;
+    ``reused`` is 1 where that was another run."""
+    times = {f"{stage}/{name}": facts[name] for stage, facts in run.times().items() for name in ("seconds", "peak_memory_gb")}
+    times |= {f"{stage}/reused": 1.0 for stage in run.reused()}
     return {**times, **run.metrics}
 
 

@@ -19,7 +19,7 @@ NUMBER, COUNT, TEXT, FLAG, ANYTHING = "a number", "a whole number", "a text", "t
 Shape = Any
 
 METRICS: Shape = {"*": NUMBER}
-TIMING: Shape = {"seconds": NUMBER, "peak_memory_gb": NUMBER}
+TIMING: Shape = {"seconds": NUMBER, "peak_memory_gb": NUMBER, "computed_by?": TEXT, "computed_at?": TEXT, "reused_from?": TEXT}
 ENVIRONMENT: Shape = {"packages?": {"*": ANYTHING}}
 MANIFEST: Shape = {"files": {"*": TEXT}}
 #: A comparison of two models.

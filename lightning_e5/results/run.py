@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,8 +120,7 @@ class RunData:
     @property
     def environment(self) -> Node:
         """Commit, package versions and hardware; empty where they were not recorded."""
-        path = self.path / ENVIRONMENT
-        return dict(shapes.read_result(path, shapes.ENVIRONMENT)) if path.is_file() else {}
+        return dict(shapes.read_result(path, shapes.ENVIRONMENT)) if (path := self.path / ENVIRONMENT).is_file() else {}
 
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
@@ -130,14 +130,21 @@ class RunData:
         """The stages that left ``file``, in the order of the configuration."""
         return [name for name in self.config["stages"] if (self.stage(name) / file).is_file()]
 
-    def times(self) -> dict[str, dict[str, float]]:
-        """Stage -> ``seconds`` and ``peak_memory_gb``."""
+    def times(self) -> dict[str, dict[str, Any]]:
+        """Stage -> ``seconds`` and ``peak_memory_gb`` of computing it, and ``reused_from``, the run that did, where it was another."""
         return {name: shapes.read_result(self.stage(name) / TIMING, shapes.TIMING) for name in self.stages_with(TIMING)}
+
+    def reused(self) -> dict[str, str]:
+        """Stage -> the run that its result was taken from; those that this run computed are not in it."""
+        return {name: t["reused_from"] for name, t in self.times().items() if "reused_from" in t}
+
+    def seconds_spent(self) -> float:
+        """Seconds of the stages that this run computed."""
+        return math.fsum(t["seconds"] for t in self.times().values() if "reused_from" not in t)
 
     def learning_curves(self) -> dict[str, list[dict[str, float]]]:
         """Training stage -> its rows of ``metrics.jsonl``, one per step."""
-        curves = {name: shapes.read_steps(self.stage(name) / LOG) for name in self.stages_with(LOG)}
-        return {name: rows for name, rows in curves.items() if rows}
+        return {name: rows for name in self.stages_with(LOG) if (rows := shapes.read_steps(self.stage(name) / LOG))}
 
     def filters(self) -> list[str]:
         """The stages that filtered pairs."""
@@ -149,8 +156,7 @@ class RunData:
 
     def filter_samples(self, stage: str, count: int = 5) -> list[FilterSample]:
         """``count`` kept pairs, then ``count`` dropped ones, drawn at random (always the same); empty without texts."""
-        pairs = self._pairs(stage)
-        return [] if pairs is None else draw_samples(self.filter_ranks(stage), pairs, count)
+        return [] if (pairs := self._pairs(stage)) is None else draw_samples(self.filter_ranks(stage), pairs, count)
 
     def results(self) -> list[Result]:
         """Every model on every collection, in the order of the evaluations' tables."""
@@ -188,14 +194,12 @@ class RunData:
         path = self.result_file(model, collection, PER_QUERY)
         if (path, metric) not in self._per_query:
             table = read_parquet(path, {"query_id": "string", metric: "double"})
-            found = dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
-            self._per_query[path, metric] = found
+            self._per_query[path, metric] = dict(zip(table["query_id"].to_pylist(), table[metric].to_pylist(), strict=True))
         return self._per_query[path, metric]
 
     def has_per_query(self, model: str, collection: str, metric: str) -> bool:
         """Whether a metric is one of single queries: neither an interval's end nor that of another kind of task."""
-        path = self.result_file(model, collection, PER_QUERY)
-        return path.is_file() and metric in parquet_columns(path)
+        return (path := self.result_file(model, collection, PER_QUERY)).is_file() and metric in parquet_columns(path)
 
     def cosines(self, model: str, collection: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Cosines of judged pairs and of random ones; None for a model that is no encoder."""
@@ -255,11 +259,10 @@ class RunData:
         seen = [shapes.read_metrics(self.stage(s)) for s in trained_by]
         recorded = row.overlap.pairs_seen if row.overlap is not None else row.facts.get("pairs_seen")
         pairs = sum(int(m["pairs_seen"]) for m in seen) if seen else int(recorded or 0)
-        tokens, steps = (_total(seen, key) for key in ("tokens_seen", "steps"))
         seconds = _total([shapes.read_result(p, shapes.TIMING) for s in trained_by if (p := self.stage(s) / TIMING).is_file()], "seconds")
         is_encoder = (self.stage(stage) / row.model / row.collection / "cosines.parquet").is_file()
-        whole = [None if v is None else int(v) for v in (tokens, steps)]
-        return Result(row, own, trained_by, pairs, whole[0], whole[1], seconds, is_encoder)
+        tokens, steps = (None if (total := _total(seen, key)) is None else int(total) for key in ("tokens_seen", "steps"))
+        return Result(row, own, trained_by, pairs, tokens, steps, seconds, is_encoder)
 
     def _trained_by(self, evaluation: str, model: str) -> tuple[str, ...]:
         """The stages with ``pairs_seen`` on the way of a model's weights: each one's input ``encoder`` leads on."""
@@ -290,8 +293,7 @@ def _sha256(path: Path) -> str:
 
 
 def _total(rows: list[dict[str, float]], key: str) -> float | None:
-    values = [row[key] for row in rows if key in row]
-    return math.fsum(values) if values else None
+    return math.fsum(values) if (values := [row[key] for row in rows if key in row]) else None
 
 
 def _texts(folder: Path, name: str) -> dict[str, str]:

@@ -53,7 +53,7 @@ def compare_runs(runs: Sequence[RunData], metrics: Sequence[str] | None = None) 
             own = {metric: value for metric, value in own.items() if not metric.startswith(prefix)}
             row = Row(name, r.model, r.collection, pairs=r.pairs, tokens=r.tokens, steps=r.steps, seconds=r.seconds)
             found.append((row, prefix, {f"{prefix}{metric}": value for metric, value in r.metrics.items()}))
-        found.append((Row(name, seconds=sum(t["seconds"] for t in run.times().values())), "", own))
+        found.append((Row(name, seconds=run.seconds_spent()), "", own))
     wanted_metrics = list(metrics or runs[0].config.get("headline") or [MAIN_METRIC])
     known = dict.fromkeys(metric for _, _, values in found for metric in values)
     columns: dict[str, None] = {}

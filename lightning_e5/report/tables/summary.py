@@ -18,7 +18,7 @@ WIDTH = 100
 def summary_table(directory: Path, headline: Sequence[str]) -> str:
     """The run's results as text for a terminal."""
     run = RunData(directory)
-    results, times = run.results(), run.times()
+    results = run.results()
     lines = [""]
     if results:
         lines += _retrieval(run, results, headline)
@@ -26,11 +26,19 @@ def summary_table(directory: Path, headline: Sequence[str]) -> str:
         lines += ["", *task_table(tasks).lines()]
     for stage in run.filters():
         lines += _filter(run, stage)
-    total = sum(t["seconds"] for t in times.values())
-    peak = max((t["peak_memory_gb"] for t in times.values()), default=0.0)
-    shown = ", ".join(f"{name} {t['seconds']:.0f}" for name, t in times.items())
-    lines += ["", *_wrapped(f"time: {total:.0f} s in all ({shown}); peak memory {peak:.1f} GB"), *_next_steps(run, results)]
+    lines += ["", *_wrapped(_time(run)), *_next_steps(run, results)]
     return "\n".join(lines)
+
+
+def _time(run: RunData) -> str:
+    """What this run computed took so long; what it took from other runs did not."""
+    times, reused = run.times(), run.reused()
+    shown = ", ".join(f"{name} {t['seconds']:.0f}" for name, t in times.items() if name not in reused)
+    sources = {source: [name for name in reused if reused[name] == source] for source in reused.values()}
+    taken = "".join(f"; reused from {source}: {', '.join(names)}" for source, names in sources.items())
+    peak = max((t["peak_memory_gb"] for name, t in times.items() if name not in reused), default=None)
+    memory = f"; peak memory {peak:.1f} GB" if peak is not None else ""
+    return f"time: {run.seconds_spent():.0f} s in all{f' ({shown})' if shown else ''}{memory}{taken}"
 
 
 def _retrieval(run: RunData, results: Sequence[Result], headline: Sequence[str]) -> list[str]:
@@ -42,7 +50,12 @@ def _retrieval(run: RunData, results: Sequence[Result], headline: Sequence[str])
         for collection in dict.fromkeys(r.collection for r in results):
             lines += [*_differences(run, [r for r in results if r.collection == collection]), ""]
     lines += results_table(run, results, names, differences=False).lines()
-    return [*lines, "(pairs seen and time: of all the training in this run that a model's weights went through)"]
+    return [*lines, f"(pairs seen and time: of all the training {_where(run)} that a model's weights went through)"]
+
+
+def _where(run: RunData) -> str:
+    trained = {stage for result in run.results() for stage in result.trained_by}
+    return "in this run, and in those that it reused stages of," if trained & {*run.reused()} else "in this run"
 
 
 def _differences(run: RunData, results: Sequence[Result]) -> list[str]:

@@ -77,7 +77,7 @@ def test_killed_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"compare {directory}" in printed.out
     log = (directory / "warm-seed1.log").read_text()
     assert "vocabulary: finished before, skipped" in log
-    assert "vocabulary: taken from the shared stages" in (directory / "cold-seed1.log").read_text()
+    assert "vocabulary: reused from ablations/" in (directory / "cold-seed1.log").read_text()
 
     facts = read_json(directory / "ablation.json")
     assert facts["variants"]["cold"] == {"description": "temperature 0.01, as in E5", "runs": {"1": "cold-seed1"}}

@@ -68,7 +68,7 @@ def test_the_order_of_merging_and_of_runs(tmp_path: Path) -> None:
     assert [e["stages"]["pretrain"]["data"]["max_steps"] for e in (a, b)] == [5, 5]  # the command line's over both
     assert [e["stages"]["pretrain"]["module"]["temperature"] for e in (a, b)] == [0.05, 0.1]
     assert str(plan.directory) == a["runs_dir"] == "elsewhere/ablations/ours-small"
-    assert a["stage_cache"] == "elsewhere/shared_stages"
+    assert a["stage_cache"] == "elsewhere/.stages"
     assert b["name"] == "b-seed1" and plan.every[3].experiment["seed"] == 2
     assert b["logger"] == {"group": "ours-small", "name": "b-seed1", "tags": ["ours", "small", "b"]}
     assert differences(plan, "b") == [("stages.pretrain.data.batch_size", 16), ("stages.pretrain.module.temperature", 0.1)]

@@ -54,7 +54,7 @@ def test_a_stage_says_nothing_of_its_run(runs: tuple[Path, Path, Path, str]) -> 
 def test_a_run_of_shared_stages_is_whole_and_the_same(runs: tuple[Path, Path, Path, str], tmp_path: Path) -> None:
     cache, plain, first, _ = runs
     second, said = run(tmp_path, "second", cache)
-    assert said.count("taken from the shared stages") == len(STAGES) and "starts" not in said
+    assert said.count("reused from else/first (made ") == len(STAGES) and "starts" not in said
     assert (second / "metrics.json").read_bytes() == (plain / "metrics.json").read_bytes()
     for stage in STAGES:
         ours, theirs = (files(r / "stages" / stage) for r in (second, first))
@@ -70,7 +70,7 @@ def test_a_run_of_shared_stages_is_whole_and_the_same(runs: tuple[Path, Path, Pa
 def test_another_seed_shares_what_has_a_seed_of_its_own(runs: tuple[Path, Path, Path, str], tmp_path: Path) -> None:
     cache, plain, _, _ = runs
     other, said = run(tmp_path, "other", cache, "seed=2")
-    assert [line.split(": ")[1] for line in said.splitlines() if ": done" not in line] == ["taken from the shared stages", *["starts"] * 3]
+    assert [line.split(": ")[1].split(" (")[0] for line in said.splitlines() if ": done" not in line] == ["reused from else/first", *["starts"] * 3]
     assert (other / "metrics.json").read_bytes() != (plain / "metrics.json").read_bytes()
 
 

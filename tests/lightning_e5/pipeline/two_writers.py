@@ -50,7 +50,7 @@ def main(experiment: Path, folder: Path, starts: int, longest: float) -> None:
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         if 0 not in codes:  # the one was killed, the other refused before: the same command continues
             codes.append(run(experiment, runs, 0.0, False))
-        (out,) = (p for p in runs.iterdir() if p.is_dir())
+        (out,) = (p for p in runs.iterdir() if p.is_dir() and not p.name.startswith("."))
         files = ["metrics.json", *(f"stages/{p.parent.name}/manifest.json" for p in sorted(out.glob("stages/*/manifest.json")))]
         digest = hashlib.sha256(b"".join((out / name).read_bytes() for name in files)).hexdigest()
         rows = [json.loads(line)["step"] for line in (out / "stages/pretrain/metrics.jsonl").read_text().splitlines()]
