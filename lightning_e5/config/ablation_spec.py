@@ -22,14 +22,14 @@ KEYS = {
     "baseline": "the variant that the others are compared with",
     "scale": "the default scale",
     "report": "full names of metrics; the first is the headline",
-    "paper": "the paper's own figures: source, note, figures (column -> variant -> value)",
+    "paper": "the paper's own figures: source, note, figures (column -> variant -> value), beside (metric -> the column that it answers)",
     "variants": "name -> {description, over}",
     "scales": "name -> {base, over, variants, report, seeds, paper, skip}",
 }
 _NEEDED = ("ablation", "question", "seeds", "baseline", "scale", "report", "variants", "scales")
 _VARIANT_KEYS = ("description", "over")
 _SCALE_KEYS = ("base", "description", "over", "variants", "report", "seeds", "paper", "skip")
-_PAPER_KEYS = ("source", "note", "figures")
+_PAPER_KEYS = ("source", "note", "figures", "beside")
 #: Top-level keys of an experiment that the runs of an ablation get from it.
 SET_HERE = ("name", "seed")
 
@@ -107,7 +107,7 @@ def load_ablation(path: Path, scale: str | None = None) -> Ablation:
         baseline=tree["baseline"],
         report=_report(node["report"], f"{key}.report") if "report" in node else _report(tree["report"], f"{path}: report"),
         seeds=_seeds(node["seeds"], f"{key}.seeds") if "seeds" in node else _seeds(tree["seeds"], f"{path}: seeds"),
-        paper=_paper(node.get("paper", tree.get("paper")), variants, f"{path}: paper"),
+        paper=_paper(node.get("paper", tree.get("paper")), variants, _reported(tree, scales), f"{path}: paper"),
         descriptions={v: d for v, d in descriptions.items() if v not in skipped},
         base=_base(path, node.get("base"), key),
         overrides={v: merged for v, merged in _overrides(variants, node, key).items() if v not in skipped},
@@ -165,17 +165,29 @@ def _base(path: Path, value: Any, key: str) -> Path:
     return base
 
 
-def _paper(value: Any, variants: Iterable[str], key: str) -> Node | None:
+def _reported(tree: Node, scales: Node) -> set[str]:
+    """The metrics that the ablation reports at any of its scales."""
+    reports = [tree["report"], *(node.get("report") for node in scales.values() if isinstance(node, dict))]
+    return {metric for report in reports if isinstance(report, list) for metric in report if isinstance(metric, str)}
+
+
+def _paper(value: Any, variants: Iterable[str], reported: Iterable[str], key: str) -> Node | None:
     if value is None:
         return None
     paper = _mapping(value, key)
     _known(paper, _PAPER_KEYS, key)
-    for title, column in _mapping(paper.get("figures") or {}, f"{key}.figures", empty=True).items():
+    figures = _mapping(paper.get("figures") or {}, f"{key}.figures", empty=True)
+    for title, column in figures.items():
         for name, figure in _mapping(column, f"{key}.figures.{title}").items():
             if name not in variants:
                 raise UserError(f"{key}.figures.{title}: no variant {name!r}{suggestion(name, variants)}")
             if isinstance(figure, bool) or not isinstance(figure, int | float):
                 raise UserError(f"{key}.figures.{title}.{name}: {figure!r} is not a number")
+    for metric, title in _mapping(paper.get("beside") or {}, f"{key}.beside", empty=True).items():
+        if not isinstance(title, str) or title not in figures:
+            raise UserError(f"{key}.beside.{metric}: no column {title!r} in figures{suggestion(title, figures)}")
+        if metric not in reported:
+            raise UserError(f"{key}.beside: no scale reports the metric {metric!r}{suggestion(metric, reported)}")
     return paper
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args
 
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
 from lightning_e5.report.tables.escaping import latex_comment
 from lightning_e5.report.tables.table import Column, Table, number, text
+from lightning_e5.results.agreement import Agreement, agreement, agreements, column_beside
 from lightning_e5.results.comparison import AblationComparison, Cell, Comparison, Row
 from lightning_e5.results.durations import duration
 
 IS_BASELINE = "the baseline"
+PAPERS_DIRECTION = "the paper's direction"
 _RUN_NOTES = [
     "Difference: to the first run's same model, paired over the same queries, with its 95% interval; claimed only "
     "where Holm's correction over this table leaves p at most 0.05. It is about the queries, not the training seed.",
@@ -22,11 +24,12 @@ _RUN_NOTES = [
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Of runs: one table. Of an ablation: one per metric, the paper's headline beside the first; all of the paper's figures; the cost."""
+    """Of runs: one table. Of an ablation: one per metric, beside the paper's column that it answers; all of the paper's figures; the cost."""
     if not isinstance(comparison, AblationComparison):
         return [_runs_table(comparison)]
     found = [_metric_table(comparison, name) for name in comparison.metrics]
-    if len(papers := paper_columns(comparison)) > 1:
+    papers = paper_columns(comparison)
+    if set(papers) - {column_beside(comparison, name) for name in comparison.metrics[:1]}:  # more than stands beside the headline
         columns = [Column("variant", attrgetter("name")), *(number(paper, _paper(comparison, paper)) for paper in papers)]
         found.append(Table.of(comparison.rows, columns, "The paper's own figures (and their difference to its baseline)"))
     columns = [Column("variant", attrgetter("name"))]
@@ -63,6 +66,8 @@ def notes(comparison: Comparison) -> list[str]:
         found.append("Unequal compute: pairs or tokens differ from the baseline's by more than 5%, so the row shows more than its variant.")
     if paper := comparison.data.paper:
         found.append(f"Paper: {paper.get('source') or 'its figures'}{'; ' + str(paper['note']) if paper.get('note') else ''}.")
+    if said := _beside_the_paper(comparison):
+        found.append(said)
     return found
 
 
@@ -91,7 +96,7 @@ def as_csv(comparison: Comparison) -> str:
     seeds = sorted({seed for row in comparison.rows for seed in (*row.seeds, *row.unfinished)})
     columns = paper_columns(comparison)
     header = ["variant", "metric", "seeds_finished", "seeds_planned", "unfinished", "mean", "low", "high", *difference, "p", "p_holm", "verdict"]
-    header += [*(f"seed_{seed}" for seed in seeds), *costs, *(f"paper: {column}" for column in columns)]
+    header += [*(f"seed_{seed}" for seed in seeds), *costs, *(f"paper: {column}" for column in columns), "papers_direction"]
     for row in comparison.rows:
         counts = [len(row.seeds), len(row.seeds) + len(row.unfinished), row.unfinished_shown]
         for name in comparison.metrics:
@@ -102,7 +107,8 @@ def as_csv(comparison: Comparison) -> str:
                 mean = cell.mean
                 figures = [mean.mean, mean.low, mean.high, *_difference_ends(cell), p_value, cell.p_holm, cell.decision]
             values = [cell.per_seed.get(seed) if cell else None for seed in seeds]
-            rows.append([row.name, name, *counts, *figures, *values, *_spent(row), *(row.paper.get(column) for column in columns)])
+            papers = [*(row.paper.get(column) for column in columns), agreement(comparison, row, name)]
+            rows.append([row.name, name, *counts, *figures, *values, *_spent(row), *papers])
     return Table([Column(title) for title in header], rows).csv()
 
 
@@ -180,10 +186,28 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
         number("95% interval", interval),
         number(f"difference to {comparison.data.baseline}", lambda row: _difference(row.cells[name].difference, 4) if name in row.cells else None),
         number("p (Holm)", p_value),
-        *(number(f"paper: {c}", _paper(comparison, c)) for c in paper_columns(comparison)[:1] if name == comparison.metrics[0]),
     ]
+    column = column_beside(comparison, name)
+    if column is not None and column in paper_columns(comparison):
+        columns.append(number(f"paper: {column}", _paper(comparison, column)))
+        columns.append(text(PAPERS_DIRECTION, lambda row: agreement(comparison, row, name)))
     said = f"intervals over {' and '.join(over)}" if over else "no interval"
     return Table.of(comparison.rows, columns, f"{name} ({said})")
+
+
+def _beside_the_paper(comparison: AblationComparison) -> str:
+    """``Beside the paper ...: agrees: a, b; cannot be told: c.``; empty where nothing stands beside its figures."""
+    by_answer: dict[str, list[str]] = {}
+    metrics = {metric for _, metric, _ in agreements(comparison)}
+    for variant, metric, answer in agreements(comparison):
+        by_answer.setdefault(answer, []).append(f"{variant} in {metric}" if len(metrics) > 1 else variant)
+    if not by_answer:
+        return ""
+    answers = "; ".join(f"{answer}: {', '.join(by_answer[answer])}" for answer in get_args(Agreement) if answer in by_answer)
+    return (
+        f"Beside the paper, the direction of the difference to {comparison.data.baseline} {answers}. It can be told where ours is "
+        "shown; the paper's figures have no intervals and are taken as they stand. Sizes are not compared."
+    )
 
 
 def _tested(row: Row) -> Cell | None:
