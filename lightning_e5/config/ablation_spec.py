@@ -20,6 +20,7 @@ KEYS = {
     "held_constant": "what all variants share, as phrases",
     "seeds": "one run per variant and seed",
     "baseline": "the variant that the others are compared with",
+    "also_compare": "pairs [variant, another one] whose difference stands in the tables too",
     "scale": "the default scale",
     "report": "full names of metrics; the first is the headline",
     "paper": "the paper's own figures: source, note, figures (column -> variant -> value), beside (metric -> the column that it answers)",
@@ -54,6 +55,7 @@ class Ablation:
     base: Path
     overrides: dict[str, list[Node]]
     skipped: dict[str, str] = field(default_factory=dict)
+    also_compare: list[tuple[str, str]] = field(default_factory=list)
 
 
 def is_ablation(path: Path) -> bool:
@@ -112,6 +114,7 @@ def load_ablation(path: Path, scale: str | None = None) -> Ablation:
         base=_base(path, node.get("base"), key),
         overrides={v: merged for v, merged in _overrides(variants, node, key).items() if v not in skipped},
         skipped=skipped,
+        also_compare=[two for two in _also_compare(tree, variants, f"{path}: also_compare") if not skipped.keys() & {*two}],
     )
 
 
@@ -146,6 +149,20 @@ def _over(node: Node, key: str) -> Node:
         if name in over:
             raise UserError(f"{key}.over: {name}: an ablation's runs get their {name} from it")
     return over
+
+
+def _also_compare(tree: Node, variants: Iterable[str], key: str) -> list[tuple[str, str]]:
+    """Pairs of variants, each two once, and none with the baseline, which every variant is compared with anyway."""
+    pairs = tree.get("also_compare") or []
+    if not isinstance(pairs, list) or any(not isinstance(two, list) or len(two) != 2 for two in pairs):
+        raise UserError(f"{key}: {pairs!r} is not a list of pairs of variants, such as [[a, b], [b, c]]")
+    for number, two in enumerate(pairs):
+        for name in two:
+            if not isinstance(name, str) or name not in variants:
+                raise UserError(f"{key}: no variant {name!r}{suggestion(name, variants)}")
+        if two[0] == two[1] or tree["baseline"] in two or {*two} in [{*other} for other in pairs[:number]]:
+            raise UserError(f"{key}: {two}: the rule is two different variants, no two of them twice, and not the baseline, which all are compared with")
+    return [(first, second) for first, second in pairs]
 
 
 def _skipped(value: Any, variants: Iterable[str], key: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from lightning_e5.report.comparison_page import environment_facts
 from lightning_e5.report.figures.comparison import metric_bars, png
 from lightning_e5.report.tables.comparison import as_csv, notes
 from lightning_e5.results.agreement import agreement
-from lightning_e5.results.comparison import AblationComparison, Row
+from lightning_e5.results.comparison import AblationComparison, FurtherDifference, Row
 
 TABLE, RESULTS, BARS = "table.csv", "results.json", "bars.png"
 
@@ -51,9 +51,21 @@ def results(comparison: AblationComparison) -> dict[str, Any]:
         "seeds": data.seeds,
         "paper": data.paper,
         "variants": {row.name: _variant(comparison, row) for row in comparison.rows},
+        "also_compared": [_further(comparison, row) for row in comparison.further],
         "notes": notes(comparison),
         "made_with": environment_facts(comparison.environments),
     }
+
+
+def _further(comparison: AblationComparison, row: FurtherDifference) -> dict[str, Any]:
+    metrics = {
+        name: {
+            "difference": None if cell.difference is None else asdict(cell.difference), "p_holm": cell.p_holm, "verdict": cell.decision,
+            "papers_direction": agreement(comparison, row, name),
+        }
+        for name, cell in row.cells.items()
+    }  # fmt: skip
+    return {"variant": row.variant, "reference": row.reference, "metrics": metrics}
 
 
 def _variant(comparison: AblationComparison, row: Row) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from lightning_e5.evaluation.statistics.decision import Decision
-from lightning_e5.results.comparison import AblationComparison, Row
+from lightning_e5.results.comparison import AblationComparison, FurtherDifference, Row
 
 Agreement = Literal["agrees", "disagrees", "cannot be told"]
 CANNOT_BE_TOLD: Agreement = "cannot be told"
@@ -46,22 +46,29 @@ def column_beside(comparison: AblationComparison, metric: str) -> str | None:
     return column if column in figures else None
 
 
-def agreement(comparison: AblationComparison, row: Row, metric: str) -> Agreement | None:
-    """Whether a variant's difference in a metric agrees with the paper's.
+def agreement(comparison: AblationComparison, row: Row | FurtherDifference, metric: str) -> Agreement | None:
+    """Whether a variant's difference in a metric, to the baseline or to another variant, agrees with the paper's.
 
     Returns:
-        None of the baseline, of a variant that was not measured, and where the paper has no figure of it or of the baseline.
+        None of the baseline, of a variant that was not measured, and where the paper has no figure of one of the two.
     """
-    column, cell, baseline = column_beside(comparison, metric), row.cells.get(metric), comparison.baseline
-    if column is None or cell is None or row is baseline or column not in row.paper or column not in baseline.paper:
+    names = (row.variant, row.reference) if isinstance(row, FurtherDifference) else (row.name, comparison.data.baseline)
+    cell, column = row.cells.get(metric), column_beside(comparison, metric)
+    papers = {other.name: other.paper for other in comparison.rows}
+    if cell is None or cell.difference is None or column is None or any(column not in papers[name] for name in names):
         return None
-    return direction(cell.decision, row.paper[column], baseline.paper[column])
+    return direction(cell.decision, papers[names[0]][column], papers[names[1]][column])
 
 
 def agreements(comparison: AblationComparison) -> Iterator[tuple[str, str, Agreement]]:
-    """``(variant, metric, agreement)`` of all differences that stand beside one of the paper's, metric by metric."""
+    """``(variant, metric, agreement)`` of all differences that stand beside one of the paper's, metric by metric.
+
+    A difference to another variant than the baseline is named ``variant to other``.
+    """
+    named: list[tuple[str, Row | FurtherDifference]] = [(row.name, row) for row in comparison.rows]
+    named += [(f"{row.variant} to {row.reference}", row) for row in comparison.further]
     for metric in comparison.metrics:
-        for row in comparison.rows:
+        for name, row in named:
             found = agreement(comparison, row, metric)
             if found is not None:
-                yield row.name, metric, found
+                yield name, metric, found

@@ -28,6 +28,8 @@ def tables(comparison: Comparison) -> list[Table]:
     if not isinstance(comparison, AblationComparison):
         return [_runs_table(comparison)]
     found = [_metric_table(comparison, name) for name in comparison.metrics]
+    if comparison.further:
+        found.append(_further_table(comparison))
     papers = paper_columns(comparison)
     if set(papers) - {column_beside(comparison, name) for name in comparison.metrics[:1]}:  # more than stands beside the headline
         columns = [Column("variant", attrgetter("name")), *(number(paper, _paper(comparison, paper)) for paper in papers)]
@@ -170,10 +172,6 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
         mean = row.cells[name].mean if name in row.cells else Estimate(0.0)
         return None if mean.low is None or mean.high is None else f"[{shown(mean.low)}, {shown(mean.high)}]"
 
-    def p_value(row: Row) -> str | None:
-        p_holm = row.cells[name].p_holm if name in row.cells else None
-        return None if p_holm is None else "< 0.001" if p_holm < 0.001 else f"{p_holm:.3f}"
-
     base = comparison.baseline.cells.get(name)
     over = [] if base is None or base.mean.low is None else [
         kind for kind, there in (("seeds", base.mean.seed_noise), ("queries", base.mean.query_noise)) if there
@@ -185,7 +183,7 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
         number("mean", partial(_value, name), shown),
         number("95% interval", interval),
         number(f"difference to {comparison.data.baseline}", lambda row: _difference(row.cells[name].difference, 4) if name in row.cells else None),
-        number("p (Holm)", p_value),
+        number("p (Holm)", lambda row: _p_value(row.cells.get(name))),
     ]
     column = column_beside(comparison, name)
     if column is not None and column in paper_columns(comparison):
@@ -195,17 +193,38 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
     return Table.of(comparison.rows, columns, f"{name} ({said})")
 
 
+def _further_table(comparison: AblationComparison) -> Table:
+    """The differences between variants that the ablation's file asks for, of every metric."""
+    records = [(row, name, row.cells[name]) for name in comparison.metrics for row in comparison.further if name in row.cells]
+    columns = [
+        Column("variant", lambda r: r[0].variant),
+        Column("compared with", lambda r: r[0].reference),
+        Column("metric", lambda r: r[1]),
+        text("decision", lambda r: r[2].decision),
+        number("difference", lambda r: _difference(r[2].difference, 4)),
+        number("p (Holm)", lambda r: _p_value(r[2])),
+        text(PAPERS_DIRECTION, lambda r: agreement(comparison, r[0], r[1])),
+    ]
+    return Table.of(records, columns, "Further differences")
+
+
+def _p_value(cell: Cell | None) -> str | None:
+    if cell is None or cell.p_holm is None:
+        return None
+    return "< 0.001" if cell.p_holm < 0.001 else f"{cell.p_holm:.3f}"
+
+
 def _beside_the_paper(comparison: AblationComparison) -> str:
-    """``Beside the paper ...: agrees: a, b; cannot be told: c.``; empty where nothing stands beside its figures."""
+    """``Beside the paper ...: agrees for a, b; cannot be told for c.``; empty where nothing stands beside its figures."""
     by_answer: dict[str, list[str]] = {}
     metrics = {metric for _, metric, _ in agreements(comparison)}
     for variant, metric, answer in agreements(comparison):
         by_answer.setdefault(answer, []).append(f"{variant} in {metric}" if len(metrics) > 1 else variant)
     if not by_answer:
         return ""
-    answers = "; ".join(f"{answer}: {', '.join(by_answer[answer])}" for answer in get_args(Agreement) if answer in by_answer)
+    answers = "; ".join(f"{answer} for {', '.join(by_answer[answer])}" for answer in get_args(Agreement) if answer in by_answer)
     return (
-        f"Beside the paper, the direction of the difference to {comparison.data.baseline} {answers}. It can be told where ours is "
+        f"Beside the paper, the direction of the difference to {comparison.data.baseline}: {answers}. It can be told where ours is "
         "shown; the paper's figures have no intervals and are taken as they stand. Sizes are not compared."
     )
 

@@ -131,6 +131,9 @@ def test_a_part_of_the_runs(tmp_path: Path) -> None:
         ("paper.beside", {REPORTED: "nDGC"}, [f"paper.beside.{REPORTED}: no column 'nDGC' in figures; did you mean 'nDCG'?"]),
         ("paper.beside", {REPORTED: ["nDCG"]}, ["no column ['nDCG'] in figures"]),
         ("paper.beside", {REPORTED[:-1]: "nDCG"}, [f"paper.beside: no scale reports the metric {REPORTED[:-1]!r}; did you mean {REPORTED!r}?"]),
+        ("also_compare", ["a", "b"], ["also_compare", "is not a list of pairs of variants"]),
+        ("also_compare", [["b", "c"]], ["also_compare: no variant 'c'"]),
+        ("also_compare", [["b", "a"]], ["also_compare: ['b', 'a']: the rule is two different variants"]),
         ("repotr", [], ["unknown key 'repotr'", "did you mean 'report'"]),
     ],
 )  # fmt: skip
