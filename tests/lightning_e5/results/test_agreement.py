@@ -57,7 +57,7 @@ def test_variants_are_compared_with_each_other_where_the_file_asks_for_it(tmp_pa
     path = make_ablation(tmp_path, VARIANTS, paper={"figures": {"nDCG": COLUMN}}, report=[NDCG], also_compare=two)
     comparison = compare_ablation(AblationData(path))
     rows = {row.name: row for row in comparison.rows}
-    better, same, unknown = comparison.further
+    better, _, unknown = comparison.further
     values = {name: row.cells[NDCG].per_query.mean(0) for name, row in rows.items()}
     assert better.cells[NDCG].difference.mean == pytest.approx((values["better"] - values["worse"]).mean())
     assert better.cells[NDCG].decision == "higher" and unknown.cells[NDCG].decision == NO_DIFFERENCE
@@ -75,7 +75,7 @@ def test_variants_are_compared_with_each_other_where_the_file_asks_for_it(tmp_pa
 
 def test_a_pair_of_other_variants_in_the_plan_is_refused(tmp_path):
     path = make_ablation(tmp_path, VARIANTS, also_compare=[["better", "wurse"]])
-    with pytest.raises(UserError, match="also_compare: .*'wurse'.* is no pair of variants"):
+    with pytest.raises(UserError, match=r"also_compare: .*'wurse'.* is no pair of variants"):
         AblationData(path)
 
 

@@ -54,5 +54,5 @@ def test_a_split_without_a_relevant_passage_is_refused(collection: Path, tmp_pat
     (collection / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\nq1\td1\t1\nq2\td2\t0\n")
     with pytest.raises(UserError, match="no query of the split 'dev' has both a text and a relevant passage"):
         drawn(collection, tmp_path / "a")
-    with pytest.raises(UserError, match="test.tsv: no such file"):
+    with pytest.raises(UserError, match=r"test\.tsv: no such file"):
         draw_collection(tmp_path / "b", collection=collection, queries=1, seed=1)
