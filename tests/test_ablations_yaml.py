@@ -45,7 +45,7 @@ def test_it_passes(path: Path, scale: str) -> None:
         check_experiment(run.experiment, paths=False)
         judged = {name for node in run.experiment["stages"].values() for name in (node.get("inputs") or {}).get("encoders", {})}
         sets = {
-            name for node in run.experiment["stages"].values() for kind in ("collections", "sts")
+            name for node in run.experiment["stages"].values() for kind in ("collections", "sts", "classification")
             for name in (node.get("inputs") or {}).get(kind, {})
         }  # fmt: skip
         for metric in plan.ablation.report:
@@ -89,8 +89,8 @@ def test_queues_keep_the_papers_proportion() -> None:
 
 def test_batches_keep_the_papers_proportion_and_the_pairs_seen() -> None:
     data = [run.experiment["stages"]["pretrain"]["data"] for run in planned("batch_size", "laptop").every]
-    assert {d["batch_size"] for d in data} == {32, 256, 1024}
-    assert {d["batch_size"] * d["max_steps"] for d in data} == {20480}
+    assert {d["batch_size"] for d in data} == {32, 256, 1024, 2048}
+    assert {d["batch_size"] * d["max_steps"] for d in data} == {65536}
 
 
 @pytest.fixture(scope="session")

@@ -197,6 +197,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "question": ablation.question,
         "held_constant": ablation.held_constant,
         "baseline": ablation.baseline,
+        "also_compare": ablation.also_compare,
         "report": ablation.report,
         "seeds": ablation.seeds,
         "paper": ablation.paper,

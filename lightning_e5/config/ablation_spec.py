@@ -20,16 +20,17 @@ KEYS = {
     "held_constant": "what all variants share, as phrases",
     "seeds": "one run per variant and seed",
     "baseline": "the variant that the others are compared with",
+    "also_compare": "pairs [variant, another one] whose difference stands in the tables too",
     "scale": "the default scale",
     "report": "full names of metrics; the first is the headline",
-    "paper": "the paper's own figures: source, note, figures (column -> variant -> value)",
+    "paper": "the paper's own figures: source, note, figures (column -> variant -> value), beside (metric -> the column that it answers)",
     "variants": "name -> {description, over}",
     "scales": "name -> {base, over, variants, report, seeds, paper, skip}",
 }
 _NEEDED = ("ablation", "question", "seeds", "baseline", "scale", "report", "variants", "scales")
 _VARIANT_KEYS = ("description", "over")
 _SCALE_KEYS = ("base", "description", "over", "variants", "report", "seeds", "paper", "skip")
-_PAPER_KEYS = ("source", "note", "figures")
+_PAPER_KEYS = ("source", "note", "figures", "beside")
 #: Top-level keys of an experiment that the runs of an ablation get from it.
 SET_HERE = ("name", "seed")
 
@@ -54,6 +55,7 @@ class Ablation:
     base: Path
     overrides: dict[str, list[Node]]
     skipped: dict[str, str] = field(default_factory=dict)
+    also_compare: list[tuple[str, str]] = field(default_factory=list)
 
 
 def is_ablation(path: Path) -> bool:
@@ -107,11 +109,12 @@ def load_ablation(path: Path, scale: str | None = None) -> Ablation:
         baseline=tree["baseline"],
         report=_report(node["report"], f"{key}.report") if "report" in node else _report(tree["report"], f"{path}: report"),
         seeds=_seeds(node["seeds"], f"{key}.seeds") if "seeds" in node else _seeds(tree["seeds"], f"{path}: seeds"),
-        paper=_paper(node.get("paper", tree.get("paper")), variants, f"{path}: paper"),
+        paper=_paper(node.get("paper", tree.get("paper")), variants, _reported(tree, scales), f"{path}: paper"),
         descriptions={v: d for v, d in descriptions.items() if v not in skipped},
         base=_base(path, node.get("base"), key),
         overrides={v: merged for v, merged in _overrides(variants, node, key).items() if v not in skipped},
         skipped=skipped,
+        also_compare=[two for two in _also_compare(tree, variants, f"{path}: also_compare") if not skipped.keys() & {*two}],
     )
 
 
@@ -148,6 +151,20 @@ def _over(node: Node, key: str) -> Node:
     return over
 
 
+def _also_compare(tree: Node, variants: Iterable[str], key: str) -> list[tuple[str, str]]:
+    """Pairs of variants, each two once, and none with the baseline, which every variant is compared with anyway."""
+    pairs = tree.get("also_compare") or []
+    if not isinstance(pairs, list) or any(not isinstance(two, list) or len(two) != 2 for two in pairs):
+        raise UserError(f"{key}: {pairs!r} is not a list of pairs of variants, such as [[a, b], [b, c]]")
+    for number, two in enumerate(pairs):
+        for name in two:
+            if not isinstance(name, str) or name not in variants:
+                raise UserError(f"{key}: no variant {name!r}{suggestion(name, variants)}")
+        if two[0] == two[1] or tree["baseline"] in two or {*two} in [{*other} for other in pairs[:number]]:
+            raise UserError(f"{key}: {two}: the rule is two different variants, no two of them twice, and not the baseline, which all are compared with")
+    return [(first, second) for first, second in pairs]
+
+
 def _skipped(value: Any, variants: Iterable[str], key: str) -> dict[str, str]:
     """Skipped variants and why; without a reason where only names are listed."""
     names = {name: "no reason given" for name in value} if isinstance(value, list) else _mapping(value or {}, key, empty=True)
@@ -165,17 +182,29 @@ def _base(path: Path, value: Any, key: str) -> Path:
     return base
 
 
-def _paper(value: Any, variants: Iterable[str], key: str) -> Node | None:
+def _reported(tree: Node, scales: Node) -> set[str]:
+    """The metrics that the ablation reports at any of its scales."""
+    reports = [tree["report"], *(node.get("report") for node in scales.values() if isinstance(node, dict))]
+    return {metric for report in reports if isinstance(report, list) for metric in report if isinstance(metric, str)}
+
+
+def _paper(value: Any, variants: Iterable[str], reported: Iterable[str], key: str) -> Node | None:
     if value is None:
         return None
     paper = _mapping(value, key)
     _known(paper, _PAPER_KEYS, key)
-    for title, column in _mapping(paper.get("figures") or {}, f"{key}.figures", empty=True).items():
+    figures = _mapping(paper.get("figures") or {}, f"{key}.figures", empty=True)
+    for title, column in figures.items():
         for name, figure in _mapping(column, f"{key}.figures.{title}").items():
             if name not in variants:
                 raise UserError(f"{key}.figures.{title}: no variant {name!r}{suggestion(name, variants)}")
             if isinstance(figure, bool) or not isinstance(figure, int | float):
                 raise UserError(f"{key}.figures.{title}.{name}: {figure!r} is not a number")
+    for metric, title in _mapping(paper.get("beside") or {}, f"{key}.beside", empty=True).items():
+        if not isinstance(title, str) or title not in figures:
+            raise UserError(f"{key}.beside.{metric}: no column {title!r} in figures{suggestion(title, figures)}")
+        if metric not in reported:
+            raise UserError(f"{key}.beside: no scale reports the metric {metric!r}{suggestion(metric, reported)}")
     return paper
 
 

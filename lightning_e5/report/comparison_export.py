@@ -11,7 +11,8 @@ from lightning_e5.files.storage import atomic_path, write_json, write_text
 from lightning_e5.report.comparison_page import environment_facts
 from lightning_e5.report.figures.comparison import metric_bars, png
 from lightning_e5.report.tables.comparison import as_csv, notes
-from lightning_e5.results.comparison import AblationComparison, Row
+from lightning_e5.results.agreement import agreement
+from lightning_e5.results.comparison import AblationComparison, FurtherDifference, Row
 
 TABLE, RESULTS, BARS = "table.csv", "results.json", "bars.png"
 
@@ -49,13 +50,25 @@ def results(comparison: AblationComparison) -> dict[str, Any]:
         "metrics": list(comparison.metrics),
         "seeds": data.seeds,
         "paper": data.paper,
-        "variants": {row.name: _variant(row) for row in comparison.rows},
+        "variants": {row.name: _variant(comparison, row) for row in comparison.rows},
+        "also_compared": [_further(comparison, row) for row in comparison.further],
         "notes": notes(comparison),
         "made_with": environment_facts(comparison.environments),
     }
 
 
-def _variant(row: Row) -> dict[str, Any]:
+def _further(comparison: AblationComparison, row: FurtherDifference) -> dict[str, Any]:
+    metrics = {
+        name: {
+            "difference": None if cell.difference is None else asdict(cell.difference), "p_holm": cell.p_holm, "verdict": cell.decision,
+            "papers_direction": agreement(comparison, row, name),
+        }
+        for name, cell in row.cells.items()
+    }  # fmt: skip
+    return {"variant": row.variant, "reference": row.reference, "metrics": metrics}
+
+
+def _variant(comparison: AblationComparison, row: Row) -> dict[str, Any]:
     cells = {}
     for name, cell in row.cells.items():
         cells[name] = {
@@ -65,6 +78,7 @@ def _variant(row: Row) -> dict[str, Any]:
             "p_holm": cell.p_holm,
             "verdict": cell.decision,
             "queries": None if cell.per_query is None else int(cell.per_query.shape[1]),
+            "papers_direction": agreement(comparison, row, name),
         }
     return {
         "description": row.description,

@@ -61,6 +61,9 @@ class AblationData:
         self.plan = read_result(file, shapes.ABLATION)
         if self.baseline not in self.variants:
             raise UserError(f"{file}: the baseline {self.baseline!r} is no variant{suggestion(self.baseline, self.variants)}")
+        for two in self.plan.get("also_compare") or ():
+            if len(two) != 2 or not {*two} <= self.variants.keys():
+                raise UserError(f"{file}: also_compare: {two} is no pair of variants")
 
     @property
     def name(self) -> str:
@@ -113,6 +116,11 @@ class AblationData:
         nodes = self.plan["variants"]
         order = [name for name in self.plan.get("order") or () if name in nodes]  # JSON's keys are sorted
         return {name: str(nodes[name].get("description") or "") for name in dict.fromkeys([*order, *nodes])}
+
+    @property
+    def also_compare(self) -> list[tuple[str, str]]:
+        """Beside every variant with the baseline: pairs of a variant and another one that it is compared with."""
+        return [(variant, reference) for variant, reference in self.plan.get("also_compare") or ()]
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -92,11 +92,21 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class FurtherDifference:
+    """The difference of a variant to another one than the baseline; ``cells``: metric -> the variant's figure with it."""
+
+    variant: str
+    reference: str
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True, slots=True)
 class AblationComparison(Comparison):
-    """All variants of an ablation, in its order, and which machines and versions made the runs."""
+    """All variants of an ablation, in its order, what else is compared, and which machines and versions made the runs."""
 
     data: AblationData
     environments: tuple[dict[str, Any], ...]
+    further: tuple[FurtherDifference, ...] = ()
 
     @property
     def baseline(self) -> Row:
@@ -120,14 +130,19 @@ def decided(rows: Sequence[Row]) -> list[Row]:
 
     Equal values, such as of the same BM25 in two runs, are not one more question that the table asks.
     """
-    cells = [cell for row in rows for cell in row.cells.values() if cell.difference is not None]
+    found = _decided_cells([cell for row in rows for cell in row.cells.values()])
+    return [replace(row, cells={name: found.get(id(cell), cell) for name, cell in row.cells.items()}) for row in rows]
+
+
+def _decided_cells(every: Sequence[Cell]) -> dict[int, Cell]:
+    """The identity of a cell with a difference -> the cell with what its difference shows, over all of them."""
+    cells = [cell for cell in every if cell.difference is not None]
     differences = [cell.difference for cell in cells if cell.difference is not None]
     adjusted = holm([None if d.mean == 0 and d.low == d.high else d.p_value for d in differences])
-    decided = {
+    return {
         id(cell): replace(cell, p_holm=p_holm, decision=decide(d.mean, (d.low, d.high), p_holm))
         for cell, d, p_holm in zip(cells, differences, adjusted, strict=True)
     }
-    return [replace(row, cells={name: decided.get(id(cell), cell) for name, cell in row.cells.items()}) for row in rows]
 
 
 def other_compute(ours: Sequence[float | None], base: Sequence[float | None]) -> tuple[str, ...]:
@@ -161,8 +176,12 @@ def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -
     names = _wanted(data, runs, metrics)
     _check_tests(data, runs, names)
     rows = [_row(data, variant, runs[variant]) for variant in data.variants]
-    filled = {name: _column(name, runs, data.baseline) for name in names}
-    rows = decided([replace(r, cells={n: c[r.name] for n, c in filled.items() if r.name in c}) for r in rows])
+    filled = {name: _column(name, runs, data) for name in names}
+    rows = [replace(r, cells={n: c[r.name] for n, (c, _) in filled.items() if r.name in c}) for r in rows]
+    further = [FurtherDifference(*two, {n: c[two] for n, (_, c) in filled.items() if two in c}) for two in data.also_compare]
+    found = _decided_cells([cell for row in (*rows, *further) for cell in row.cells.values()])
+    rows = [replace(row, cells={n: found.get(id(cell), cell) for n, cell in row.cells.items()}) for row in rows]
+    further = [replace(row, cells={n: found.get(id(cell), cell) for n, cell in row.cells.items()}) for row in further]
     rows = [replace(row, **_spent(runs[row.name], names)) for row in rows]
     baseline = next(row for row in rows if row.name == data.baseline)
     rows = [replace(row, flags=other_compute((row.pairs, row.tokens), (baseline.pairs, baseline.tokens))) for row in rows]
@@ -170,7 +189,7 @@ def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -
     for run in (run for by_seed in runs.values() for run in by_seed.values()):
         if run.environment and run.environment not in environments:
             environments.append(run.environment)
-    return AblationComparison(f"{data.name} ({data.scale})", tuple(names), tuple(rows), data, tuple(environments))
+    return AblationComparison(f"{data.name} ({data.scale})", tuple(names), tuple(rows), data, tuple(environments), tuple(further))
 
 
 def split_metric(run: RunData, name: str) -> tuple[str, str, str] | None:
@@ -210,20 +229,22 @@ def _row(data: AblationData, variant: str, runs: dict[int, RunData]) -> Row:
     return Row(variant, description=data.variants[variant], seeds=tuple(runs), unfinished=unfinished, paper=paper)
 
 
-def _column(name: str, runs: Runs, baseline: str) -> dict[str, Cell]:
-    """Variant -> its figure of one metric, without variants of which no run has it."""
+def _column(name: str, runs: Runs, data: AblationData) -> tuple[dict[str, Cell], dict[tuple[str, str], Cell]]:
+    """Of one metric: variant -> its figure, without variants of which no run has it; and what else is compared -> its figure."""
     having = {v: {s: run for s, run in by_seed.items() if name in run.metrics} for v, by_seed in runs.items()}
     having = {v: by_seed for v, by_seed in having.items() if by_seed}
     arrays = {v: _per_query(name, by_seed) for v, by_seed in having.items()}
     whole = all(array is not None for array in arrays.values())
     per_seed = {v: {s: float(run.metrics[name]) for s, run in by_seed.items()} for v, by_seed in having.items()}
     table = SeedTable({v: arrays[v] if whole else list(per_seed[v].values()) for v in having})  # type: ignore[misc]
-    cells = {}
-    for variant in having:
-        compared = variant != baseline and baseline in having
-        difference = table.difference(variant, baseline) if compared else None
-        cells[variant] = Cell(table.mean(variant), per_seed[variant], arrays[variant] if whole else None, difference)
-    return cells
+
+    def cell(variant: str, reference: str) -> Cell:
+        compared = variant != reference and reference in having
+        difference = table.difference(variant, reference) if compared else None
+        return Cell(table.mean(variant), per_seed[variant], arrays[variant] if whole else None, difference)
+
+    further = {(v, other): cell(v, other) for v, other in data.also_compare if v in having and other in having}
+    return {variant: cell(variant, data.baseline) for variant in having}, further
 
 
 def _per_query(name: str, runs: dict[int, RunData]) -> NDArray[np.float64] | None:

@@ -54,7 +54,8 @@ STATUS: Shape = {"*": {"state": TEXT, "exit_code?": COUNT, "message?": TEXT, "se
 ABLATION: Shape = {
     "ablation": TEXT, "scale": TEXT, "file?": TEXT, "question": TEXT, "held_constant": ([TEXT], None), "baseline": TEXT, "report": [TEXT], "seeds": [COUNT],
     "variants": {"*": {"description?": TEXT, "runs": {"*": TEXT}}}, "order?": [TEXT], "paper_order?": [TEXT], "skipped?": {"*": TEXT},
-    "paper?": {"source?": TEXT, "note?": TEXT, "figures?": {"*": {"*": (NUMBER, None)}}},
+    "also_compare?": [[TEXT]],
+    "paper?": {"source?": TEXT, "note?": TEXT, "figures?": {"*": {"*": (NUMBER, None)}}, "beside?": {"*": TEXT}},
 }  # fmt: skip
 #: Of a run's recorded configuration, what its readers follow.
 CONFIG: Shape = {

@@ -24,7 +24,7 @@ from lightning_e5.errors import UserError
 #: kind -> everything of that kind that a YAML may name.
 NAMED = {
     "stage": """lightning_e5.stages: beir_data.beir_data build_ccpairs.build_ccpairs build_pairs.build_pairs
-        consistency_filter.consistency_filter draw_pairs.draw_pairs evaluate.evaluate finetune.finetune
+        consistency_filter.consistency_filter draw_pairs.draw_collection draw_pairs.draw_pairs evaluate.evaluate finetune.finetune
         hard_negatives.hard_negatives mteb.mteb own_pairs.own_pairs pretrain.pretrain ranked_data.ranked_data signal_pairs.signal_pairs
         teacher.teacher teacher.teacher_scores vocabulary.tokens vocabulary.vocabulary word_vectors.word_vectors""",
     "encoder": "lightning_e5.models: factory.EncoderSpec",

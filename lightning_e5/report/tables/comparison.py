@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args
 
 from lightning_e5.evaluation.statistics.seed_significance import Estimate
 from lightning_e5.report.tables.escaping import latex_comment
 from lightning_e5.report.tables.table import Column, Table, number, text
 from lightning_e5.report.tables.what_differs import differing_text
+from lightning_e5.results.agreement import Agreement, agreement, agreements, column_beside
 from lightning_e5.results.comparison import AblationComparison, Cell, Comparison, Row
 from lightning_e5.results.durations import duration
 from lightning_e5.results.single_runs import RunsComparison
 
 IS_BASELINE = "the baseline"
+PAPERS_DIRECTION = "the paper's direction"
 _RUN_NOTES = [
     "Difference: to the first run's same model, paired over the same queries, with its 95% interval; claimed only "
     "where Holm's correction over this table leaves p at most 0.05. It is about the queries, not the training seed.",
@@ -24,11 +26,14 @@ _RUN_NOTES = [
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """Of runs: one table. Of an ablation: one per metric, the paper's headline beside the first; all of the paper's figures; the cost."""
+    """Of runs: one table. Of an ablation: one per metric, beside the paper's column that it answers; all of the paper's figures; the cost."""
     if not isinstance(comparison, AblationComparison):
         return [_runs_table(comparison)]
     found = [_metric_table(comparison, name) for name in comparison.metrics]
-    if len(papers := paper_columns(comparison)) > 1:
+    if comparison.further:
+        found.append(_further_table(comparison))
+    papers = paper_columns(comparison)
+    if set(papers) - {column_beside(comparison, name) for name in comparison.metrics[:1]}:  # more than stands beside the headline
         columns = [Column("variant", attrgetter("name")), *(number(paper, _paper(comparison, paper)) for paper in papers)]
         found.append(Table.of(comparison.rows, columns, "The paper's own figures (and their difference to its baseline)"))
     columns = [Column("variant", attrgetter("name"))]
@@ -65,6 +70,8 @@ def notes(comparison: Comparison) -> list[str]:
         found.append("Unequal compute: pairs or tokens differ from the baseline's by more than 5%, so the row shows more than its variant.")
     if paper := comparison.data.paper:
         found.append(f"Paper: {paper.get('source') or 'its figures'}{'; ' + str(paper['note']) if paper.get('note') else ''}.")
+    if said := _beside_the_paper(comparison):
+        found.append(said)
     return found
 
 
@@ -95,7 +102,7 @@ def as_csv(comparison: Comparison) -> str:
     seeds = sorted({seed for row in comparison.rows for seed in (*row.seeds, *row.unfinished)})
     columns = paper_columns(comparison)
     header = ["variant", "metric", "seeds_finished", "seeds_planned", "unfinished", "mean", "low", "high", *difference, "p", "p_holm", "verdict"]
-    header += [*(f"seed_{seed}" for seed in seeds), *costs, *(f"paper: {column}" for column in columns)]
+    header += [*(f"seed_{seed}" for seed in seeds), *costs, *(f"paper: {column}" for column in columns), "papers_direction"]
     for row in comparison.rows:
         counts = [len(row.seeds), len(row.seeds) + len(row.unfinished), row.unfinished_shown]
         for name in comparison.metrics:
@@ -106,7 +113,8 @@ def as_csv(comparison: Comparison) -> str:
                 mean = cell.mean
                 figures = [mean.mean, mean.low, mean.high, *_difference_ends(cell), p_value, cell.p_holm, cell.decision]
             values = [cell.per_seed.get(seed) if cell else None for seed in seeds]
-            rows.append([row.name, name, *counts, *figures, *values, *_spent(row), *(row.paper.get(column) for column in columns)])
+            papers = [*(row.paper.get(column) for column in columns), agreement(comparison, row, name)]
+            rows.append([row.name, name, *counts, *figures, *values, *_spent(row), *papers])
     return Table([Column(title) for title in header], rows).csv()
 
 
@@ -168,10 +176,6 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
         mean = row.cells[name].mean if name in row.cells else Estimate(0.0)
         return None if mean.low is None or mean.high is None else f"[{shown(mean.low)}, {shown(mean.high)}]"
 
-    def p_value(row: Row) -> str | None:
-        p_holm = row.cells[name].p_holm if name in row.cells else None
-        return None if p_holm is None else "< 0.001" if p_holm < 0.001 else f"{p_holm:.3f}"
-
     base = comparison.baseline.cells.get(name)
     over = [] if base is None or base.mean.low is None else [
         kind for kind, there in (("seeds", base.mean.seed_noise), ("queries", base.mean.query_noise)) if there
@@ -183,11 +187,50 @@ def _metric_table(comparison: AblationComparison, name: str) -> Table:
         number("mean", partial(_value, name), shown),
         number("95% interval", interval),
         number(f"difference to {comparison.data.baseline}", lambda row: _difference(row.cells[name].difference, 4) if name in row.cells else None),
-        number("p (Holm)", p_value),
-        *(number(f"paper: {c}", _paper(comparison, c)) for c in paper_columns(comparison)[:1] if name == comparison.metrics[0]),
+        number("p (Holm)", lambda row: _p_value(row.cells.get(name))),
     ]
+    column = column_beside(comparison, name)
+    if column is not None and column in paper_columns(comparison):
+        columns.append(number(f"paper: {column}", _paper(comparison, column)))
+        columns.append(text(PAPERS_DIRECTION, lambda row: agreement(comparison, row, name)))
     said = f"intervals over {' and '.join(over)}" if over else "no interval"
     return Table.of(comparison.rows, columns, f"{name} ({said})")
+
+
+def _further_table(comparison: AblationComparison) -> Table:
+    """The differences between variants that the ablation's file asks for, of every metric."""
+    records = [(row, name, row.cells[name]) for name in comparison.metrics for row in comparison.further if name in row.cells]
+    columns = [
+        Column("variant", lambda r: r[0].variant),
+        Column("compared with", lambda r: r[0].reference),
+        Column("metric", lambda r: r[1]),
+        text("decision", lambda r: r[2].decision),
+        number("difference", lambda r: _difference(r[2].difference, 4)),
+        number("p (Holm)", lambda r: _p_value(r[2])),
+        text(PAPERS_DIRECTION, lambda r: agreement(comparison, r[0], r[1])),
+    ]
+    return Table.of(records, columns, "Further differences")
+
+
+def _p_value(cell: Cell | None) -> str | None:
+    if cell is None or cell.p_holm is None:
+        return None
+    return "< 0.001" if cell.p_holm < 0.001 else f"{cell.p_holm:.3f}"
+
+
+def _beside_the_paper(comparison: AblationComparison) -> str:
+    """``Beside the paper ...: agrees for a, b; cannot be told for c.``; empty where nothing stands beside its figures."""
+    by_answer: dict[str, list[str]] = {}
+    metrics = {metric for _, metric, _ in agreements(comparison)}
+    for variant, metric, answer in agreements(comparison):
+        by_answer.setdefault(answer, []).append(f"{variant} in {metric}" if len(metrics) > 1 else variant)
+    if not by_answer:
+        return ""
+    answers = "; ".join(f"{answer} for {', '.join(by_answer[answer])}" for answer in get_args(Agreement) if answer in by_answer)
+    return (
+        f"Beside the paper, the direction of the difference to {comparison.data.baseline}: {answers}. It can be told where ours is "
+        "shown; the paper's figures have no intervals and are taken as they stand. Sizes are not compared."
+    )
 
 
 def _tested(row: Row) -> Cell | None:

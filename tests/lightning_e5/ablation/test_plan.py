@@ -21,6 +21,7 @@ from lightning_e5.errors import UserError
 ROOT = Path(__file__).resolve().parents[3]
 SMOKE = ROOT / "experiments" / "ablations" / "smoke.yaml"
 BASE = SMOKE.parent / "_base" / "smoke.yaml"
+REPORTED = "e5-pt/python-docs/ndcg@10"
 
 
 def ablation_tree() -> dict[str, Any]:
@@ -31,7 +32,7 @@ def ablation_tree() -> dict[str, Any]:
         "seeds": [1, 2],
         "baseline": "a",
         "scale": "small",
-        "report": ["e5-pt/python-docs/ndcg@10"],
+        "report": [REPORTED],
         "paper": {"source": "Table 1", "figures": {"nDCG": {"a": 50.0, "b": 40}}},
         "variants": {
             "a": {"description": "as it is"},
@@ -127,6 +128,12 @@ def test_a_part_of_the_runs(tmp_path: Path) -> None:
         ("scales.small.sedes", [1], ["scales.small: unknown key 'sedes'", "did you mean 'seeds'"]),
         ("paper.figures.nDCG.c", 1.0, ["paper.figures.nDCG: no variant 'c'"]),
         ("paper.figures.nDCG.a", "50", ["paper.figures.nDCG.a: '50' is not a number"]),
+        ("paper.beside", {REPORTED: "nDGC"}, [f"paper.beside.{REPORTED}: no column 'nDGC' in figures; did you mean 'nDCG'?"]),
+        ("paper.beside", {REPORTED: ["nDCG"]}, ["no column ['nDCG'] in figures"]),
+        ("paper.beside", {REPORTED[:-1]: "nDCG"}, [f"paper.beside: no scale reports the metric {REPORTED[:-1]!r}; did you mean {REPORTED!r}?"]),
+        ("also_compare", ["a", "b"], ["also_compare", "is not a list of pairs of variants"]),
+        ("also_compare", [["b", "c"]], ["also_compare: no variant 'c'"]),
+        ("also_compare", [["b", "a"]], ["also_compare: ['b', 'a']: the rule is two different variants"]),
         ("repotr", [], ["unknown key 'repotr'", "did you mean 'report'"]),
     ],
 )  # fmt: skip

@@ -37,6 +37,7 @@ def make_ablation(
     question: str = "Do in-batch negatives beat a queue?",
     steps: int = 20,
     skipped: Mapping[str, str] | None = None,
+    also_compare: Sequence[Sequence[str]] = (),
 ) -> Path:
     """An ablation's directory with a run per variant and seed.
 
@@ -70,6 +71,7 @@ def make_ablation(
             "ablation": name, "scale": scale, "file": f"experiments/ablations/{name}.yaml", "question": question,
             "held_constant": ["data", "encoder"], "baseline": next(iter(lifts)), "report": list(report), "seeds": list(seeds),
             "paper": paper, "variants": plan, "order": list(lifts), "skipped": dict(skipped or {}),
+            "also_compare": [list(two) for two in also_compare],
         },
     )  # fmt: skip
     return directory
