@@ -20,10 +20,11 @@ NAMES = {"bm25": "BM25", "start": "start:\nall-MiniLM-L6-v2", "e5-noisy": "unfil
 
 def draw(results: Path, picture: Path) -> None:
     """Draw nDCG@10 of every model and seed; the picture says, in its field ``Source``, which file it shows, by sha256."""
+    from matplotlib import rc_context
+
     from lightning_e5.files.storage import atomic_path
     from lightning_e5.report.figures.drawing import STYLE
     from lightning_e5.report.figures.seeds import seeds_figure
-    from matplotlib import rc_context
 
     content = results.read_bytes()
     rows = {seed: found["rows"] for seed, found in json.loads(content)["seeds"].items()}
