@@ -16,7 +16,7 @@ from lightning_e5.report.figures.drawing import BLUE, GREY, INK, SKY, STYLE
 from lightning_e5.results.run import MAIN_METRIC
 
 #: Drawn at 9 in and shown at about 880 px, so letters of 12.5 pt are the size of the text around the picture.
-_SIZE, _LETTERS = (9.0, 4.0), 12.5
+_SIZE, _LETTERS = (9.0, 3.6), 12.5
 _SPREAD = 0.22  # of a row: the seeds of a model lie below each other
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 
@@ -69,6 +70,8 @@ def test_the_page_stays_short_however_much_was_evaluated(make_run, collections):
     write_json(stage / "table.json", [row | {"collection": name} for name in names for row in rows])
     metrics = {key.replace("/docs/", f"/{name}/"): value for name in names for key, value in metrics.items()}
     write_json(stage / "metrics.json", metrics)
+    for name, model in itertools.product(names, ("bm25", "first", "second")):
+        shutil.copytree(stage / model / "docs", stage / model / name, ignore=shutil.ignore_patterns("cosines.parquet"))
     page = report(path, metrics)
     tree = opened(page)
     assert len(tree.xpath("//tr")) - 1 == min(3 * collections, OPEN_ROWS)
