@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_modules.pair_store import SHARDS
-from lightning_e5.report.html import Paragraph, Part, Section
+from lightning_e5.report.html import Folded, Paragraph, Part
 from lightning_e5.report.tables.pools import source_table
 from lightning_e5.report.tables.table import Column, Table, number, text
 from lightning_e5.results import result_files as shapes
@@ -20,13 +20,13 @@ _SHOWN_BAD = 20
 
 
 def data_sections(run: RunData) -> list[Part]:
-    """One section per stage that built a pool of shards."""
+    """One folded section per stage that built a pool of shards."""
     stages = run.stages_with(SHARDS)
     built = [facts for facts in data_facts(run) if facts.stage in stages]
     return [_section(facts, read_result(run.stage(facts.stage) / SHARDS, shapes.SHARDS)["read"]) for facts in built]
 
 
-def _section(facts: DataFacts, readers: Sequence[Mapping[str, Any]]) -> Section:
+def _section(facts: DataFacts, readers: Sequence[Mapping[str, Any]]) -> Folded:
     total = SourceCounts.together("", facts.sources)
     share = f" ({total.pairs / total.candidates:.1%})" if total.candidates else ""
     largest = sorted(facts.sources, key=lambda source: -source.pairs)[:SHOWN_SOURCES]
@@ -40,7 +40,7 @@ def _section(facts: DataFacts, readers: Sequence[Mapping[str, Any]]) -> Section:
     ]
     if total.planted:
         parts.append(Paragraph(f"{total.planted:,} pairs got another pair's passage on purpose, to evaluate the filter by."))
-    return Section(f"The pairs ({facts.stage})", [*parts, *_reading(readers)])
+    return Folded(f"The pairs ({facts.stage})", [*parts, *_reading(readers)])
 
 
 def _reading(readers: Sequence[Mapping[str, Any]]) -> list[Part]:

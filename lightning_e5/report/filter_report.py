@@ -1,11 +1,14 @@
-"""The report's section on a filter: what it kept in all and of each source, where pairs rank, kept and dropped samples."""
+"""The report's section on a filter: what it kept in all, where pairs rank; folded: what it kept of each source, samples."""
 
 from __future__ import annotations
 
 import itertools
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_e5.report.figures.filters import filter_ranks, kept_per_source
-from lightning_e5.report.html import Details, Paragraph, Part, Picture, Section
+from lightning_e5.report.html import Details, Folded, Paragraph, Part, Picture, Section
 from lightning_e5.report.tables.escaping import shortened
 from lightning_e5.report.tables.table import Column, Table, number, text
 from lightning_e5.results.filters import FilterRanks, FilterSample
@@ -17,25 +20,32 @@ OPEN_SOURCES = 40
 
 
 def filter_section(run: RunData, stage: str) -> Section:
-    """The section about one filter stage."""
+    """The section about one filter stage: what it kept and where pairs rank; sources and samples are folded."""
     ranks = run.filter_ranks(stage)
-    parts: list[Part] = [Paragraph(filter_summary(run, stage))]
-    if ranks.planted_N is not None:
-        columns = [Column(""), *(number(title, format=",") for title in ("kept", "dropped", "together"))]
-        rows = []
-        for name, chosen in (("true pairs", ~ranks.planted_N), ("injected mismatches", ranks.planted_N)):
-            kept, total = int((ranks.keep_N & chosen).sum()), int(chosen.sum())
-            rows.append([name, kept, total - kept, total])
-        parts.append(Table(columns, rows))
-    parts.append(Picture(filter_ranks(run, stage), "The ranks of pairs among the pool"))
+    parts: list[Part] = [
+        Paragraph(filter_summary(run, stage)),
+        Picture.of(lambda width: filter_ranks(run, stage, width), "The ranks of pairs among the pool"),
+    ]
     if ranks.cap is not None:
         parts.append(Paragraph(f"Ranks were counted up to {ranks.cap - 1:,}; those over it are one class.", "note"))
+    if ranks.planted_N is not None:
+        parts.append(Folded("Kept and dropped, by injected label noise", [_counts(ranks, ranks.planted_N)]))
     if len(ranks.sources) > 1:
-        parts += [*_sources(ranks), Picture(kept_per_source(run, stage), "The kept share of each source")]
+        drawn = Picture.of(lambda width: kept_per_source(run, stage, width), "The kept share of each source")
+        parts.append(Folded("Kept of each source", [*_sources(ranks), drawn]))
     if samples := run.filter_samples(stage):
-        parts.append(Paragraph("Pairs drawn at random from what was kept and from what was dropped, by rank:"))
-        parts.append(_samples(samples))
+        drawn_at = Paragraph("Pairs drawn at random from what was kept and from what was dropped, by rank:")
+        parts.append(Folded("Samples of kept and dropped pairs", [drawn_at, _samples(samples)]))
     return Section(f"The filter ({stage})", parts)
+
+
+def _counts(ranks: FilterRanks, planted_N: NDArray[np.bool_]) -> Table:
+    columns = [Column(""), *(number(title, format=",") for title in ("kept", "dropped", "together"))]
+    rows = []
+    for name, chosen in (("true pairs", ~planted_N), ("injected mismatches", planted_N)):
+        kept, total = int((ranks.keep_N & chosen).sum()), int(chosen.sum())
+        rows.append([name, kept, total - kept, total])
+    return Table(columns, rows)
 
 
 def filter_summary(run: RunData, stage: str) -> str:
@@ -70,7 +80,7 @@ def _sources(ranks: FilterRanks) -> list[Part]:
     rest = Table(table.columns, table.rows[OPEN_SOURCES:])
     table.rows = table.rows[:OPEN_SOURCES]
     folded = Details(f"the other {len(rest.rows)} sources", "\n".join("\t".join(row) for row in (rest.header, *rest.cells)))
-    return [Paragraph("Kept of each source:"), table, *([folded] if rest.rows else [])]
+    return [table, *([folded] if rest.rows else [])]
 
 
 def _samples(samples: list[FilterSample]) -> Table:

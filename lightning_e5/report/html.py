@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lightning_e5.report.figures.drawing import svg
+from lightning_e5.report.figures.drawing import NARROW, WIDTH, svg
 from lightning_e5.report.tables.escaping import printable
 from lightning_e5.report.tables.table import Table
 
@@ -40,17 +40,28 @@ class Paragraph:
 class Picture:
     """A figure as SVG inside an image: its ids cannot clash with another's, nor can it run anything.
 
-    ``figure`` may be None, where there was nothing to draw: such a part is left out.
+    ``figure`` may be None, where there was nothing to draw: such a part is left out. ``narrow`` is the same for a small screen;
+    without it the figure keeps a width in which it can be read there, and scrolls.
     """
 
     figure: Figure | None
     description: str
+    narrow: Figure | None = None
+
+    @classmethod
+    def of(cls, draw: Callable[[float], Figure | None], description: str) -> Picture:
+        """The figure that ``draw`` makes for a width in inches, for a wide and for a small screen."""
+        return cls(draw(WIDTH), description, draw(NARROW))
 
     @property
     def data(self) -> str:
         """The SVG in base64."""
-        assert self.figure is not None
-        return base64.b64encode(svg(self.figure).encode("utf-8")).decode("ascii")
+        return _base64(self.figure)
+
+    @property
+    def narrow_data(self) -> str:
+        """That of the small screen's."""
+        return _base64(self.narrow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +72,16 @@ class Details:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A heading whose parts open on a click."""
+
+    title: str
+    parts: Sequence[Part]
+
+
 #: What a page is made of.
-Part: TypeAlias = Section | Paragraph | Table | Picture | Details
+Part: TypeAlias = Section | Paragraph | Table | Picture | Details | Folded
 
 
 def page(title: str, parts: Iterable[Part]) -> str:
@@ -88,6 +107,11 @@ def _templates() -> Environment:
     )  # fmt: skip
     environment.filters["kind"] = lambda part: type(part).__name__
     return environment
+
+
+def _base64(figure: Figure | None) -> str:
+    assert figure is not None
+    return base64.b64encode(svg(figure).encode("utf-8")).decode("ascii")
 
 
 def _finalize(value: Any) -> Any:

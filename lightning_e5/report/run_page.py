@@ -12,7 +12,7 @@ from lightning_e5.files.storage import write_text
 from lightning_e5.report.data_report import data_sections
 from lightning_e5.report.figures import drawing as figures
 from lightning_e5.report.filter_report import filter_section
-from lightning_e5.report.html import Details, Paragraph, Part, Picture, Section, page
+from lightning_e5.report.html import Details, Folded, Paragraph, Part, Picture, Section, page
 from lightning_e5.report.tables.evaluation import NONE_SHOWN_NOTE, contamination_table, task_table, validity_table
 from lightning_e5.report.tables.provenance import environment_facts
 from lightning_e5.report.tables.results import further_comparisons, results_table
@@ -23,6 +23,8 @@ from lightning_e5.results.run import MAIN_METRIC, Result, RunData
 
 REPORT = "report.html"
 RECALL = "recall@100"
+#: Rows of a table that are open, and bars of the figure below it: with a filter's section the page is three screens of 1,280 x 900 at most.
+OPEN_ROWS, OPEN_BARS = 24, 16
 _TASKS_NOTE = "95% intervals by bootstrap over items: pairs, texts (and resamplings or clusterings) or queries."
 _VALIDITY_NOTE = (
     "Truncated: share of the texts with more tokens than the limit. Tied at 10: share of the queries whose documents at ranks "
@@ -58,32 +60,70 @@ def write_report(directory: Path, metrics: Mapping[str, float]) -> None:
 
 
 def report_page(run: RunData) -> str:
-    """The page as HTML."""
+    """The page as HTML: what it is, the table, the figures that decide, and the rest folded."""
     results, tasks = run.results(), run.tasks()
-    rows = [*(result.row for result in results), *tasks]
-    parts: list[Part] = [Paragraph(str(run.config.get("description") or ""), "lead")]
-    if results:
-        table = results_table(run, results, [MAIN_METRIC, RECALL])
-        drawn = Picture(figures.ndcg_intervals(run), "nDCG@10 of each model with its 95% interval")
-        parts.append(Section("Results", [table, Paragraph(_results_note(results), "note"), drawn]))
+    filters = run.filters()
+    parts: list[Part] = [Paragraph(str(run.config.get("description") or ""), "lead"), Paragraph(_made(run), "note")]
+    parts += _results(run, results, len(tasks))
     if tasks:
-        parts.append(Section("Other tasks", [task_table(tasks), Paragraph(_TASKS_NOTE, "note")]))
+        parts.append(Section("Other tasks", [*_first_rows(task_table(tasks)), Paragraph(_TASKS_NOTE, "note")]))
+    parts += [filter_section(run, stage) for stage in filters[:1]]
+    losses = Picture.of(lambda width: figures.loss_curves(run, width), "The loss of each training stage")
+    if losses.figure is not None:  # what decides where nothing was evaluated or filtered
+        parts.append((Folded if results or filters else Section)("Training", [losses]))
+    return page(run.name, [*parts, *_folded(run, [*(result.row for result in results), *tasks])])
+
+
+def _folded(run: RunData, rows: Sequence[dict[str, Any]]) -> list[Part]:
+    """What a reader opens who wants to know more."""
+    parts: list[Part] = []
     if (validity := validity_table(rows)).rows:
-        parts.append(Section("How the figures were made", [validity, Paragraph(_VALIDITY_NOTE, "note")]))
+        parts.append(Folded("How the figures were made", [validity, Paragraph(_VALIDITY_NOTE, "note")]))
     if (seen := contamination_table(rows, run.metrics)).rows:
-        parts.append(Section("What the models have seen", [seen, Paragraph(_CONTAMINATION_NOTE, "note")]))
+        parts.append(Folded("What the models have seen", [seen, Paragraph(_CONTAMINATION_NOTE, "note")]))
     parts += data_sections(run)
-    parts += [filter_section(run, stage) for stage in run.filters()]
-    if curves := figures.loss_curves(run):
-        parts.append(Section("Training", [Picture(curves, "The loss of each training stage")]))
+    for stage in run.filters()[1:]:
+        section = filter_section(run, stage)
+        parts.append(Folded(section.title, section.parts))
     if cosines := figures.cosine_distributions(run):
-        parts.append(Section("Cosines", [Paragraph(_COSINES_TEXT), Picture(cosines, "Cosines of judged and of random pairs")]))
+        parts.append(Folded("Cosines", [Paragraph(_COSINES_TEXT), Picture(cosines, "Cosines of judged and of random pairs")]))
     if run.times():
-        parts.append(Section("Time and memory", [_time_table(run), Paragraph(_TIME_NOTE, "note")]))
+        parts.append(Folded("Time and memory", [_time_table(run), Paragraph(_TIME_NOTE, "note")]))
     if environment := run.environment:
-        parts.append(Section("Environment", [key_values(environment_facts(environment))]))
+        parts.append(Folded("Environment", [key_values(environment_facts(environment))]))
     configuration = Details("config.yaml, resolved: this run and nothing else", recorded_text(run.path / "config.yaml"))
-    return page(run.name, [*parts, Section("Configuration", [configuration])])
+    return [*parts, Folded("Configuration", [configuration])]
+
+
+def _results(run: RunData, results: Sequence[Result], other_rows: int) -> list[Part]:
+    """The table of models and its figure, of which only so much is open as leaves the page short."""
+    if not results:
+        return []
+    table = _first_rows(results_table(run, results, [MAIN_METRIC, RECALL]))
+    drawn = Picture.of(lambda width: figures.ndcg_intervals(run, width), "nDCG@10 of each model with its 95% interval")
+    small = len(results) + other_rows <= OPEN_BARS
+    return [Section("Results", [*table, Paragraph(_results_note(results), "note"), drawn if small else Folded("nDCG@10 with intervals", [drawn])])]
+
+
+def _first_rows(table: Table) -> list[Part]:
+    """The table's first rows, and below them the others, folded."""
+    rest = Table(table.columns, table.rows[OPEN_ROWS:])
+    if not rest.rows:
+        return [table]
+    table.rows = table.rows[:OPEN_ROWS]
+    return [table, Folded(f"{len(rest.rows)} more rows", [rest])]
+
+
+def _made(run: RunData) -> str:
+    """Seed, stages, time, memory and machine in one line."""
+    times, reused = run.times(), run.reused()
+    said = [f"Seed {run.config['seed']}"] if "seed" in run.config else []
+    said.append(f"{len(times)} stages" + (f" ({len(reused)} reused from other runs)" if reused else ""))
+    if own := [spent for name, spent in times.items() if name not in reused]:
+        said.append(f"{duration(run.seconds_spent())} in all")
+        said.append(f"peak memory {max(spent['peak_memory_gb'] for spent in own):.1f} GB")
+    said += [str(run.environment["processor"])] if run.environment.get("processor") else []
+    return ", ".join(said) + "."
 
 
 def _time_table(run: RunData) -> Table:
@@ -116,5 +156,5 @@ def _results_note(results: Sequence[Result]) -> str:
     note += "".join(f"{further}. " for r in results for further in further_comparisons(r))
     return note + (
         "Pairs seen: in all stages that a model's weights went through, repetitions counted; time: of these stages (filtering, mining "
-        "and the teacher are in the table of stages below)."
+        "and the teacher are under “Time and memory”)."
     )

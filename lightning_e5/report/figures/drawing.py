@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from lightning_e5.results.run import MAIN_METRIC, Result, RunData
 
 BLUE, SKY, ORANGE, RED, GREY, INK = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#9AA2AB", "#1B1F24"
 WIDTH = 11.0  # inches; at the 100 px per inch of a page this is the report's text width
+NARROW = 4.4  # on a screen of 400 px its letters keep 12 px, where a figure of the full width would have 5
 _SMOOTHING = 15  # a loss is smoothed over about 1/15 of its steps
 #: Matplotlib's settings for every picture.
 STYLE: Any = {
@@ -53,13 +55,13 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def loss_curves(run: RunData) -> Figure | None:
+def loss_curves(run: RunData, width: float = WIDTH) -> Figure | None:
     """The loss of every training stage over the pairs seen: each step faint, its running mean dark."""
     curves = {name: read for name, rows in run.learning_curves().items() if (read := points(rows)) is not None}
     if not curves:
         return None
     with rc_context(STYLE):
-        figure, axes = grid(len(curves), height=2.7)
+        figure, axes = grid(len(curves), height=2.7, width=width)
         for ax, (name, (x, loss, unit)) in zip(axes, curves.items(), strict=True):
             mean = running_mean(loss, max(1, len(loss) // _SMOOTHING))
             ax.plot(x, loss, color=SKY, linewidth=1, alpha=0.7, label="each step")
@@ -73,7 +75,7 @@ def loss_curves(run: RunData) -> Figure | None:
     return figure
 
 
-def ndcg_intervals(run: RunData) -> Figure | None:
+def ndcg_intervals(run: RunData, width: float = WIDTH) -> Figure | None:
     """nDCG@10 of every model with its 95% interval over queries, one panel per collection."""
     results = [r for r in run.results() if MAIN_METRIC in r.metrics]
     collections = list(dict.fromkeys(r.collection for r in results))
@@ -82,16 +84,17 @@ def ndcg_intervals(run: RunData) -> Figure | None:
     panels = [[r for r in results if r.collection == c] for c in collections]
     with rc_context(STYLE):
         rows = [len(p) + 1.6 for p in panels]
-        figure = Figure(figsize=(WIDTH, 0.38 * sum(rows) + 0.7), layout="constrained")
+        narrow = width < WIDTH
+        figure = Figure(figsize=(width, 0.38 * sum(rows) + (1.2 if narrow else 0.7)), layout="constrained")
         axes = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True, height_ratios=rows))
         for ax, panel in zip(axes, panels, strict=True):
             _bars(ax, panel)
-            ax.set_title(f"{panel[0].collection}: nDCG@10 with its 95% interval over queries")
+            ax.set_title(panel[0].collection if narrow else f"{panel[0].collection}: nDCG@10 with its 95% interval over queries")
         right = max(max(float(r.row.get("high", 0)), r.metrics[MAIN_METRIC]) for r in results)
-        axes[-1].set_xlim(0, max(1.12 * right, 0.05))
+        axes[-1].set_xlim(0, max((1.3 if narrow else 1.12) * right, 0.05))  # room for the figures
         axes[-1].set_xlabel("nDCG@10 (0 to 1, higher is better)")
         handles, labels = unique_legend(axes)
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=1 if narrow else 3)
     return figure
 
 
@@ -119,15 +122,20 @@ def cosine_distributions(run: RunData) -> Figure | None:
     return figure
 
 
-def grid(count: int, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
-    """``count`` panels in rows of two, or of three from five on."""
-    columns = min(count, 2 if count <= 4 else 3)
+def grid(count: int, height: float, share: bool = False, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+    """``count`` panels in rows of two, or of three from five on; below each other where the figure is narrow."""
+    columns = min(count, 2 if count <= 4 else 3) if width == WIDTH else 1
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, sharex=share, sharey=share)).ravel()
     for unused in axes[count:]:
         unused.remove()
     return figure, list(axes[:count])
+
+
+def wrapped(text: str, width: float) -> str:
+    """A title or label in lines that fit a figure of that width, in inches."""
+    return textwrap.fill(text, int(10 * width))
 
 
 def points(rows: Sequence[dict[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64], str] | None:
