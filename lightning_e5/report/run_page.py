@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning_e5.evaluation.beir.model_differences import all_differences
 from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE
 from lightning_e5.files.storage import write_text
+from lightning_e5.report.adaptation import adaptation_sections
 from lightning_e5.report.data_report import data_sections
 from lightning_e5.report.figures import drawing as figures
 from lightning_e5.report.filter_report import filter_section
@@ -65,6 +66,7 @@ def report_page(run: RunData) -> str:
         table = results_table(run, results, [MAIN_METRIC, RECALL])
         drawn = Picture(figures.ndcg_intervals(run), "nDCG@10 of each model with its 95% interval")
         parts.append(Section("Results", [table, Paragraph(_results_note(results), "note"), drawn]))
+    parts += adaptation_sections(run)
     if tasks:
         parts.append(Section("Other tasks", [task_table(tasks), Paragraph(_TASKS_NOTE, "note")]))
     if (validity := validity_table(rows)).rows:
