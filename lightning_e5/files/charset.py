@@ -56,7 +56,7 @@ def decode_page(content: bytes, content_type: str | None = None) -> str:
     try:
         return _decoded(content, "utf-8", "strict")
     except UnicodeError:
-        return _decoded(content, _guessed(content) or (named[0] if named else "cp1252"), "replace")
+        return _decoded(content, guessed_encoding(content) or (named[0] if named else "cp1252"), "replace")
 
 
 def _named(content: bytes, content_type: str | None) -> Iterator[str]:
@@ -75,7 +75,8 @@ def _named(content: bytes, content_type: str | None) -> Iterator[str]:
             yield _LARGER.get(name, name)
 
 
-def _guessed(content: bytes) -> str | None:
+def guessed_encoding(content: bytes) -> str | None:
+    """The encoding that bytes are most likely in, by their beginning and end; None where none fits."""
     from charset_normalizer import from_bytes
 
     best = from_bytes(content if len(content) < 3 * _HEAD_BYTES else content[:_HEAD_BYTES] + content[-_HEAD_BYTES:]).best()

@@ -1,0 +1,1 @@
+"""Document formats, each read to the same blocks: headings, prose, code, tables."""
