@@ -114,7 +114,7 @@ def _add_finetune(tree: Node) -> None:
     before = stages["pretrain"]
     data = {
         "_target_": "data_modules.finetune.datamodule.RankedDataModule", "_partial_": True, "negatives": 1, "epochs": 1,
-        "batch_size": before["data"]["batch_size"] // 2,
+        "batch_size": before["data"]["batch_size"] // 2, "least_steps": before["data"]["least_steps"],
     }  # fmt: skip
     finetune = {
         **{key: copy.deepcopy(value) for key, value in before.items() if key not in ("inputs", "data")},
