@@ -10,7 +10,13 @@ from lightning_e5.export.model_card import write_model_card
 from lightning_e5.export.model_card_usage import programs
 from lightning_e5.files.storage import write_json, write_text
 from lightning_e5.models.folder import stored_settings
-from lightning_e5.report.tables.adaptation import adaptation_table, changed_lines, changed_records, changed_tables, decision_lines
+from lightning_e5.report.tables.adaptation import (
+    adaptation_table,
+    changed_lines,
+    changed_records,
+    changed_tables,
+    decision_lines,
+)
 from lightning_e5.report.tables.escaping import markdown
 from lightning_e5.results.adaptation import OWN, START, adaptation
 from lightning_e5.results.durations import duration

@@ -78,7 +78,7 @@ def check_files(run: Path, encoder: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     steps = [json.loads(line) for line in (run / "stages" / "pretrain" / "validation.jsonl").read_text().splitlines()]
     best = max(steps, key=lambda row: (row["ndcg@10"], -row["step"]))
-    assert [row["step"] for row in steps][0] == 0 and best["step"] == metrics["pretrain/best_step"]
+    assert steps[0]["step"] == 0 and best["step"] == metrics["pretrain/best_step"]
     assert metrics["pretrain/validation_ndcg@10"] == best["ndcg@10"]
     record = read_record(run / "encoder")
     assert record is not None and record.stages[-1].selected_on is not None and record.stages[-1].selected_on.startswith("collection ")
