@@ -45,7 +45,7 @@ _MOST_BYTES, _MOST_PDF_BYTES = 16 * 2**20, 256 * 2**20
 def document_files(folder: Path) -> list[Path]:
     """The documents below a folder in the order of their paths, or the one file; hidden folders and those of tools are left out."""
     if folder.is_file():
-        return [folder]
+        return [folder] if folder.suffix.lower() in (*READERS, PDF) else []
     found = []
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_FOLDERS)

@@ -54,7 +54,7 @@ def recognise(paths: Sequence[Path]) -> Inputs:
 def tables_of(folder: Path) -> list[Path]:
     """The tables below a folder in the order of their paths, hidden ones left out; a single file is its own."""
     if folder.is_file():
-        return [folder]
+        return [folder] if is_table(folder) else []
     found = []
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

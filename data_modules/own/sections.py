@@ -13,7 +13,7 @@ from lightning_e5.text import normalise_text
 from lightning_e5.types import ReadReport
 
 #: Characters of a passage: at least, and about at most (a section is cut between its paragraphs); an encoder reads 512 tokens, about 2,000.
-SHORTEST_PASSAGE, LONGEST_PASSAGE = 60, 2_000
+SHORTEST_PASSAGE, LONGEST_PASSAGE = 40, 2_000
 #: Characters of the passages that a text without headings is cut into.
 _PART_CHARACTERS = 800
 _SHORTEST_SENTENCE, LONGEST_QUERY = 15, 300

@@ -184,8 +184,7 @@ def _cells(path: Path, format: TableFormat, report: ReadReport) -> Iterator[tupl
         for number, line in _decoded(path, format.encoding, report):  # noqa: B007
             yield line
 
-    quoting = csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE
-    reader = csv.reader(fed(), delimiter=format.delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(fed(), delimiter=format.delimiter, quoting=csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         twice = next((name for name, count in Counter(names).items() if count > 1), None)

@@ -34,13 +34,13 @@ FREE_ARGUMENTS = (
 _LEADING = {"lightning_e5.stages.beir_data.beir_data": ("folder",)}
 
 _ROWS = ("numpy", "pyarrow")
-_READERS = (*_ROWS, "datasketch", "lxml", "lxml_html_clean", "mwparserfromhell", "py3langid", "trafilatura", "brotli", "charset-normalizer", "zstandard", "py7zr")
+_READERS = (*_ROWS, "datasketch", "lxml", "lxml_html_clean", "mwparserfromhell", "py3langid", "trafilatura", "markdown-it-py", "pypdf", "brotli", "charset-normalizer", "zstandard", "py7zr")
 _MODELS = (*_ROWS, "torch", "tokenizers", "transformers")
 _TRAINING = (*_MODELS, "lightning")
 _SEARCH = (*_MODELS, "faiss-gpu", "faiss-cpu", "bm25s", "PyStemmer", "scikit-learn", "scipy")
 #: Module of a stage -> the libraries that decide its result; a stage that is not here depends on all of them.
 _LIBRARIES = {
-    **dict.fromkeys(("build_pairs", "build_ccpairs", "ranked_data", "beir_data"), _READERS),
+    **dict.fromkeys(("build_pairs", "build_ccpairs", "ranked_data", "beir_data", "own_pairs"), _READERS),
     **dict.fromkeys(("draw_pairs", "signal_pairs"), _ROWS),
     **dict.fromkeys(("vocabulary", "consistency_filter"), _MODELS),
     **dict.fromkeys(("pretrain", "finetune", "teacher"), _TRAINING),

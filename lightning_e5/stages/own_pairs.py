@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from data_modules.own.beir_folder import Collection, is_beir, own_test_split, read_collection, validation_split
 from data_modules.own.examples import draw_examples
@@ -18,7 +18,14 @@ from lightning_e5.config.experiment import outside_path
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.building.held_out import half_width
 from lightning_e5.curation.building.own_collection import write_collection
-from lightning_e5.curation.building.own_sides import HeldOutSizes, OwnSides, asking, collection_of_tables, draw_pairs, make_sides
+from lightning_e5.curation.building.own_sides import (
+    HeldOutSizes,
+    OwnSides,
+    asking,
+    collection_of_tables,
+    draw_pairs,
+    make_sides,
+)
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates
 from lightning_e5.curation.cleaning.repeated_pairs import without_repeats
 from lightning_e5.curation.mining.training_groups import training_groups
@@ -27,12 +34,14 @@ from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import say
-from lightning_e5.ranges import Count, CountOrZero, Share
+from lightning_e5.ranges import Count, CountOrZero, Range, Share
 from lightning_e5.text import text_id
 from lightning_e5.types import RankedExample, ReadReport
 
 #: Near copies as `NearDuplicates` finds them by default.
 NEAR_DUPLICATES = NearDuplicates()
+#: A score of a pair, on whatever scale.
+Score = Annotated[float, Range(-1e9, 1e9)]
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -49,7 +58,7 @@ def own_pairs(
     negative: str | Sequence[str] | None = None,
     score: str | None = None,
     document: str | None = None,
-    min_score: float | None = None,
+    min_score: Score | None = None,
     max_pairs: Count | None = None,
     test_queries: Count = 400,
     validation_queries: CountOrZero = 300,
@@ -117,7 +126,7 @@ def own_pairs(
         write_collection(out / "validation", sides.validation)
     triplets = _write_ranked(out / "ranked.parquet", train, sides, report)
     write_json(out / "examples.json", draw_examples(train, seed))
-    dropped = {_reason(name): {"count": count, "first": report.first.get(name, "")} for name, count in report.counts.items() if _reason(name)}
+    dropped: dict[str, Any] = {_reason(name): {"count": count, "first": report.first.get(name, "")} for name, count in report.counts.items() if _reason(name)}
     write_json(out / "dropped.json", dropped)
     counts = _counts(train, triplets, sides, read)
     split = {"test": "own" if own_test else f"held out by {sides.by}", "validation": "own" if own_validation else f"held out by {sides.by}", "half_width": half_width(len(sides.test.queries))}

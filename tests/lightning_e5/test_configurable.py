@@ -25,7 +25,7 @@ from lightning_e5.errors import UserError
 NAMED = {
     "stage": """lightning_e5.stages: beir_data.beir_data build_ccpairs.build_ccpairs build_pairs.build_pairs
         consistency_filter.consistency_filter draw_pairs.draw_pairs evaluate.evaluate finetune.finetune
-        hard_negatives.hard_negatives mteb.mteb pretrain.pretrain ranked_data.ranked_data signal_pairs.signal_pairs
+        hard_negatives.hard_negatives mteb.mteb own_pairs.own_pairs pretrain.pretrain ranked_data.ranked_data signal_pairs.signal_pairs
         teacher.teacher teacher.teacher_scores vocabulary.tokens vocabulary.vocabulary word_vectors.word_vectors""",
     "encoder": "lightning_e5.models: factory.EncoderSpec",
     "training scheme": """lightning_e5.modules: cross_encoder.CrossEncoderModule distilled.DistilledModule in_batch.InBatchModule

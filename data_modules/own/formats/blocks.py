@@ -31,6 +31,11 @@ class Document:
     title: str = ""
 
 
+def names(text: str) -> frozenset[str]:
+    """The words of a text, for lists of names."""
+    return frozenset(text.split())
+
+
 def one_line(text: str) -> str:
     """A text with each run of white space as one space."""
     return _SPACE.sub(" ", text).strip()

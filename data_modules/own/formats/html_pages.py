@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_modules.own.formats.blocks import Block, Document, one_line
+from data_modules.own.formats.blocks import Block, Document, names, one_line
 
 #: Elements that hold no content of the page.
 _LEFT_OUT = (
@@ -19,8 +19,8 @@ _LEFT_OUT = (
     " or contains(concat(' ',@class,' '),' navfooter ') or contains(concat(' ',@class,' '),' header ') or contains(concat(' ',@class,' '),' footer ') or @id='toc']"
 )
 _MAIN = "//main|//*[@role='main']|//article"
-_BLOCKS = frozenset(
-    "address article blockquote body center dd details div dl dt fieldset figcaption figure hr li main ol p section summary td th header ul caption".split()
+_BLOCKS = names(
+    "address article blockquote body center dd details div dl dt fieldset figcaption figure hr li main ol p section summary td th header ul caption"
 )
 _HEADINGS = {f"h{n}": n for n in range(1, 7)}
 

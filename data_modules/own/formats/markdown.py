@@ -14,7 +14,7 @@ _FRONT_MATTER = re.compile(r"\A\ufeff?(---|\+\+\+)[ \t]*\n(.*?)\n(---|\+\+\+|\.\
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(.+?)[ \t]*$", re.M | re.I)
 #: Includes, monikers and pictures of Microsoft's documentation; shortcodes of Hugo and tags of Jekyll; comments.
 _NO_TEXT = re.compile(
-    r"\[!(?:INCLUDE|VIDEO)[^\n]*?\]\([^()\n]*\)|^[ \t]*:::[^\n]*$|\{\{[<%].*?[%>]\}\}|\{%.*?%\}|<!--.*?-->|^[ \t]*\[TOC\][ \t]*$", re.S | re.M | re.I
+    r"\[!(?:INCLUDE|VIDEO)\b[^\n]*?\]\([^()\n]*\)\]?|\[!VIDEO [^\]\n]*\]|^[ \t]*:::[^\n]*$|\{\{[<%].*?[%>]\}\}|\{%.*?%\}|<!--.*?-->|^[ \t]*\[TOC\][ \t]*$", re.S | re.M | re.I
 )
 _ALERT = re.compile(r"\A\[!\w+\]\s*")
 _ATTRIBUTES = re.compile(r"\s*\{:?\s*[#.][^{}]*\}\s*$")

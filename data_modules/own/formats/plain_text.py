@@ -8,6 +8,7 @@ from data_modules.own.formats.blocks import Block, Document, one_line
 from data_modules.own.formats.rest import has_headings, read_rest
 
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
+_BULLET = re.compile(r"^[-*\u2022+]\s+")
 #: Longest first line that may be a title, in characters.
 _TITLE_CHARACTERS = 100
 #: A larger share of digits, signs and white space than prose has: listings, logs, drawings.
@@ -28,5 +29,5 @@ def read_plain(text: str) -> Document:
         elif sum(c.isalpha() for c in part) < _LETTERS_OF_PROSE * len(re.sub(r"\s", "", part)):
             blocks.append(Block("code", part.strip("\n")))
         else:
-            blocks.append(Block("prose", flat))
+            blocks.append(Block("prose", _BULLET.sub("", flat)))
     return Document([block for block in blocks if block.text])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from data_modules.own.formats.blocks import Block, Document
+from data_modules.own.formats.blocks import Block, Document, names
 from data_modules.own.formats.rest_inline import plain
 
 _UNDERLINE = re.compile(r"([=\-~^\"'`#*+:._<>!$%&@])\1{2,}\s*")
@@ -19,20 +19,20 @@ _TABLE = re.compile(r"(?:\+[-=+]{3,}|={2,}(?:[ \t]+={2,})+)\s*")
 _HEADER = re.compile(r"[A-Z][\w-]{1,30}:[ \t]")
 
 #: Directives whose content is code, whose content is no text of the page, and that describe an object whose name they take.
-CODE = frozenset(
+CODE = names(
     "code code-block sourcecode literalinclude highlight doctest testcode testsetup testcleanup testoutput parsed-literal ipython prompt "
-    "productionlist math plot graphviz mermaid jupyter-execute".split()
+    "productionlist math plot graphviz mermaid jupyter-execute"
 )
-NO_TEXT = frozenset(
+NO_TEXT = names(
     "toctree contents sectnum index image figure module moduleauthor sectionauthor codeauthor currentmodule include raw meta tabularcolumns role "
     "default-role default-domain autosummary automodule autoclass autofunction automethod autodata seealso highlightlang target-notes footer header "
     "sphinx ifconfig todo todolist replace unicode date program tabbed card grid button-ref youtube bibliography availability impl-detail"
-    " audit-event audit-event-table".split()
+    " audit-event audit-event-table"
 )
-OBJECTS = frozenset(
+OBJECTS = names(
     "function class method attribute data exception describe option envvar opcode cmdoption decorator decoratormethod staticmethod classmethod "
     "coroutinefunction coroutinemethod awaitablefunction awaitablemethod abstractmethod property macro type member var struct union enum enumerator "
-    "pdbcommand object confval setting directive rst:directive 2to3fixer monitoring-event module-function".split()
+    "pdbcommand object confval setting directive rst:directive 2to3fixer monitoring-event module-function"
 )
 #: Fields that describe an argument or result; all others are facts about the file.
 _DESCRIBING = re.compile(r"(?:param(?:eter)?|arg(?:ument)?|key(?:word)?|raises?|except(?:ion)?|returns?|var|ivar|cvar)\b")
@@ -83,9 +83,7 @@ class _Reader:
         at = 0
         while at < len(lines):
             line = lines[at]
-            if not line:
-                at += 1
-            elif _UNDERLINE.fullmatch(line):  # an overline, or a transition
+            if not line or _UNDERLINE.fullmatch(line):  # an overline, or a transition
                 at += 1
             elif depth == 0 and at + 1 < len(lines) and _is_heading(lines, at):
                 yield self._heading(lines, at)
@@ -107,7 +105,8 @@ class _Reader:
                 yield from _table(lines[at:end])
                 at = end
             else:
-                at = yield from self._paragraph(lines, at, depth)
+                found, at = self._paragraph(lines, at, depth)
+                yield from found
 
     def _heading(self, lines: Sequence[str], at: int) -> Block:
         overlined = at > 0 and bool(_UNDERLINE.fullmatch(lines[at - 1]))
@@ -144,36 +143,38 @@ class _Reader:
                 said = [argument] if argument and short in ("note", "warning", "tip", "important", "caution", "hint", "danger", "attention", "error") else []
                 yield from self.blocks([*said, *kept], depth + 1)
 
-    def _paragraph(self, lines: Sequence[str], at: int, depth: int) -> Iterator[Block]:  # type: ignore[misc]
-        """A paragraph, a list item with its continuation, or a term with its definition; the value is the next line's number."""
+    def _paragraph(self, lines: Sequence[str], at: int, depth: int) -> tuple[list[Block], int]:
+        """A paragraph, a list item with its continuation, or a term with its definition, and the number of the next line."""
         bullet = _BULLET.match(lines[at])
         if bullet is not None:
             body, end = _indented(lines, at + 1)
-            yield from self.blocks([lines[at][bullet.end() :], *body], depth + 1)
-            return end
+            return list(self.blocks([lines[at][bullet.end() :], *body], depth + 1)), end
         end = at
         while end < len(lines) and lines[end] and not lines[end].startswith((" ", ".. ")) and not (end > at and _BULLET.match(lines[end])):
             end += 1
         paragraph = list(lines[at:end])
-        indented = end < len(lines) and lines[end].startswith(" ")
         if paragraph[0].startswith(">>>"):
             while end < len(lines) and lines[end]:
                 end += 1
-            yield Block("code", "\n".join(lines[at:end]))
-        elif indented:  # a definition: the term belongs to its text
+            return [Block("code", "\n".join(lines[at:end]))], end
+        if end < len(lines) and lines[end].startswith(" ") and not paragraph[-1].endswith("::"):
             body, end = _indented(lines, end)
-            for number, block in enumerate(self.blocks(body, depth + 1)):
-                term = plain(" ".join(paragraph))
-                first = number == 0 and block.kind == "prose"
-                yield Block(block.kind, f"{term[0]}: {block.text}", linked=term[1] + block.linked) if first else block
-        elif paragraph[-1].endswith("::"):
-            paragraph[-1] = paragraph[-1].removesuffix("::").rstrip() + (":" if not paragraph[-1].endswith(" ::") and paragraph != ["::"] else "")
+            return self._defined(paragraph, body, depth), end
+        if paragraph[-1].endswith("::"):
+            kept = paragraph[-1].removesuffix("::").rstrip()
+            paragraph[-1] = kept if not kept or paragraph[-1].endswith(" ::") else f"{kept}:"
             body, end = _indented(lines, end)
-            yield from _prose(paragraph)
-            yield from [Block("code", "\n".join(body).strip("\n"))] if any(body) else []
-        else:
-            yield from _prose([line.removeprefix("| ") for line in paragraph])
-        return end
+            code = [Block("code", "\n".join(body).strip("\n"))] if any(body) else []
+            return [*_prose(paragraph), *code], end
+        return list(_prose([line.removeprefix("| ") for line in paragraph])), end
+
+    def _defined(self, paragraph: Sequence[str], body: Sequence[str], depth: int) -> list[Block]:
+        """A definition: the term stands before its text."""
+        term, linked = plain(" ".join(paragraph))
+        found = list(self.blocks(body, depth + 1))
+        if found and found[0].kind == "prose":
+            return [Block("prose", f"{term}: {found[0].text}", linked=linked + found[0].linked), *found[1:]]
+        return [*_prose(paragraph), *found]
 
 
 def _indented(lines: Sequence[str], at: int) -> tuple[list[str], int]:
