@@ -16,6 +16,7 @@ from lightning_e5.config.experiment import Node, check_name, load_tree, resolve_
 from lightning_e5.config.overrides import apply_override
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import is_beir
+from lightning_e5.files.run_layout import METRICS
 from lightning_e5.files.storage import read_json
 from lightning_e5.models.reference import model_folder
 from lightning_e5.results.adaptation import GENERAL
@@ -24,6 +25,8 @@ from lightning_e5.results.adaptation import GENERAL
 TEMPLATE = Path(__file__).with_name("own_texts.yaml")
 #: Columns that the user may name.
 COLUMNS = ("query", "passage", "negative", "score")
+#: Pairs of which a tenth is a validation with which something can be told.
+FEWEST_PAIRS = 50
 #: Keys that may be given without the path to them.
 _SHORT = ("precision", "keep_general")
 
@@ -65,7 +68,14 @@ def experiment_text(tree: Node) -> str:
 
 
 def shown_pairs(out: Path) -> str:
-    """Of a finished stage of own pairs: what was left out and why, and ten of the training pairs."""
+    """Of a finished stage of own pairs: what was left out and why, and ten of the training pairs.
+
+    Raises:
+        UserError: the pairs are too few for a validation.
+    """
+    if not (out / "validation").is_dir():
+        pairs = int(read_json(out / METRICS)["pairs"])
+        raise UserError(f"adapt: {pairs:,} pairs to train on are too few to hold a validation out; at least {FEWEST_PAIRS} are needed")
     dropped = read_json(out / "dropped.json")
     lines = [f"left out: {entry['count']:,} x {reason}" + (f" (first: {entry['first']})" if entry["first"] else "") for reason, entry in dropped.items()]
     return "\n".join([*lines, "some of the training pairs:", format_examples(read_json(out / "examples.json"))])
