@@ -104,12 +104,12 @@ def check_duration(arguments: Mapping[str, Any]) -> None:
         raise UserError(f"give either max_steps or epochs, not max_steps: {max_steps} and epochs: {epochs}")
 
 
-def resolve_steps(max_steps: int | None, epochs: float | None, rows: int, batch_size: int) -> int:
-    """Optimizer steps from either ``max_steps`` or ``epochs`` (rounded up); UserError unless exactly one is given."""
+def resolve_steps(max_steps: int | None, epochs: float | None, rows: int, batch_size: int, least_steps: int = 1) -> int:
+    """Optimizer steps from either ``max_steps`` or ``epochs`` (rounded up, and at least ``least_steps``); UserError unless exactly one is given."""
     check_duration({"max_steps": max_steps, "epochs": epochs})
     if max_steps is not None:
         return max_steps
     assert epochs is not None
     if not epochs > 0:
         raise UserError(f"epochs: {epochs} is not above 0")
-    return max(1, math.ceil(epochs * rows / batch_size))
+    return max(least_steps, math.ceil(epochs * rows / batch_size))

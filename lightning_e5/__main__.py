@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from lightning_e5.cli import ablate, cache, check, compare, dashboard, evaluate, export, run, search
+from lightning_e5.cli import ablate, adapt, cache, check, compare, dashboard, evaluate, export, run, search
 from lightning_e5.cli.command_line import Verb, command_line
 from lightning_e5.cli.ending import show_defect
 
 VERBS: dict[str, Verb] = {
+    "adapt": adapt,
     "run": run,
     "ablate": ablate,
     "check": check,

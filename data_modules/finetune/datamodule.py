@@ -42,6 +42,7 @@ class RankedDataModule(StepDataModule):
             a place that the seed gives, around and around (as SimLM does).
         weights: share of each file in the batches, by its name; by default its rows, as in a concatenation (E5).
         max_steps, epochs: give one of them; E5 fine-tunes for 3 epochs. An epoch is as many queries as all files have.
+        least_steps: of ``epochs``, for a training on few queries.
         hold_out: queries at the end of a single file that are never trained on (to evaluate a teacher).
         num_workers: data-loading processes.
 
@@ -61,6 +62,7 @@ class RankedDataModule(StepDataModule):
         weights: Mapping[str, Weight] | None = None,
         max_steps: Count | None = None,
         epochs: Epochs | None = None,
+        least_steps: Count = 1,
         hold_out: CountOrZero = 0,
         num_workers: WorkersOrZero = 0,
     ) -> None:
@@ -72,7 +74,7 @@ class RankedDataModule(StepDataModule):
         self.pairs = len(table.queries) - hold_out
         if self.pairs < batch_size:
             raise UserError(f"{named}: {self.pairs} queries to train on are fewer than batch_size = {batch_size}")
-        steps = resolve_steps(max_steps, epochs, self.pairs, batch_size)
+        steps = resolve_steps(max_steps, epochs, self.pairs, batch_size, least_steps)
         super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
         self.group, self.choose, self.rows = 1 + negatives, choose, len(table.queries)
         self.starts, self.members, self.teacher = table.starts, table.members, table.teacher

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.baselines.fusion import FusedModels
 from lightning_e5.evaluation.beir.average import beir_averages
 from lightning_e5.evaluation.beir.model_differences import checked_previous, compare_models
 from lightning_e5.evaluation.contamination import Contamination, Item, check_training_texts
-from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, load_models
+from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, fused_models, load_models
 from lightning_e5.evaluation.published import Published, check_published, published_of
 from lightning_e5.evaluation.statistics.decision import decide_together
 from lightning_e5.evaluation.tasks.retrieval import CollectionResult, CollectionTask
@@ -24,6 +25,7 @@ from lightning_e5.files.run_layout import TABLE, TASKS
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import progress
 from lightning_e5.result_row import Comparison, ResultRow, TextsRead
+from lightning_e5.types import Run
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def evaluate(
     trained_on: Mapping[str, Sequence[str]] | None = None,
     compare_tasks: bool = False,
     keep: Callable[[str, str, TaskResult], None] | None = None,
+    fusions: Mapping[str, Sequence[str]] | None = None,
 ) -> list[ResultRow]:
     """Evaluate every model on every task that it can do: all of them on retrieval, those that embed on the others.
 
@@ -65,6 +68,7 @@ def evaluate(
         trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
         compare_tasks: compare the models on the other tasks, too, item by item where that is possible.
         keep: called with model, set and result, which has the values of single queries or items, one after the other.
+        fusions: name -> models of this evaluation whose rankings are fused (see `fuse`) and evaluated as one more model.
 
     Returns:
         Retrieval's rows, then the averages over BEIR's 15 sets where all were evaluated, then those of the other tasks. What is
@@ -74,6 +78,7 @@ def evaluate(
         UserError: no model, no task that one can do, a wrong name, or as the models and tasks.
     """
     loaded = load_models(models)
+    loaded |= fused_models(fusions or {}, loaded)
     training, read_by = training_texts or {}, trained_on or {}
     check_training_texts(training, read_by, loaded)
     compared_with = checked_previous(previous, list(loaded))
@@ -114,15 +119,22 @@ def _on_task(
     """What each model reached, its values per query or item written and kept."""
     texts = task.texts()
     found = {}
+    runs: dict[str, Run] = {}
+    fused = {member for model in models.values() if isinstance(model.model, FusedModels) for member in model.model.members}
     with progress(len(models), f"evaluate on {task.name}", "model") as bar:
         for name, model in models.items():
             started = time.perf_counter()
+            if isinstance(model.model, FusedModels):
+                assert isinstance(task, CollectionTask)
+                model.model.take(task.collection, runs)
             result = task.evaluate(model.model, seed=seed)
             if out is not None:
                 result.save(out / name / task.name)
             if keep is not None:
                 keep(name, task.name, result)
             if isinstance(result, CollectionResult):
+                if name in fused and result.found is not None:
+                    runs[name] = result.found.run
                 result = replace(result, found=None, cosines=None)  # runs of many collections would fill the memory
             read = model.texts_read(texts if isinstance(texts, Mapping) else {"query": texts})
             found[name] = _Evaluated(name, task.name, result, read, [], time.perf_counter() - started)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.distributed.devices import Precision, runs_in_bf16
-from lightning_e5.errors import UserError
+from lightning_e5.errors import UserError, suggestion
+from lightning_e5.evaluation.baselines.fusion import FusedModels, all_trainings
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.files.storage import check_component
@@ -106,6 +107,22 @@ def load_models(specs: Sequence[ModelSpec]) -> dict[str, LoadedModel]:
         if check_component(name, "evaluate: a model").endswith(".json"):
             raise UserError(f"evaluate: a model: {name!r} could be the name of a table; give it another")
     return models
+
+
+def fused_models(fusions: Mapping[str, Sequence[str]], loaded: Mapping[str, LoadedModel]) -> dict[str, LoadedModel]:
+    """The fusions by name; UserError for a name that is taken, fewer than two models, or one that is not evaluated."""
+    found = {}
+    for name, members in fusions.items():
+        check_component(name, "evaluate.fusions: a fusion")
+        if name in loaded:
+            raise UserError(f"evaluate.fusions: two models are named {name!r}")
+        if isinstance(members, str) or len({*members}) < 2:
+            raise UserError(f"evaluate.fusions: {name!r} needs at least 2 models, not {members!r}")
+        for member in members:
+            if member not in loaded:
+                raise UserError(f"evaluate.fusions: {name!r}: {member!r} is not one of the models{suggestion(member, loaded)}")
+        found[name] = LoadedModel(FusedModels(members), all_trainings([loaded[member].training for member in members]))
+    return found
 
 
 def encoder_directory(folder: Path) -> Path:

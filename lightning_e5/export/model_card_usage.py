@@ -13,7 +13,7 @@ _PASSAGES = ("Open the file and go through its lines.", "A graph has nodes and e
 
 _SENTENCE_TRANSFORMERS = """from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer(".")  # this folder, or the model's name on the Hub
+model = SentenceTransformer({place!r}){remark}
 queries = model.encode([{query!r}], prompt_name="query")
 passages = model.encode({passages!r}, prompt_name="passage")
 print(model.similarity(queries, passages))"""
@@ -21,7 +21,7 @@ print(model.similarity(queries, passages))"""
 _TRANSFORMERS = """import torch
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModel.from_pretrained(".")
+tokenizer, model = AutoTokenizer.from_pretrained({place!r}), AutoModel.from_pretrained({place!r})
 texts = {texts!r}
 inputs = tokenizer(texts, max_length={length}, padding=True, truncation=True, return_tensors="pt")
 with torch.no_grad():
@@ -29,6 +29,13 @@ with torch.no_grad():
 mask = inputs["attention_mask"].unsqueeze(-1)
 embeddings = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
 print(embeddings[:1] @ embeddings[1:].T)"""
+
+_LANGCHAIN = """from langchain_huggingface import HuggingFaceEmbeddings
+
+embeddings = HuggingFaceEmbeddings(
+    model_name={place!r}, query_encode_kwargs={{"prompt_name": "query"}}, encode_kwargs={{"prompt_name": "passage"}}
+)
+print(len(embeddings.embed_query({query!r})), len(embeddings.embed_documents({passages!r})))"""
 
 _ONNX = """import numpy as np
 import onnxruntime
@@ -58,15 +65,28 @@ def usage(directory: Path, prefixes: Prefixes, length: int, *, averages: bool = 
     if prefixes.query or prefixes.passage:
         parts.append(f"Queries begin with {_code(prefixes.query)}, passages with {_code(prefixes.passage)}. Texts that are compared with "
                      f"texts of their own kind (similarity, clustering, classification) all begin with {_code(prefixes.query)}.\n")  # fmt: skip
-    programs = {
-        "With sentence-transformers, which puts the prefixes there itself:": _SENTENCE_TRANSFORMERS.format(query=_QUERY, passages=list(_PASSAGES)),
-        **({"With transformers:": _TRANSFORMERS.format(texts=texts, length=length)} if averages else {}),
-    }
+    own = programs(".", prefixes, length, averages=averages, remark="  # this folder, or the model's name on the Hub")
+    titles = {"sentence-transformers": "With sentence-transformers, which puts the prefixes there itself:", "transformers": "With transformers:"}
+    shown = {title: own[name] for name, title in titles.items() if name in own}
     if averages and (directory / MODEL).is_file():
-        programs["With onnxruntime alone (sentence-transformers: `backend=\"onnx\"`):"] = _ONNX.format(model=MODEL, texts=texts, length=length)
-    for title, program in programs.items():
+        shown["With onnxruntime alone (sentence-transformers: `backend=\"onnx\"`):"] = _ONNX.format(model=MODEL, texts=texts, length=length)
+    for title, program in shown.items():
         parts.append(f"{title}\n\n{fenced(program, 'python')}\n")
     return "\n".join(parts)
+
+
+def programs(place: str, prefixes: Prefixes, length: int, *, averages: bool = True, remark: str = "") -> dict[str, str]:
+    """Library -> a program that embeds a query and passages with it: sentence-transformers, LangChain, and transformers alone.
+
+    Args:
+        place: the model's folder as the programs name it.
+        prefixes, length, averages: as `usage`.
+        remark: a comment behind the place.
+    """
+    texts = [prefixes.query + _QUERY, *(prefixes.passage + passage for passage in _PASSAGES)]
+    given = {"place": place, "query": _QUERY, "passages": list(_PASSAGES), "texts": texts, "length": length, "remark": remark}
+    templates = {"sentence-transformers": _SENTENCE_TRANSFORMERS, "LangChain": _LANGCHAIN, **({"transformers": _TRANSFORMERS} if averages else {})}
+    return {library: template.format(**given) for library, template in templates.items()}
 
 
 def _code(text: str) -> str:

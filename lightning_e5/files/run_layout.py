@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: Of a run, and of each of its stages.
 CONFIG, METRICS, LOG, TIMING, ENVIRONMENT = "config.yaml", "metrics.json", "metrics.jsonl", "timing.json", "environment.json"
+#: Of a training stage that is validated: a row per validation.
+VALIDATION = "validation.jsonl"
 #: Of an evaluation: the rows of retrieval, and those of all other tasks and of averages.
 TABLE, TASKS = "table.json", "tasks.json"
 #: Of an ablation.

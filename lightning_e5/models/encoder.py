@@ -174,23 +174,42 @@ class TextEncoder(nn.Module):
             UserError: ``texts`` is a single text.
         """
         check_texts(texts)
-        prompt = 0 if self.head.settings.include_prompt else self.tokenizer.prompt_length(kind)
+        prompt = self.prompt_of(kind)
         result_ND = torch.empty(len(texts), self.width)
+        for first in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = texts[first : first + _TEXTS_AT_ONCE]
+            ids, lengths = self.tokenizer.encode(part, kind)
+            batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
+            result_ND[first : first + len(part)] = self.embed_tokens(batch, prompt, normalize=normalize, chunk_tokens=chunk_tokens, progress=progress)
+        return result_ND
+
+    @torch.no_grad()
+    def embed_tokens(
+        self,
+        batch: TokenBatch,
+        prompt: int = 0,
+        *,
+        normalize: bool = True,
+        chunk_tokens: int | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        """Embeddings of texts that are tokens already; as `embed`, with ``prompt`` as `forward` has it."""
         device = next(self.parameters()).device
         chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if runs_in_bf16(self.precision, device) else 2048)
+        result_BD = torch.empty(len(batch.lengths_B), self.width)
         with self._evaluating():
-            for first in range(0, len(texts), _TEXTS_AT_ONCE):
-                part = texts[first : first + _TEXTS_AT_ONCE]
-                ids, lengths = self.tokenizer.encode(part, kind)
-                batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
-                for chunk in sorted_chunks(batch, chunk_tokens):
-                    embedded = self(chunk.ids_T.to(device), chunk.lengths, prompt).float()
-                    if normalize:
-                        embedded = functional.normalize(embedded, dim=1)
-                    result_ND[first + chunk.rows_B] = embedded.cpu()
-                    if progress is not None:
-                        progress(len(chunk.lengths))
-        return result_ND
+            for chunk in sorted_chunks(batch, chunk_tokens):
+                embedded = self(chunk.ids_T.to(device), chunk.lengths, prompt).float()
+                if normalize:
+                    embedded = functional.normalize(embedded, dim=1)
+                result_BD[chunk.rows_B] = embedded.cpu()
+                if progress is not None:
+                    progress(len(chunk.lengths))
+        return result_BD
+
+    def prompt_of(self, kind: Kind) -> int:
+        """Tokens of a kind's prefix, where the model does not pool them; else 0."""
+        return 0 if self.head.settings.include_prompt else self.tokenizer.prompt_length(kind)
 
     def _autocast(self, device: str) -> torch.autocast:
         return torch.autocast(device, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.folder import default_prefixes, stored_settings
 from lightning_e5.models.initialisation import weighted_average_start
 from lightning_e5.ranges import Length, Range, Size
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
@@ -24,16 +25,17 @@ class EncoderSpec:
         pretrained: an encoder with its tokenizer: a folder, ``package:NAME/FOLDER`` or a hub name, each with or without
             ``#sha256=HEX`` of its weights (see `lightning_e5.models.reference.model_folder`); None makes a small BERT with a
             vocabulary of its own, to which the values from ``vocab_size`` on belong.
-        max_length: tokens per text.
+        max_length: tokens per text; None, of a pretrained encoder, for what it stores.
         vocab_size: WordPiece vocabulary trained on the pool.
         layers, hidden_size, heads, intermediate_size, dropout, max_positions: of the small BERT.
         initialisation: ``weighted_average`` starts the small BERT as an average of word vectors weighted by IDF (see
             `lightning_e5.models.initialisation`), ``bert`` as BERT itself.
-        prefixes: ``query`` and ``passage``, put before all texts and stored with the encoder; None for E5's.
+        prefixes: ``query`` and ``passage``, put before all texts and stored with the encoder; None for E5's; ``own``, of a pretrained
+            encoder, for those that it stores, or else that belong to it (see `default_prefixes`).
     """
 
     pretrained: str | None = None
-    max_length: Length = 128
+    max_length: Length | None = 128
     vocab_size: Size = 16000
     layers: Annotated[int, Range(1, 1000)] = 2
     hidden_size: Size = 256
@@ -42,24 +44,32 @@ class EncoderSpec:
     dropout: Annotated[float, Range(0, 0.99)] = 0.0
     max_positions: Length = 512
     initialisation: Literal["weighted_average", "bert"] = "weighted_average"
-    prefixes: Mapping[str, str] | None = None
+    prefixes: Mapping[str, str] | Literal["own"] | None = None
 
     def __post_init__(self) -> None:
         if self.initialisation not in ("weighted_average", "bert"):
             raise UserError(f"encoder.initialisation: {self.initialisation!r} is not 'weighted_average' or 'bert'")
         if self.hidden_size % self.heads:
             raise UserError(f"encoder.heads: {self.heads} does not divide hidden_size: {self.hidden_size}")
-        if self.prefixes is not None and set(self.prefixes) != {"query", "passage"}:
+        if isinstance(self.prefixes, str) and self.prefixes != "own":
+            raise UserError(f"encoder.prefixes: {self.prefixes!r} is not 'own', and no query and passage")
+        if isinstance(self.prefixes, Mapping) and set(self.prefixes) != {"query", "passage"}:
             raise UserError(f"encoder.prefixes: needs the keys query and passage, not {', '.join(self.prefixes) or 'none'}")
+        if self.pretrained is None and (self.max_length is None or self.prefixes == "own"):
+            key = "max_length" if self.max_length is None else "prefixes"
+            raise UserError(f"encoder.{key}: is a pretrained encoder's own only where there is one; give encoder.pretrained, or a value")
 
     @property
     def text_prefixes(self) -> Prefixes:
-        """What is put before the texts."""
-        return E5_PREFIXES if self.prefixes is None else Prefixes(self.prefixes["query"], self.prefixes["passage"])
+        """What is put before the texts, where the spec says it."""
+        return Prefixes(self.prefixes["query"], self.prefixes["passage"]) if isinstance(self.prefixes, Mapping) else E5_PREFIXES
 
     def load_pretrained(self, folder: Path) -> TextEncoder:
         """The encoder of ``pretrained``, whose folder is here, with these prefixes and this length limit."""
-        return TextEncoder.from_pretrained(folder, prefixes=self.text_prefixes, max_length=self.max_length, training_start=True)
+        prefixes = self.text_prefixes
+        if self.prefixes == "own":
+            prefixes = stored_settings(folder).prefixes or default_prefixes(str(self.pretrained), folder)
+        return TextEncoder.from_pretrained(folder, prefixes=prefixes, max_length=self.max_length, training_start=True)
 
     def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
         """A small BERT from torch's current random state.

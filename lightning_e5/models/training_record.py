@@ -17,12 +17,14 @@ RECORD = "training_record.json"
 @dataclass(frozen=True, slots=True)
 class TrainedStage:
     """One training: ``texts`` names what it read by content (see `texts_identity`), None where that is not known;
-    ``tokens_seen`` is None where tokens were not counted."""
+    ``tokens_seen`` is None where tokens were not counted; ``selected_on`` names by content the collection by which the step was
+    chosen whose weights these are, None for the last step's."""
 
     stage: str
     pairs_seen: int
     tokens_seen: int | None
     texts: tuple[str, ...] | None
+    selected_on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,22 @@ class TrainingRecord:
             return None
         return frozenset(name for s in self.stages for name in s.texts or ())
 
-    def after(self, stage: str, metrics: Mapping[str, float], texts: Iterable[str] | None) -> TrainingRecord:
+    def after(
+        self, stage: str, metrics: Mapping[str, float], texts: Iterable[str] | None, *, selected_on: str | None = None
+    ) -> TrainingRecord:
         """The record after one more training with these ``pairs_seen`` and ``tokens_seen``."""
         tokens = metrics.get("tokens_seen")
         named = None if texts is None else tuple(sorted(texts))
-        trained = TrainedStage(stage, int(metrics["pairs_seen"]), None if tokens is None else int(tokens), named)
+        trained = TrainedStage(stage, int(metrics["pairs_seen"]), None if tokens is None else int(tokens), named, selected_on)
         return replace(self, stages=(*self.stages, trained))
 
     def save(self, folder: Path) -> None:
         """Write the record into a model folder, atomically."""
-        write_json(folder / RECORD, asdict(self))
+        content = asdict(self)
+        for stage in content["stages"]:
+            if stage["selected_on"] is None:
+                del stage["selected_on"]
+        write_json(folder / RECORD, content)
 
 
 #: Of a model that no training has seen.

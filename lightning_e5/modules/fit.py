@@ -39,6 +39,7 @@ def fit(
     checkpoints: Path,
     title: str,
     loggers: Sequence[Logger] = (),
+    validation: L.Callback | None = None,
     resumed: Callable[[int], object] = lambda step: None,
     warn: Callable[[str], None] = lambda message: None,
     checkpoint_seconds: Seconds = 60.0,
@@ -60,6 +61,7 @@ def fit(
         checkpoints: directory of the checkpoints; the newest whole one is continued from.
         title: of the progress line.
         loggers: Lightning loggers.
+        validation: the callback that validates, of a training on one device.
         resumed: called with the step that training continues after, before it does.
         warn: called with messages for the user (a refused checkpoint).
         checkpoint_seconds: save at least this often.
@@ -73,7 +75,7 @@ def fit(
         gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).
 
     Raises:
-        UserError: another ``strategy``.
+        UserError: another ``strategy``, or a validation on several devices.
         SystemExit: 143, after a checkpoint, where SIGTERM or SIGUSR1 asked a rank to stop.
         KeyboardInterrupt: likewise, where SIGINT did.
     """
@@ -85,6 +87,8 @@ def fit(
     if gradient_checkpointing:
         module.checkpoint_activations()
     several = several_ranks(accelerator, devices, num_nodes)
+    if several and validation is not None:
+        raise UserError("validate: a training is validated on one device; give trainer: {devices: 1}, or leave validate out")
     if several:
         join(checkpoints)
     start = latest_checkpoint(checkpoints, warn)
@@ -101,6 +105,7 @@ def fit(
             strategy=STRATEGIES[strategy](backend) if several else "auto",
             logger=list(loggers) or False,
             callbacks=[
+                *([validation] if validation is not None else []),  # before the checkpoint of the same step, which holds what it found
                 PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),
                 stop,
                 ProgressLine(title),

@@ -123,6 +123,10 @@ def _build_pairs(stage: _Stage) -> Facts:
     return Facts({"": "pairs", "pairs.parquet": "pairs", "test": "collection"}, rows=stage.value("max_pairs"))
 
 
+def _own_pairs(stage: _Stage) -> Facts:
+    return replace(_build_pairs(stage), makes={"": "pairs", "test": "collection", "validation": "collection", "ranked.parquet": "ranked"})
+
+
 def _pair_shards(stage: _Stage) -> Facts:
     return Facts({"": "pairs"})
 
@@ -266,7 +270,7 @@ def _evaluate(stage: _Stage) -> Facts:
     from lightning_e5.evaluation.beir.metrics import parse_metric
 
     inputs = stage.node.get("inputs") or {}
-    models = [*(inputs.get("encoders") or {}), *(stage.value("baselines") or {}), *(["word-vectors"] if "word_vectors" in inputs else [])]
+    models = [*(inputs.get("encoders") or {}), *(stage.value("baselines") or {}), *(stage.value("fusions") or {}), *(["word-vectors"] if "word_vectors" in inputs else [])]
     if not models:
         raise UserError(f"{stage.key}: names no model to evaluate (encoders, word_vectors or baselines)")
     reference = stage.value("reference")
@@ -290,7 +294,7 @@ def _evaluate(stage: _Stage) -> Facts:
 _STAGES: dict[str, Callable[[_Stage], Facts]] = {
     f"lightning_e5.stages.{place}": known
     for place, known in {
-        "build_pairs.build_pairs": _build_pairs, "build_ccpairs.build_ccpairs": _pair_shards, "signal_pairs.signal_pairs": _pair_shards,
+        "build_pairs.build_pairs": _build_pairs, "own_pairs.own_pairs": _own_pairs, "build_ccpairs.build_ccpairs": _pair_shards, "signal_pairs.signal_pairs": _pair_shards,
         "vocabulary.vocabulary": _vocabulary, "vocabulary.tokens": _tokens, "consistency_filter.consistency_filter": _consistency_filter,
         "draw_pairs.draw_pairs": _draw_pairs, "draw_pairs.draw_collection": _draw_collection, "pretrain.pretrain": _pretrain, "finetune.finetune": _finetune, "teacher.teacher": _teacher,
         "teacher.teacher_scores": _teacher_scores, "hard_negatives.hard_negatives": _hard_negatives, "ranked_data.ranked_data": _ranked_data,

@@ -73,7 +73,7 @@ def plan(experiment: Node) -> list[str]:
 
 
 def _max_length(experiment: Node) -> int:
-    return int((experiment.get("encoder") or {}).get("max_length", 128))
+    return int((experiment.get("encoder") or {}).get("max_length", 128) or 512)
 
 
 def _encoder_sizes(spec: Any) -> tuple[int, int, int, int, int] | None:

@@ -52,6 +52,7 @@ def run_experiment(
     fresh: bool = False,
     report: Callable[[Path, Mapping[str, float]], None] = lambda directory, metrics: None,
     say: Callable[[str], None] = print,
+    done: Callable[[str, Path], None] = lambda stage, out: None,
 ) -> tuple[dict[str, float], bool]:
     """Run what is not finished.
 
@@ -64,6 +65,7 @@ def run_experiment(
             computed itself is kept, so that it continues after a kill. A result that differs from the shared one replaces it.
         report: called with the run directory and the flat metrics when all stages are done.
         say: called with messages for the user.
+        done: called with each stage and its folder once its results are there.
 
     Started by torchrun or SLURM as several processes, the first does everything and the others take part in the stages
     that train on several ranks.
@@ -93,11 +95,12 @@ def run_experiment(
         if finished is not None:
             return finished, False
         claim(experiment, directory, update)
-        return _run_stages(experiment, directory, digests, fresh, report, say), True
+        return _run_stages(experiment, directory, digests, fresh, report, say, done), True
 
 
 def _run_stages(
-    experiment: Node, directory: Path, digests: FileDigests, fresh: bool, report: Callable[[Path, Mapping[str, float]], None], say: Callable[[str], None]
+    experiment: Node, directory: Path, digests: FileDigests, fresh: bool, report: Callable[[Path, Mapping[str, float]], None],
+    say: Callable[[str], None], done: Callable[[str, Path], None],
 ) -> dict[str, float]:
     from lightning_e5.tracking.run_directory import record_environment
 
@@ -113,6 +116,7 @@ def _run_stages(
         with stage_title(title, str(experiment["stages"][name].get("description") or "")):
             metrics |= _run_stage(experiment, name, out, outputs, digests, shared, functools.partial(_log, title, say))
         outputs[name] = out
+        done(name, out)
     final = experiment.get("final_encoder")
     if final is not None:
         _copy_encoder(outputs[final] / "encoder", directory / "encoder")

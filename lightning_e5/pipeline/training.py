@@ -16,13 +16,15 @@ from lightning_e5.tracking.wandb_live import WandbStage
 from lightning_e5.tracking.wandb_run import wandb_mode
 
 
-def train(out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, **trainer: object) -> dict[str, float] | None:
+def train(
+    out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, *, validation: L.Callback | None = None, **trainer: object
+) -> dict[str, float] | None:
     """Fit, with ``metrics.jsonl``, W&B and checkpoints in ``out``; returns what was seen and the last losses.
 
     None in every rank but the first, whose part ends here.
     """
     if not is_first_process():
-        fit(module, data, checkpoints=out / "checkpoints", title="train", **trainer)  # type: ignore[arg-type]
+        fit(module, data, checkpoints=out / "checkpoints", title="train", validation=validation, **trainer)  # type: ignore[arg-type]
         return None
     jsonl, wandb = JsonlLogger(out), _wandb(out, context)
 
@@ -40,6 +42,7 @@ def train(out: Path, module: TrainingModule, data: L.LightningDataModule, contex
             loggers=[logger for logger in (jsonl, wandb) if logger is not None],
             resumed=resumed,
             warn=warn,
+            validation=validation,
             **trainer,  # type: ignore[arg-type]
         )
     except BaseException as error:

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_e5.evaluation.beir.model_differences import all_differences
 from lightning_e5.evaluation.statistics.decision import NO_DIFFERENCE
 from lightning_e5.files.storage import write_text
+from lightning_e5.report.adaptation import adaptation_sections
 from lightning_e5.report.data_report import data_sections
 from lightning_e5.report.figures import drawing as figures
 from lightning_e5.report.filter_report import filter_section
@@ -65,6 +66,7 @@ def report_page(run: RunData) -> str:
     filters = run.filters()
     parts: list[Part] = [Paragraph(str(run.config.get("description") or ""), "lead"), Paragraph(_made(run), "note")]
     parts += _results(run, results, len(tasks))
+    parts += adaptation_sections(run)
     if tasks:
         parts.append(Section("Other tasks", [*_first_rows(task_table(tasks)), Paragraph(_TASKS_NOTE, "note")]))
     parts += [filter_section(run, stage) for stage in filters[:1]]

@@ -35,6 +35,7 @@ def evaluate(
     encoders: Mapping[str, Path] | None = None,
     word_vectors: Path | None = None,
     baselines: Mapping[str, Searcher | Embedder] | None = None,
+    fusions: Mapping[str, Sequence[str]] | None = None,
     reference: str | None = None,
     previous: Mapping[str, str | Sequence[str]] | None = None,
     split: str = "test",
@@ -69,6 +70,7 @@ def evaluate(
         encoders: model name -> stage folder or encoder folder.
         word_vectors: folder of the averaged word vectors; shown as ``word-vectors``.
         baselines: model name -> an object with ``retrieve`` (BM25).
+        fusions: model name -> names of models of this evaluation whose rankings are fused by reciprocal ranks and evaluated as one more.
         reference: the model that all others are compared with, pairwise over queries.
         previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
             them, too.
@@ -115,6 +117,6 @@ def evaluate(
     ]
     rows = evaluation.evaluate(
         models, tasks, seed=seed, out=out, reference=reference, previous=previous, published=published,
-        training_texts=training_texts, trained_on=trained_on, compare_tasks=compare_tasks,
+        training_texts=training_texts, trained_on=trained_on, compare_tasks=compare_tasks, fusions=fusions,
     )  # fmt: skip
     return flat(rows)

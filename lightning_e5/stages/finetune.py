@@ -10,12 +10,14 @@ from typing import Annotated, Any
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.training_record import start_of, texts_of_files
+from lightning_e5.models.training_record import texts_of_files
 from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.fit import Trainer
+from lightning_e5.modules.validation import Validation
+from lightning_e5.pipeline.kept_weights import KeptWeights
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
-from lightning_e5.ranges import Given, Length
+from lightning_e5.ranges import Given, Length, Share
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.training.optimizer import AdamWConfig
 
@@ -31,6 +33,10 @@ def finetune(
     module: Annotated[Callable[..., BiEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     max_length: Length | None = None,
     train_length: Length | None = None,
+    validation: Path | None = None,
+    validate: Validation | None = None,
+    keep_general: Share = 0.0,
+    general: Path | None = None,
     precision: Precision = "fp32",
     trainer: Trainer | None = None,
     seed: int,
@@ -45,7 +51,7 @@ def finetune(
         optimizer: AdamW and its schedule.
         max_length: tokens per text (E5: 192 after 128 in pre-training; the position embeddings are frozen).
         train_length: tokens per text while training, where that is less than the encoder reads afterwards.
-        precision, trainer: see the pre-training stage.
+        validation, validate, keep_general, general, precision, trainer: see the pre-training stage.
 
     Returns:
         What was seen, and the losses of the last steps.
@@ -55,11 +61,14 @@ def finetune(
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision, training_start=True)
     batches = data(ranked=ranked, tokenizer=model.tokenizer.cut_at(train_length), cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
-    metrics = train(out, module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
+    scheme = module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed)
+    kept = KeptWeights(out, model, validate=validate, validation=validation, keep_general=keep_general, general=general)
+    metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:
         return {}
+    metrics = kept.keep(metrics)
     model.save_pretrained(out / "encoder")
-    start_of(encoder).after(context.stage, metrics, texts_of_files(ranked)).save(out / "encoder")
+    kept.record(encoder, context.stage, metrics, texts_of_files(ranked)).save(out / "encoder")
     for directory in ("checkpoints", "tokens"):
         shutil.rmtree(out / directory, ignore_errors=True)
     return {"groups": batches.pairs, **metrics}

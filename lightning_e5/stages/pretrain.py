@@ -10,12 +10,14 @@ from typing import Annotated, Any
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.training_record import start_of, texts_of_tokens
+from lightning_e5.models.training_record import texts_of_tokens
 from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.fit import Trainer
+from lightning_e5.modules.validation import Validation
+from lightning_e5.pipeline.kept_weights import KeptWeights
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
-from lightning_e5.ranges import Given
+from lightning_e5.ranges import Given, Share
 from lightning_e5.rng import derive_seed, seed_torch
 from lightning_e5.training.optimizer import AdamWConfig
 
@@ -30,6 +32,10 @@ def pretrain(
     optimizer: AdamWConfig,
     module: Annotated[Callable[..., BiEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     keep: Path | None = None,
+    validation: Path | None = None,
+    validate: Validation | None = None,
+    keep_general: Share = 0.0,
+    general: Path | None = None,
     precision: Precision = "fp32",
     trainer: Trainer | None = None,
     seed: int,
@@ -45,11 +51,16 @@ def pretrain(
         optimizer: AdamW and its schedule.
         module: partial training scheme; takes encoder, optimizer, max_steps, seed.
         keep: the consistency filter's ``ranks.parquet``; None keeps all.
+        validation: a small test collection (a folder in BEIR layout with ``qrels/test.tsv``) that is searched while training.
+        validate: when, and which step's weights are kept; validation and validate belong together.
+        keep_general: share of the general encoder's weights in those that are kept: 0.5 mixes half and half (see `interpolated`).
+        general: folder of that encoder, of the same shape; by default ``encoder``.
         precision: of the backbone.
         trainer: devices, strategy, memory and checkpoint intervals (see `lightning_e5.modules.fit.fit`).
 
     Returns:
-        Steps, pairs and tokens seen, mean loss and accuracy of the last 10 steps.
+        Steps, pairs and tokens seen, mean loss and accuracy of the last 10 steps; with a validation also ``best_step`` and the metric
+        of the kept weights and of the start.
 
     Source: paper section 4.1.
     """
@@ -57,10 +68,12 @@ def pretrain(
     model = TextEncoder.from_pretrained(encoder, precision=precision, training_start=True)
     batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"))
     scheme = module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed)
-    metrics = train(out, scheme, batches, context, **(trainer or {}))
+    kept = KeptWeights(out, model, validate=validate, validation=validation, keep_general=keep_general, general=general)
+    metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:
         return {}
+    metrics = kept.keep(metrics)
     model.save_pretrained(out / "encoder")
-    start_of(encoder).after(context.stage, metrics, texts_of_tokens(tokens)).save(out / "encoder")
+    kept.record(encoder, context.stage, metrics, texts_of_tokens(tokens)).save(out / "encoder")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return {"pairs": batches.pairs, **metrics}

@@ -44,6 +44,7 @@ def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Le
         tokenizer = model.tokenizer
     else:
         backend = train_wordpiece(pool.queries, pool.passages, encoder.vocab_size)
+        assert encoder.max_length is not None  # as the spec of an untrained encoder has it
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
     counts = pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
     if encoder.pretrained is None:
@@ -76,7 +77,7 @@ def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = 
         if spec.pretrained is not None:
             raise UserError(f"tokens.spec.pretrained: {spec.pretrained!r} has a tokenizer of its own; name it in a vocabulary stage")
         spec = dataclasses.replace(spec, vocab_size=tokenizer.backend.get_vocab_size())
-        tokenizer = tokenizer.replaced(prefixes=spec.text_prefixes, max_length=spec.max_length)
+        tokenizer = tokenizer.replaced(prefixes=spec.text_prefixes, max_length=spec.max_length or tokenizer.max_length)
     metrics = pool.write_tokens(out / "tokens", tokenizer)
     if spec is not None:
         model = pool.untrained_encoder(spec, tokenizer, seed)

@@ -32,6 +32,7 @@ NAMED = {
         moco.MoCoModule pre_batch.PreBatchModule symmetric.SymmetricModule""",
     "optimizer": "lightning_e5.training: optimizer.AdamWConfig",
     "data module": "data_modules: ccpairs.datamodule.CCPairsDataModule finetune.datamodule.RankedDataModule",
+    "validation": "lightning_e5.modules: validation.Validation",
     "engine": "lightning_e5.curation.engines: engine.LocalEngine engine.RayEngine",
     "index": "lightning_e5.retrieval: exact.ExactIndex faiss_index.FaissIndex",
     "settings": """lightning_e5: curation.cleaning.duplicates.NearDuplicates curation.cleaning.evaluation_files.EvaluationFiles

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
+from lightning_e5.evaluation.beir.collection import Collection
 from lightning_e5.evaluation.beir.metrics import rank_documents
 from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.files.storage import MANIFEST, read_manifest
@@ -78,10 +79,7 @@ class ReciprocalRankFusion:
     @property
     def training_record(self) -> TrainingRecord | None:
         """All trainings of all models; None where one does not say."""
-        records = [record for model in self.models if (record := record_of(model)) is not None]
-        if len(records) < len(self.models):
-            return None
-        return TrainingRecord(tuple(s for record in records for s in record.stages), all(r.known_start for r in records))
+        return all_trainings([record_of(model) for model in self.models])
 
     def retrieve(self, corpus: Mapping[str, str], queries: Mapping[str, str], k: int = 100) -> Run:
         """Let every model search, and fuse; UserError as the models'."""
@@ -93,6 +91,39 @@ class ReciprocalRankFusion:
         ]
         fused = fuse(runs, self.constant)
         return {query: dict(list(fused.get(query, {}).items())[:k]) for query in queries}
+
+
+class FusedModels:
+    """Models of one evaluation, fused: what they have found on its collection is not searched for again.
+
+    Args:
+        members: names of two or more models of the evaluation that search by themselves.
+        constant: see `fuse`.
+    """
+
+    def __init__(self, members: Sequence[str], constant: int = 60) -> None:
+        self.members, self.constant = list(members), constant
+        self._collection: Collection | None = None
+        self._fused: Run = {}
+
+    def take(self, collection: Collection, runs: Mapping[str, Run]) -> None:
+        """Fuse the runs of the members on a collection, which is the next one that is searched."""
+        self._collection, self._fused = collection, fuse([runs[name] for name in self.members], self.constant)
+
+    def retrieve(self, corpus: Mapping[str, str], queries: Mapping[str, str], k: int = 100) -> Run:
+        """The first ``k`` of each query, of the collection or of one of its forums."""
+        assert self._collection is not None
+        forum = next((f"{name}/" for name, data in self._collection.forums.items() if data.corpus is corpus), "")
+        ranked = {query: list(self._fused.get(forum + query, {}).items())[:k] for query in queries}
+        return {query: {document.removeprefix(forum): score for document, score in found} for query, found in ranked.items()}
+
+
+def all_trainings(records: Sequence[TrainingRecord | None]) -> TrainingRecord | None:
+    """The trainings of several models as one record; None where one does not say."""
+    known = [record for record in records if record is not None]
+    if len(known) < len(records):
+        return None
+    return TrainingRecord(tuple(s for record in known for s in record.stages), all(r.known_start for r in known))
 
 
 @configurable("baseline")

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.baselines.fusion import ReciprocalRankFusion, StoredEncoder, fuse
+from lightning_e5.evaluation.baselines.fusion import FusedModels, ReciprocalRankFusion, StoredEncoder, fuse
 from lightning_e5.evaluation.baselines.sentence_transformer import SentenceTransformerModel
 from lightning_e5.evaluation.baselines.tfidf import TfIdf
 from lightning_e5.evaluation.baselines.vectors_file import VectorsFile
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors, WordVectorsConfig
+from lightning_e5.evaluation.beir.collection import Collection
+from lightning_e5.evaluation.beir.data import RetrievalData
+from lightning_e5.evaluation.loaded_models import LoadedModel, fused_models
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import UNTRAINED
 from lightning_e5.pipeline.fingerprint import own_fingerprint
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.search import retrieve
+from lightning_e5.stages.evaluate import evaluate
 
 
 def test_the_formula() -> None:
@@ -114,3 +119,50 @@ def test_a_changed_file_changes_the_fingerprint_of_a_mapping_of_models(tmp_path:
     path.write_text("cat 1 2\ndog 1 2\n")
     after = own_fingerprint(models)
     assert after["vectors"] != before["vectors"] and after["both"] != before["both"]
+
+
+def test_an_evaluations_rankings_are_fused_as_its_models_would_be(words: Path, corpus: dict[str, str], texts: list[str], tmp_path: Path) -> None:
+    """What the members found is taken over, on a plain collection and on one of forums, and compared like any model."""
+    folder = tmp_path / "collection"
+    write_collection(folder, corpus, texts)
+    stage = {"baselines": {"bm25": BM25(), "words": StoredEncoder(words), "again": ReciprocalRankFusion([BM25(), StoredEncoder(words)])}}
+    evaluate(
+        tmp_path / "out", collections={"docs": folder}, **stage, fusions={"both": ["bm25", "words"]}, reference="bm25", previous={"both": "words"}, seed=1
+    )  # type: ignore[arg-type]
+    rows = {row["model"]: row for row in json.loads((tmp_path / "out" / "table.json").read_text())}
+    assert list(rows) == ["bm25", "words", "again", "both"] and rows["both"]["value"] == rows["again"]["value"]
+    assert rows["both"]["difference"] == pytest.approx(rows["both"]["value"] - rows["bm25"]["value"])
+    assert [one["model"] for one in rows["both"]["previous"]] == ["words"]
+    runs = [(tmp_path / "out" / name / "docs" / "run.trec").read_text() for name in ("both", "again")]
+    assert runs[0] == runs[1]
+
+
+def test_a_fusion_of_forums_takes_each_ones_rankings() -> None:
+    data = {forum: RetrievalData(forum, "test", {"a": f"{forum} one", "b": "two"}, {"q": "one"}, {"q": {"a": 1}}) for forum in ("x", "y")}
+    whole = RetrievalData("all", "test", {}, {}, {})
+    fused = FusedModels(["m", "n"])
+    fused.take(Collection(whole, data, None), {"m": {"x/q": {"x/a": 2.0}, "y/q": {"y/b": 1.0}}, "n": {"x/q": {"x/b": 1.0}, "y/q": {"y/b": 3.0}}})
+    assert fused.retrieve(data["x"].corpus, data["x"].queries, 2) == {"q": {"b": 1 / 61, "a": 1 / 61}}
+    assert fused.retrieve(data["y"].corpus, data["y"].queries, 2) == {"q": {"b": 2 / 61}}
+
+
+@pytest.mark.parametrize(
+    ("fusions", "said"),
+    [
+        ({"both": ["bm25"]}, "fusions: 'both' needs at least 2 models"),
+        ({"both": "bm25"}, "fusions: 'both' needs at least 2 models, not 'bm25'"),
+        ({"both": ["bm25", "word"]}, "fusions: 'both': 'word' is not one of the models; did you mean 'words'"),
+        ({"bm25": ["bm25", "words"]}, "fusions: two models are named 'bm25'"),
+        ({"a/b": ["bm25", "words"]}, "evaluate.fusions: a fusion: 'a/b' cannot be a name"),
+    ],
+)
+def test_fusions_that_are_refused(fusions: dict[str, list[str]], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        fused_models(fusions, {"bm25": LoadedModel(BM25()), "words": LoadedModel(BM25())})
+
+
+def write_collection(folder: Path, corpus: dict[str, str], texts: list[str]) -> None:
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": d, "title": "", "text": t}) + "\n" for d, t in corpus.items()))
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": texts[i][20:60]}) + "\n" for i in range(12)))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i:02d}\t1\n" for i in range(12)))
