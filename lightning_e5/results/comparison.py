@@ -179,7 +179,8 @@ def compare_ablation(data: AblationData, metrics: Sequence[str] | None = None) -
     filled = {name: _column(name, runs, data) for name in names}
     rows = [replace(r, cells={n: c[r.name] for n, (c, _) in filled.items() if r.name in c}) for r in rows]
     further = [FurtherDifference(*two, {n: c[two] for n, (_, c) in filled.items() if two in c}) for two in data.also_compare]
-    found = _decided_cells([cell for row in (*rows, *further) for cell in row.cells.values()])
+    every = [*(row.cells for row in rows), *(two.cells for two in further)]
+    found = _decided_cells([cell for cells in every for cell in cells.values()])
     rows = [replace(row, cells={n: found.get(id(cell), cell) for n, cell in row.cells.items()}) for row in rows]
     further = [replace(row, cells={n: found.get(id(cell), cell) for n, cell in row.cells.items()}) for row in further]
     rows = [replace(row, **_spent(runs[row.name], names)) for row in rows]
