@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def test_a_directory_says_the_same_as_its_yaml(ablation: Path, tmp_path: Path) -
     kept = {key: tree[key] for key in ("ablation", "scale", "question", "held_constant", "baseline", "report", "seeds", "paper")}
     variants = {name: {"description": node["description"], "runs": {"1": f"{name}-seed1"}} for name, node in tree["variants"].items()}
     write_json(directory / "ablation.json", {**kept, "file": str(ablation), "variants": variants})
-    assert read_compared(directory) == read_compared(ablation)
+    of_yaml = read_compared(ablation)
+    assert of_yaml.directory == Path("runs/ablations/negatives-laptop")
+    assert read_compared(directory) == replace(of_yaml, directory=directory)
     config = yaml.safe_load((ROOT / "experiments" / "quickstart.yaml").read_text()) | {"name": "moco-seed1"}
     config["stages"] = {name: config["stages"][name] for name in ("pairs", "pretrain")}
     config["logger"] = {"project": "other"}
@@ -96,6 +99,10 @@ def test_a_directory_says_the_same_as_its_yaml(ablation: Path, tmp_path: Path) -
 
 
 def test_the_verb(ablation: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # nothing is written here but where the runs are
+    assert main(["dashboard", str(ablation), "scale=paper"]) == 0
+    own = Path("runs/ablations/negatives-paper/dashboard.json")
+    assert str(own) in capsys.readouterr().out and own.is_file() and not list(tmp_path.glob("*.json"))
     out = tmp_path / "there" / "board.json"
     assert main(["dashboard", str(ablation), "scale=paper", "--project", "p", "--entity", "e", "--out", str(out)]) == 0
     told = capsys.readouterr().out

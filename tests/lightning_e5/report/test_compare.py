@@ -8,7 +8,8 @@ import json
 import pytest
 
 from lightning_e5.errors import UserError
-from lightning_e5.report.compare import compare
+from lightning_e5.report.compare import BESIDE, compare
+from tests.lightning_e5.results.ablations import make_ablation
 
 
 def rows(path):
@@ -54,16 +55,45 @@ def test_metrics_are_chosen_by_name_or_end(make_run):
         compare(runs, metrics=["ndgc@10"])
 
 
-def test_other_test_sets_are_refused(make_run, tmp_path):
-    first = make_run("a")
-    with pytest.raises(UserError, match=r"evaluated on 30 queries of 'docs', a on 40, of which 30 are common"):
-        compare([first, make_run("b", queries=30)])
-    with pytest.raises(UserError, match="without a common collection"):
-        compare([first, make_run("c", collection="other")])
-    other = make_run("d")
+def test_figures_on_other_test_sets_stand_apart(make_run, tmp_path):
+    first, file = make_run("a"), tmp_path / "t.csv"
+    text = compare([first, make_run("b", queries=30, lift=0.2)], csv=str(file))
+    assert "b was evaluated on 30 queries of 'docs', a on 40, of which 30 are common: no differences are given." in text
+    assert {(row["collection"], row["difference"], row["verdict"]) for row in rows(file).values()} == {("docs", "", ""), ("docs (another test)", "", "")}
+    text = compare([first, make_run("c", collection="other")], csv=str(file))
+    assert "c was evaluated on other, a on docs, runs without a common collection: no differences are given." in text
+    assert {row["difference"] for row in rows(file).values()} == {""}
+    other = make_run("d", lift=0.2)
     (other / "stages/pairs/test/corpus.jsonl").write_text('{"_id": "d", "text": "another"}\n')
-    with pytest.raises(UserError, match=r"corpus\.jsonl differ"):
-        compare([first, other])
+    text = compare([first, other, make_run("e", lift=0.2)], csv=str(file))
+    assert "d was evaluated on another 'docs' than a (corpus.jsonl differ): no differences" in text
+    table = rows(file)
+    assert table["d", "second"]["verdict"] == "" and table["e", "second"]["verdict"] == "higher"
+
+
+def test_it_begins_with_what_differs(make_run, tmp_path):
+    file, page = tmp_path / "t.csv", tmp_path / "t.html"
+    a, b = make_run("a"), make_run("b", pairs_seen=1640)
+    text = compare([a, b], csv=str(file), html=str(page))
+    assert text.splitlines()[0].split() == ["differs", "in", "key", "a", "b"]
+    assert text.splitlines()[2].split() == ["training", "tuned:", "pairs", "seen", "320", "1,640"]
+    assert (tmp_path / "t_differs.csv").read_text().splitlines()[:2] == ["differs in,key,a,b", "training,tuned: pairs seen,320,1640"]
+    assert page.read_text().index("What differs") < page.read_text().index("tuned: pairs seen") < page.read_text().index("Results")
+    assert compare([a, make_run("c")]).startswith("Nothing differs in configuration, versions, machine, data and training.\n\nrun")
+    assert not compare([a]).startswith("Nothing")
+
+
+def test_files_without_a_name_lie_beside_the_runs(make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = make_run("a"), make_run("b")
+    written = []
+    compare([a, b], csv=BESIDE, html=BESIDE, say=written.append)
+    assert written == [f"{a.parent / name}: written" for name in ("compare_a_b.csv", "compare_a_b_differs.csv", "compare_a_b.html")]
+    directory = make_ablation(tmp_path / "runs", {"in_batch": 0.0, "queue": -0.1}, queries=40)
+    compare([directory], csv=BESIDE, latex=BESIDE, export=BESIDE)
+    assert {p.name for p in directory.iterdir() if "comparison" in p.name} == {"comparison.csv", "comparison.tex"}
+    assert (directory / "results" / "table.csv").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
 
 
 def test_what_cannot_be_compared_is_refused(make_run, tmp_path):

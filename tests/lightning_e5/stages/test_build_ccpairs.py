@@ -128,6 +128,40 @@ def test_a_source_that_gives_nothing_or_little_is_said_and_counted(
         build(tmp_path / "none", sources[1:2], decontaminate=[])
 
 
+@pytest.fixture
+def own_corpus(tmp_path: Path) -> list[TextFiles]:
+    """Pairs of a corpus that is searched, too: titles and passages of it, and what its test asks; and a pair from elsewhere."""
+    beir = tmp_path / "beir" / "own"
+    (beir / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{i}", "title": f"the title {i}", "text": passage(i)} for i in range(20)]
+    (beir / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
+    (beir / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "What does document 3 say?"}) + "\n" + json.dumps({"_id": "r", "text": passage(19)}) + "\n")
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td3\t1\n")
+    folder = tmp_path / "raw" / "docs"
+    folder.mkdir(parents=True)
+    lines = [f"the title {i}\t{passage(i)}" for i in range(20)] + [f"what does document 3 say? \t{passage(3)}", f"{passage(3)}\twhat does document 3 say?"]
+    (folder / "part-0.txt").write_text("\n".join([*lines, f"from elsewhere\t{passage(77)}"]))
+    return [TextFiles("docs", folder)]
+
+
+def test_the_corpus_that_is_searched_stays_unless_it_is_to_be_dropped(own_corpus: list[TextFiles], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {"decontaminate": [str(tmp_path / "beir" / "*")], "engine": InThisProcess()}
+    kept = build(tmp_path / "kept", own_corpus, **settings)
+    assert (kept["docs/pairs"], kept["docs/kept_evaluation_passages"]) == (20, 19)  # 19 of the corpus, one from elsewhere
+    # the judged pair on either side, and the document that is a query as well
+    assert (kept["docs/dropped: evaluation text as query"], kept["docs/dropped: evaluation text as passage"]) == (1, 2)
+    said = "decontaminate: 19 pairs, before duplicates and caps, hold a passage of an evaluation corpus and stay (drop_corpus: true drops them)"
+    assert said in capsys.readouterr().err
+    queries = PairStore(tmp_path / "kept").read(["query"])["query"].to_pylist()
+    assert "the title 3" in queries and not [q for q in queries if "what does" in q.lower()]
+    dropped = build(tmp_path / "dropped", own_corpus, **settings, drop_corpus=True)
+    assert dropped["docs/pairs"] == 1 and "docs/kept_evaluation_passages" not in dropped and not capsys.readouterr().err.count("stay")
+    assert "kept_evaluation_passages" not in (tmp_path / "dropped" / "pairs.json").read_text()
+    (own_corpus[0].folder / "part-0.txt").write_text(f"the title 1\t{passage(1)}")
+    with pytest.raises(UserError, match=r"most were dropped by 'evaluation text as passage' \(drop_corpus: false keeps passages of the evaluation's"):
+        build(tmp_path / "none", own_corpus, **settings, drop_corpus=True)
+
+
 def test_equal_bytes_from_one_and_two_workers(raw: list[TextFiles], tmp_path: Path) -> None:
     settings = {"near_duplicates": NearDuplicates(), "planted_mismatches": 0.2, "max_pairs_per_source": 40}
     metrics = build(tmp_path / "one", raw, **settings)

@@ -52,10 +52,10 @@ def test_a_difference_is_found_and_equal_models_show_none() -> None:
     truth = rng.normal(size=300)
     better, worse, equal = (truth + noise * rng.normal(size=300) for noise in (0.5, 2.0, 2.0))
     measure = spearman_of(truth)
-    assert ranking_test(better, worse, measure=measure).decision == "higher"
-    assert ranking_test(worse, better, measure=measure).decision == "lower"
-    assert ranking_test(equal, worse, measure=measure).decision == "no difference shown"
-    same = ranking_test(worse, 3 * worse + 1, measure=measure)  # the same order
+    assert ranking_test(better, worse, measure=measure, samples=300, exchanges=300).decision == "higher"
+    assert ranking_test(worse, better, measure=measure, samples=300, exchanges=300).decision == "lower"
+    assert ranking_test(equal, worse, measure=measure, samples=300, exchanges=300).decision == "no difference shown"
+    same = ranking_test(worse, 3 * worse + 1, measure=measure, samples=50, exchanges=50)  # the same order
     assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
