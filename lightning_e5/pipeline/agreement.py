@@ -170,10 +170,6 @@ def _draw_pairs(stage: _Stage) -> Facts:
     return Facts({"keep.parquet": "keep"}, rows=_least([count, rows]))
 
 
-def _draw_collection(stage: _Stage) -> Facts:
-    return Facts({"": "collection"})
-
-
 def _pretrain(stage: _Stage) -> Facts:
     rows = _least([stage.input("tokens").rows, stage.input("keep").rows])
     _check_training(stage, rows, "pairs")
@@ -296,7 +292,7 @@ _STAGES: dict[str, Callable[[_Stage], Facts]] = {
     for place, known in {
         "build_pairs.build_pairs": _build_pairs, "own_pairs.own_pairs": _own_pairs, "build_ccpairs.build_ccpairs": _pair_shards, "signal_pairs.signal_pairs": _pair_shards,
         "vocabulary.vocabulary": _vocabulary, "vocabulary.tokens": _tokens, "consistency_filter.consistency_filter": _consistency_filter,
-        "draw_pairs.draw_pairs": _draw_pairs, "draw_pairs.draw_collection": _draw_collection, "pretrain.pretrain": _pretrain, "finetune.finetune": _finetune, "teacher.teacher": _teacher,
+        "draw_pairs.draw_pairs": _draw_pairs, "draw_pairs.draw_collection": lambda stage: Facts({"": "collection"}), "pretrain.pretrain": _pretrain, "finetune.finetune": _finetune, "teacher.teacher": _teacher,
         "teacher.teacher_scores": _teacher_scores, "hard_negatives.hard_negatives": _hard_negatives, "ranked_data.ranked_data": _ranked_data,
         "evaluate.evaluate": _evaluate,
     }.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_e5.report.html import Paragraph, Part, Section
+from lightning_e5.report.html import Folded, Paragraph, Part, Section
 from lightning_e5.report.tables.adaptation import adaptation_table, changed_tables, decision_lines
 from lightning_e5.results.adaptation import adaptation
 from lightning_e5.results.run import RunData
@@ -14,5 +14,5 @@ def adaptation_sections(run: RunData) -> list[Part]:
     if found is None:
         return []
     first, *others = [Paragraph(line) for line in decision_lines(found)]
-    changed = [Section(title, [table]) for title, table in changed_tables(found.changed_queries()).items()]
+    changed = [Folded(title, [table]) for title, table in changed_tables(found.changed_queries()).items()]
     return [Section("Your texts", [first, adaptation_table(found), *others, *changed])]
