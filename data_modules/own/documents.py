@@ -31,11 +31,13 @@ READERS: dict[str, Callable[[str], Document]] = {
     ".ipynb": read_notebook,
 }
 PDF = ".pdf"
-#: Folders that hold no documents of the user's, and files without content: licences, lists of names, generated indices.
+#: What the reasons of files begin with that are no document of their kind.
+UNREADABLE = "unreadable document: "
+#: Folders that hold no documents of the user's, and files without content: licences, lists of names or changes, generated indices.
 _NO_FOLDERS = frozenset(("node_modules", "__pycache__", "_static", "_modules", "_sources", "site-packages", "venv"))
 _NO_FILES = re.compile(
     r"(?:un)?licen[cs]e(?:[-_.].*)?|copying(?:[-_.].*)?|notice|authors|contributors|code_of_conduct|top_level|entry_points|sources|requirements.*|genindex.*|py-modindex|modindex|search"
-    r"|robots|cmakelists",
+    r"|robots|cmakelists|change[-_ ]?logs?|changes|history",
     re.I,
 )
 #: A larger file is no document (but a PDF, most of which is no text).
@@ -75,7 +77,7 @@ def document_pairs(folder: Path, report: ReadReport) -> Iterator[OwnPair]:
             report.counts["records"] += 1
             report.counts[f"format: {ending}"] += 1
             if _NO_FILES.fullmatch(path.name.partition(".")[0]):
-                report.skip(str(path), "licence, list of names or generated index")
+                report.skip(str(path), "licence, list of names or changes, generated index")
             elif ending == PDF and not pdf:
                 report.skip(str(path), f"PDF without pypdf ({INSTALL})")
             elif (document := _read(path, report)) is not None:
@@ -99,13 +101,13 @@ def _read(path: Path, report: ReadReport) -> Document | None:
             return read_pdf(path)
         content = path.read_bytes()
         if b"\0" in content[:4096] and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            report.reject(str(path), "no text (it holds null bytes)")
+            report.skip(str(path), f"{UNREADABLE}no text (it holds null bytes)")
             return None
         return READERS[ending](decode_page(content))
     except OSError as error:
-        report.reject(str(path), f"cannot be opened ({error.strerror})")
+        report.skip(str(path), f"{UNREADABLE}cannot be opened ({error.strerror})")
     except ValueError as error:  # our readers' own reasons
-        report.reject(str(path), str(error)[:200])
+        report.skip(str(path), f"{UNREADABLE}{str(error)[:200]}")
     except RecursionError:
-        report.reject(str(path), "nested too deep")
+        report.skip(str(path), f"{UNREADABLE}nested too deep")
     return None

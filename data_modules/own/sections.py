@@ -64,11 +64,11 @@ def section_pairs(document: Document, path: str, report: ReadReport) -> Iterator
         if (rule := _rule(section, heading)) is not None:
             report.skip(place, rule)
             continue
-        query = " - ".join(dict.fromkeys(names))
+        query = _path_of(names)
         if not query or len(query) > LONGEST_QUERY:
             report.skip(place, f"heading of over {LONGEST_QUERY} characters" if query else "text before the first heading of a document without title")
             continue
-        is_title = len(set(names)) == 1
+        is_title = query == names[0]
         yield OwnPair(query, _passage(section.blocks, place, report), TITLES if is_title else SECTIONS, place, path)
 
 
@@ -110,7 +110,8 @@ def _sections(document: Document, path: str) -> tuple[str, list[_Section]]:
             sections.append(_Section())
             continue
         stack.append((block.level, text))
-        names = tuple(name for _, name in stack if normalise_text(name) != normalise_text(title))
+        # What stands below "Contents" is the content; its name says nothing about it.
+        names = (*(n for _, n in stack[:-1] if normalise_text(n) != normalise_text(title) and not NO_CONTENT.fullmatch(n)), text)
         sections.append(_Section(names))
     return title, [section for section in sections if section.blocks or section.headings]
 
@@ -119,9 +120,17 @@ def _heading(text: str) -> str:
     return _NUMBERING.sub("", one_line(text)).rstrip(":#").strip() or one_line(text)
 
 
+def _path_of(names: Sequence[str]) -> str:
+    """``Title - Heading``, without a name that is there already."""
+    by_text: dict[str, str] = {}
+    for name in names:
+        by_text.setdefault(normalise_text(name), name)
+    return " - ".join(by_text.values())
+
+
 def _rule(section: _Section, heading: str) -> str | None:
     """The rule by which a section is no pair, or None."""
-    if section.headings and any(NO_CONTENT.fullmatch(name.strip()) for name in section.headings):
+    if section.headings and NO_CONTENT.fullmatch(heading):
         return "heading of no content (See also, License ...)"
     if not section.blocks:
         return "heading without text"
@@ -147,8 +156,8 @@ def _passage(blocks: Sequence[Block], place: str, report: ReadReport) -> str:
     letters = 0
     for block in blocks:
         if letters + len(block.text) > LONGEST_PASSAGE and letters >= SHORTEST_PASSAGE:
-            report.counts["cut: text of over 2,000 characters"] += 1
-            report.first.setdefault("cut: text of over 2,000 characters", place)
+            report.counts["cut: end of a text of over 2,000 characters"] += 1
+            report.first.setdefault("cut: end of a text of over 2,000 characters", place)
             break
         if len(block.text) > LONGEST_PASSAGE:
             parts.append(block.text[:LONGEST_PASSAGE].rpartition(" ")[0] or block.text[:LONGEST_PASSAGE])

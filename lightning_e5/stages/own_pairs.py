@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from data_modules.own.beir_folder import Collection, is_beir, own_test_split, read_collection, validation_split
+from data_modules.own.documents import UNREADABLE
 from data_modules.own.examples import draw_examples
 from data_modules.own.inspect import inspect
 from data_modules.own.own_pair import JUDGED, OwnPair
@@ -33,7 +34,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import write_json
-from lightning_e5.progress import say
+from lightning_e5.progress import printable, say
 from lightning_e5.ranges import Count, CountOrZero, Range, Share
 from lightning_e5.text import text_id
 from lightning_e5.types import RankedExample, ReadReport
@@ -94,7 +95,7 @@ def own_pairs(
         test_share, validation_share: of the pairs, held out at most.
         test_passages, validation_passages: of a collection made of held-out pairs, filled up with passages of training pairs.
         near_duplicates: how near copies are found; null keeps them.
-        max_bad_share: of rows and documents that cannot be read; more stop the stage.
+        max_bad_share: of rows of tables that cannot be read; more stop the stage. A document that cannot be read is left out and named.
         seed: of every draw.
 
     Returns:
@@ -130,10 +131,11 @@ def own_pairs(
     write_json(out / "dropped.json", dropped)
     counts = _counts(train, triplets, sides, read)
     split = {"test": "own" if own_test else f"held out by {sides.by}", "validation": "own" if own_validation else f"held out by {sides.by}", "half_width": half_width(len(sides.test.queries))}
+    said += [f"{count:,} documents are left out: {_reason(name)}; the first is {report.first[name]}" for name, count in report.counts.items() if UNREADABLE in name]
     said += _sentences(sides, train, split)
     write_json(out / "own_texts.json", {"lines": said, "counts": counts, "split": split, "sources": dict(Counter(pair.source for pair in train)), "read": report.as_json()})
     for line in said:
-        say(line)
+        say(printable(line))
     return counts | {f"dropped_{re.sub(r'[^a-z0-9]+', '_', reason.lower()).strip('_')}": float(entry["count"]) for reason, entry in dropped.items()}
 
 
@@ -169,7 +171,7 @@ def _check_bad(report: ReadReport, most: float) -> None:
     bad, records = sum(n for name, n in report.counts.items() if name.startswith("bad: ")), max(1, report.counts["records"])
     if bad > most * records and bad:
         place, reason = report.bad[0]
-        raise UserError(f"own texts: {bad:,} of {records:,} rows or documents are bad, more than max_bad_share = {most:g}; the first is {place}: {reason}")
+        raise UserError(f"own texts: {bad:,} of {records:,} rows are bad, more than max_bad_share = {most:g}; the first is {place}: {reason}")
 
 
 def _own_test(

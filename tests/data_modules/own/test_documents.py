@@ -30,6 +30,7 @@ def test_title_and_heading_paths() -> None:
     assert [(p.query, p.passage, p.source, p.id, p.document) for p in found] == [
         ("Guide", LONG, "titles", "guide/set_up.md", "guide/set_up.md"),
         ("Guide - Install - Linux", f"{LONG}\nx", "sections", "guide/set_up.md#Linux", "guide/set_up.md"),
+        ("Guide - Below", LONG, "sections", "guide/set_up.md#Below", "guide/set_up.md"),
     ]
     assert dropped == {
         "heading without text": "guide/set_up.md#Install", "heading of no content (See also, License ...)": "guide/set_up.md#See also", "code alone": "guide/set_up.md#Code",
@@ -55,7 +56,7 @@ def test_without_headings_the_first_sentence_asks() -> None:
 
 def test_a_long_section_is_cut_between_paragraphs() -> None:
     found, dropped = pairs_of("# T\n\n" + "\n\n".join(["word " * 300] * 3))
-    assert len(found[0].passage) == 1499 and dropped == {"text of over 2,000 characters": "guide/set_up.md"}
+    assert len(found[0].passage) == 1499 and dropped == {"end of a text of over 2,000 characters": "guide/set_up.md"}
 
 
 def test_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +71,8 @@ def test_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [pair.id for pair in document_pairs(tmp_path, report)] == ["a.md", "b/c.rst", "b/d.html"]
     assert report.counts["records"] == len(document_files(tmp_path)) == 7
     assert report.first["skipped: PDF without pypdf (pip install 'lightning_e5[pdf]')"] == str(tmp_path / "g.pdf")
-    assert report.first["skipped: licence, list of names or generated index"] == str(tmp_path / "LICENSE.txt")
-    assert [place for place, _ in report.bad] == [str(tmp_path / "e.ipynb"), str(tmp_path / "f.txt")]
+    assert report.first["skipped: licence, list of names or changes, generated index"] == str(tmp_path / "LICENSE.txt")
+    assert [place for name, place in report.first.items() if name.startswith("skipped: unreadable document: ")] == [str(tmp_path / "e.ipynb"), str(tmp_path / "f.txt")]
     for path, said in ((tmp_path / "none", "no such file"), (tmp_path / "k.py", "has no document")):
         with pytest.raises(UserError, match=said):
             list(document_pairs(path, ReadReport()))
