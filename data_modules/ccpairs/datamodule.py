@@ -27,7 +27,7 @@ class CCPairsDataModule(StepDataModule):
         batch_size: pairs of the global batch (E5: 32,768).
         seed: of the order.
         max_steps, epochs: give one of them (E5: 20,000 steps, about 2.5 epochs).
-        least_steps: of ``epochs``, for a training on few pairs.
+        least_steps: of ``epochs``, for a training on few pairs; where it is above 1, a batch is at most as large as all pairs.
         keep: a Parquet file of the consistency filter with a bool column ``keep``, a row per pair; None keeps all.
         alpha: sources are drawn in proportion to (their kept pairs)^alpha: 1 samples pairs uniformly, 0 sources uniformly.
         weights: source -> its share of the pairs drawn, in any unit, instead of ``alpha``; 0 leaves a source out.
@@ -70,6 +70,7 @@ class CCPairsDataModule(StepDataModule):
                 "leave it out by weights, or choose smaller batches"
             )
         self.pairs = sum(self.sources.values())
+        batch_size = min(batch_size, self.pairs) if least_steps > 1 else batch_size
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size, least_steps)
         super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
         self.cache, self.kept = cache, kept

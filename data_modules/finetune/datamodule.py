@@ -42,7 +42,7 @@ class RankedDataModule(StepDataModule):
             a place that the seed gives, around and around (as SimLM does).
         weights: share of each file in the batches, by its name; by default its rows, as in a concatenation (E5).
         max_steps, epochs: give one of them; E5 fine-tunes for 3 epochs. An epoch is as many queries as all files have.
-        least_steps: of ``epochs``, for a training on few queries.
+        least_steps: of ``epochs``, for a training on few queries; where it is above 1, a batch is at most as large as all queries.
         hold_out: queries at the end of a single file that are never trained on (to evaluate a teacher).
         num_workers: data-loading processes.
 
@@ -72,6 +72,7 @@ class RankedDataModule(StepDataModule):
             raise UserError(f"ranked: {'hold_out needs a single file, not ' + named if paths else 'names no file'}")
         table = read_ranked(list(paths.values()), negatives, choose)
         self.pairs = len(table.queries) - hold_out
+        batch_size = min(batch_size, self.pairs) if least_steps > 1 else batch_size
         if self.pairs < batch_size:
             raise UserError(f"{named}: {self.pairs} queries to train on are fewer than batch_size = {batch_size}")
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size, least_steps)

@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lightning_e5.export.adaptation import write_adaptation
     from lightning_e5.files.storage import write_text
     from lightning_e5.pipeline.check import check_experiment
+    from lightning_e5.pipeline.lock import run_lock
     from lightning_e5.pipeline.runner import run_directory, run_experiment
     from lightning_e5.report.run_page import write_report
     from lightning_e5.report.wandb_mirror import mirror
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     _, computed = run_experiment(experiment, update=arguments.update, report=write_report, say=tell, done=done)
     if not computed:
         tell(f"{directory} is finished and nothing it was made from has changed; nothing to do.")
-    mirror(directory, experiment.get("logger") or {})
-    tell(write_adaptation(directory))
+    with run_lock(directory, wait=True):  # another run of it may have begun meanwhile
+        mirror(directory, experiment.get("logger") or {})
+        tell(write_adaptation(directory))
     return 0

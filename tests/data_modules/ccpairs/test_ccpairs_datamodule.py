@@ -170,3 +170,12 @@ def test_a_filter_of_something_else_is_refused(tokens: Path, tmp_path: Path, kee
     write_parquet(tmp_path / "ranks.parquet", {"keep": keep})
     with pytest.raises(UserError, match=message):
         module(tokens, keep=tmp_path / "ranks.parquet")
+
+
+def test_few_pairs_get_more_epochs_and_batches_of_all_of_them(tokens: Path) -> None:
+    rows = ROWS
+    few = CCPairsDataModule(tokens=tokens, batch_size=10 * rows, seed=1, epochs=1, least_steps=7)
+    assert (few.max_steps, few.batch_size) == (7, rows)
+    assert sorted(few.batch(3, 0, 1).rows_B.tolist()) == list(range(rows))  # an epoch is a step
+    many = CCPairsDataModule(tokens=tokens, batch_size=2, seed=1, epochs=1, least_steps=3)
+    assert (many.max_steps, many.batch_size) == ((rows + 1) // 2, 2)

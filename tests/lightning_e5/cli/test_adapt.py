@@ -113,13 +113,13 @@ def written(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, A
 
 
 def test_negatives_are_trained_on_behind_the_pairs(tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = written([str(write_pairs(tmp_path / "faq.csv", negatives=True)), "--encoder", str(encoder), "keep_general=0.5"], capsys)
+    found = written([str(write_pairs(tmp_path / "faq.csv", negatives=True)), "--encoder", str(encoder), "keep_general=0.25"], capsys)
     assert list(found["stages"]) == ["pairs", "start", "pretrain", "finetune", "evaluate"] and found["final_encoder"] == "finetune"
     finetune = found["stages"]["finetune"]
     assert finetune["inputs"] == {
         "encoder": "pretrain/encoder", "ranked": "pairs/ranked.parquet", "validation": "pairs/validation", "general": "start/encoder"
     }  # fmt: skip
-    assert found["variables"]["keep_general"] == 0.5 and found["stages"]["pretrain"]["keep_general"] == 0.0
+    assert found["variables"]["keep_general"] == 0.25 and found["stages"]["pretrain"]["keep_general"] == 0.0
     assert finetune["keep_general"] == "${variables.keep_general}" and found["encoder"]["pretrained"] == str(encoder)
     assert not list(tmp_path.rglob("runs"))
 
@@ -130,6 +130,7 @@ def test_the_users_own_test_and_columns(tmp_path: Path, collection: Path, capsys
     pairs = found["stages"]["pairs"]
     assert pairs["test"] == [f"path:{collection}"] and (pairs["query"], pairs["passage"]) == ("answer", "question")
     assert pairs["pairs"] == [f"path:{table}"] and found["name"] == "own-My-FAQ-new"
+    assert found["variables"]["keep_general"] == 0.5  # of so few pairs
     assert found["stages"]["evaluate"]["inputs"]["collections"]["general"] == f"path:{collection}"
 
 
