@@ -106,7 +106,7 @@ def train(out: Path, scheme: str, workers: int) -> None:
     from lightning_e5.modules.fit import fit
     from lightning_e5.modules.in_batch import InBatchModule
     from lightning_e5.modules.moco import MoCoModule
-    from lightning_e5.tracking.run_directory import JsonlLogger
+    from lightning_e5.tracking.metrics_log import JsonlLogger
     from lightning_e5.training.optimizer import AdamWConfig
 
     torch.set_num_threads(1)

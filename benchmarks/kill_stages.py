@@ -19,7 +19,7 @@ import time
 import traceback
 from pathlib import Path
 
-from lightning_e5.tracking.run_directory import TIMED
+from lightning_e5.tracking.metrics_log import TIMED
 
 STAGES = ("teacher", "scores")
 #: Groups of a kept block of scores, instead of thousands: there are several, and kills between them.

@@ -13,7 +13,7 @@ from lightning_e5.files.storage import write_text
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import TrainingRecord, start_of
 from lightning_e5.modules.validation import Validation, ValidationCallback, set_weights, weights_of
-from lightning_e5.tracking.run_directory import read_metrics_log
+from lightning_e5.tracking.metrics_log import read_metrics_log
 from lightning_e5.training.interpolation import Weights, interpolated
 
 

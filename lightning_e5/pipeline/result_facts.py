@@ -32,7 +32,7 @@ def result_facts(node: Node, digests: FileDigests) -> Node:
         node: of the stage.
         digests: of files' contents.
     """
-    from lightning_e5.tracking.run_directory import numerics  # imports Lightning, which a finished run does not need
+    from lightning_e5.tracking.run_directory import numerics
 
     plain = {key: value for key, value in deciding(node).items() if key != "inputs"}
     texts = sorted(set(_texts(plain)))

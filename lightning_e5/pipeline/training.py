@@ -11,7 +11,8 @@ from lightning_e5.distributed.launch import is_first_process
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.fit import fit
 from lightning_e5.pipeline.stage import StageContext
-from lightning_e5.tracking.run_directory import JsonlLogger, read_metrics_log, warn
+from lightning_e5.tracking.metrics_log import JsonlLogger, read_metrics_log
+from lightning_e5.tracking.run_directory import warn
 from lightning_e5.tracking.wandb_live import WandbStage
 from lightning_e5.tracking.wandb_run import wandb_mode
 

@@ -15,7 +15,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.config.experiment import Node
-from lightning_e5.tracking.run_directory import TIMED, warn
+from lightning_e5.tracking.metrics_log import TIMED
+from lightning_e5.tracking.run_directory import warn
 from lightning_e5.tracking.wandb_run import first_line, history_name, log_columns, read_history, start_run
 
 #: What a process that SIGTERM stopped ends with.

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.statistics.paired_test import Difference
@@ -103,7 +102,7 @@ def ranking_test(
         drawn_BN = rng.integers(size, size=(count, size))
         resampled.append(difference(left[drawn_BN], right[drawn_BN], drawn_BN))
     low, high = np.nanquantile(np.concatenate(resampled), [0.025, 0.975])
-    ranks_a, ranks_b = rankdata(left), rankdata(right)
+    ranks_a, ranks_b = _mean_ranks(left), _mean_ranks(right)
     rng, extreme = np.random.default_rng(seed), 0
     for count in _batches(exchanges, size):
         swapped_BN = rng.integers(2, size=(count, size)).astype(bool)
@@ -144,10 +143,17 @@ def average_precision_of(labels: ArrayLike) -> Measure:
 
 def _standardised(values_BN: Float64) -> Float64:
     """Mean ranks of each row with mean 0 and variance 1; 0 in a row of equal values."""
-    ranks_BN = rankdata(values_BN, axis=1)
+    ranks_BN = _mean_ranks(values_BN)
     centred_BN = ranks_BN - ranks_BN.mean(axis=1, keepdims=True)
     deviation_B1 = np.sqrt((centred_BN**2).mean(axis=1, keepdims=True))
     return np.asarray(np.divide(centred_BN, deviation_B1, out=np.zeros_like(centred_BN), where=deviation_B1 > 0))
+
+
+def _mean_ranks(values: Float64) -> Float64:
+    """From 1, along the last axis; equal values have the mean of their ranks."""
+    from scipy.stats import rankdata  # a second to import
+
+    return np.asarray(rankdata(values, axis=-1))
 
 
 def _batches(count: int, size: int) -> list[int]:

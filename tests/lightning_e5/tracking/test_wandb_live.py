@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lightning_e5.tracking.run_directory import read_metrics_log
+from lightning_e5.tracking.metrics_log import read_metrics_log
 from lightning_e5.tracking.wandb_live import WandbStage
 from lightning_e5.tracking.wandb_run import log_columns, read_records, run_files, run_id, variant_of, wandb_mode
 
