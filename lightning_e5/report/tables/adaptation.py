@@ -68,7 +68,8 @@ def _search_lines(found: Adaptation) -> list[str]:
     if WORDS not in found.rows:
         return []
     shown = "better than" if found.shown(better, WORDS) == "higher" else "not shown to differ from"
-    return [f"{said} is {shown} BM25 on your test; ranking by both is not shown to be better"]
+    fused = "worse" if found.shown(BOTH, better) == "lower" else "not shown to be better"
+    return [f"{said} is {shown} BM25 on your test; ranking by both is {fused}"]
 
 
 def _general_line(general: General) -> str:

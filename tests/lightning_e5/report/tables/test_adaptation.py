@@ -42,6 +42,7 @@ def found(adapted_start: str, adapted_bm25: str, both_adapted: str, both_start: 
     [
         (found("+", "+", "+"), "use runs/x/encoder: it is better than the start on your test (+0.100 nDCG@10 [+0.050, +0.150])", "with BM25 beside it is better still: rank by both (bm25+adapted, reciprocal rank fusion): +0.100 to the adapted encoder"),
         (found("+", "+", "0"), "use runs/x/encoder", "the adapted encoder is better than BM25 on your test; ranking by both is not shown to be better"),
+        (found("+", "+", "-"), "use runs/x/encoder", "the adapted encoder is better than BM25 on your test; ranking by both is worse"),
         (found("+", "-", "0"), "use runs/x/encoder", "BM25 alone is better than the adapted encoder: +0.100 [+0.050, +0.150]; search your texts with it"),
         (found("0", "0", "0"), "keep the start: the adapted encoder is not shown to be better on your test (+0.010 nDCG@10 [-0.040, +0.060])", "with BM25 beside it is better still: rank by both (bm25+adapted, reciprocal rank fusion): +0.100 to the start"),
         (found("0", "0", "0", "0"), "keep the start", "the start is not shown to differ from BM25 on your test"),
