@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from lightning_e5.evaluation.statistics.decision import Decision, decide, stored_decision
+from lightning_e5.evaluation.statistics.decision import Decision, stored_decision
 from lightning_e5.evaluation.statistics.paired_test import Difference
-from lightning_e5.evaluation.statistics.rank_correlation import paired_spearman
-from lightning_e5.files.parquet import read_parquet
 from lightning_e5.result_row import Comparison, ResultRow
 from lightning_e5.results.outcomes import Outcomes, outcomes
 from lightning_e5.results.run import RunData
@@ -89,14 +85,8 @@ def _general(run: RunData) -> General | None:
     if START not in rows or ADAPTED not in rows:
         return None
     before, after = rows[START], rows[ADAPTED]
-    items = int(after.queries or 0)
-    if after.is_retrieval:
-        found = next((c for c in after.previous if c.model == START), None)
-        if found is None:
-            return None
-        difference = Difference(found.difference, found.low, found.high, float(found.p_value or 0.0))
-        return General(after.metric, items, before.value, after.value, difference, stored_decision(found.as_json()))
-    columns = [read_parquet(run.result_file(model, GENERAL, "pairs.parquet"), {"score": "double", "cosine": "float"}) for model in (ADAPTED, START)]
-    ours, theirs = (np.asarray(column["cosine"], dtype=np.float64) for column in columns)
-    difference = paired_spearman(ours, theirs, np.asarray(columns[0]["score"], dtype=np.float64))
-    return General(after.metric, items, before.value, after.value, difference, decide(difference.mean, (difference.low, difference.high), difference.p_value))
+    found = next((c for c in after.previous if c.model == START), None)
+    if found is None:
+        return None
+    difference = Difference(found.difference, found.low, found.high, float(found.p_value or 0.0))
+    return General(after.metric, int(after.queries or 0), before.value, after.value, difference, stored_decision(found.as_json()))
