@@ -65,8 +65,8 @@ def report_page(run: RunData) -> str:
     results, tasks = run.results(), run.tasks()
     filters = run.filters()
     parts: list[Part] = [Paragraph(str(run.config.get("description") or ""), "lead"), Paragraph(_made(run), "note")]
-    parts += _results(run, results, len(tasks))
-    parts += adaptation_sections(run)
+    own_texts = adaptation_sections(run)  # its table has the same models
+    parts += [*own_texts, *(Folded(s.title, s.parts) if own_texts else s for s in _results(run, results, len(tasks)))]
     if tasks:
         parts.append(Section("Other tasks", [*_first_rows(task_table(tasks)), Paragraph(_TASKS_NOTE, "note")]))
     parts += [filter_section(run, stage) for stage in filters[:1]]
@@ -97,7 +97,7 @@ def _folded(run: RunData, rows: Sequence[dict[str, Any]]) -> list[Part]:
     return [*parts, Folded("Configuration", [configuration])]
 
 
-def _results(run: RunData, results: Sequence[Result], other_rows: int) -> list[Part]:
+def _results(run: RunData, results: Sequence[Result], other_rows: int) -> list[Section]:
     """The table of models and its figure, of which only so much is open as leaves the page short."""
     if not results:
         return []
