@@ -18,13 +18,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def command(runs: Path) -> list[str]:
-    return [sys.executable, "-u", "-m", "lightning_e5", "run", "experiments/smoke.yaml", f"runs_dir={runs}"]
+def command(runs: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-u", "-m", "lightning_e5", "run", "experiments/smoke.yaml", f"runs_dir={runs}", *overrides]
 
 
-def run_until(runs: Path, marker: str | None) -> str:
+def run_until(runs: Path, marker: str | None, *overrides: str) -> str:
     """Run; SIGKILL at the line that holds ``marker``."""
-    process = subprocess.Popen(command(runs), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command(runs, *overrides), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -41,9 +41,9 @@ def run_until(runs: Path, marker: str | None) -> str:
 @pytest.mark.parametrize("stages", [("teacher",), pytest.param(("noisy", "teacher", "finetune"), marks=pytest.mark.slow)], ids=len)
 def test_killed_it_ends_with_the_same_file(smoke_run: Path, tmp_path: Path, stages: tuple[str, ...]) -> None:
     for marker in (f"{stage}: starts" for stage in stages):
-        run_until(tmp_path, marker)
+        run_until(tmp_path, marker, "logger.mode=disabled")
         assert not (tmp_path / "smoke" / "metrics.json").exists()
-    assert "skipped" in run_until(tmp_path, None)
+    assert "skipped" in run_until(tmp_path, None, "logger.mode=disabled")
     assert (tmp_path / "smoke" / "metrics.json").read_bytes() == (smoke_run / "metrics.json").read_bytes()
 
 

@@ -50,7 +50,7 @@ def named(name: str) -> Path:
 def smoke_ablation(tmp_path_factory):
     """The directory of a finished ablation: two variants with two seeds."""
     runs = tmp_path_factory.mktemp("ablation_runs")
-    command = [sys.executable, "-m", "lightning_e5", "ablate", "experiments/ablations/smoke.yaml", f"runs_dir={runs}"]
+    command = [sys.executable, "-m", "lightning_e5", "ablate", "experiments/ablations/smoke.yaml", f"runs_dir={runs}", "logger.mode=disabled"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "ablations" / "smoke-laptop"

@@ -88,7 +88,7 @@ def test_a_signal_to_one_or_all_ranks_stops_all_after_a_checkpoint(tmp_path: Pat
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    steps = 120
+    steps = 60
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     assert finish(start(tmp_path / "whole", 1, steps=steps))[0] == 0
