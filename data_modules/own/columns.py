@@ -102,7 +102,7 @@ def _texts(path: Path, names: Sequence[str], plain: dict[str, str], query: str |
     fitting = strong or fitting
     if len(fitting) == 1:
         return fitting[0]
-    said = "query= and passage=" if query is None and passage is None else "passage=" if passage is None else "query="
+    said = "query and passage (--query, --passage)" if query is None and passage is None else "passage (--passage)" if passage is None else "query (--query)"
     if fitting:
         shown = "; ".join(f"query {q!r} with passage {p!r}" for q, p in fitting)
         raise UserError(f"{path}: more than one pair of columns may be meant ({shown}); say which by {said}")

@@ -63,7 +63,7 @@ def inspect(paths: Path | str | Sequence[Path | str], **options: Any) -> OwnText
     lines = [_of_table(table, rows) for table, rows in list(zip(tables, counts, strict=True))[:_SHOWN_TABLES]]
     lines += [f"and {len(tables) - _SHOWN_TABLES} further tables, {sum(counts):,} rows in all"] if len(tables) > _SHOWN_TABLES else []
     lines += [
-        f"{table.path}: its name says that it is for testing; it is trained on like the others unless it is moved and named by test="
+        f"{table.path}: its name says that it is for testing; it is trained on like the others unless it is moved and named by test (--test)"
         for table in tables if len(tables) > 1 and table.path.name.partition(".")[0].lower() in _TESTS
     ]  # fmt: skip
     lines += [_of_documents(folder) for folder in found.documents]

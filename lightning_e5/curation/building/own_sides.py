@@ -93,7 +93,7 @@ def make_sides(
     if len(test.queries) < FEWEST_TEST_QUERIES:
         raise UserError(
             f"own texts: {len(pairs):,} pairs leave {len(test.queries)} queries to test on, where at least {FEWEST_TEST_QUERIES} are needed; "
-            "give more texts, a larger test_share, or your own queries by test="
+            "give more texts, a larger test_share, or your own queries by test (--test)"
         )
     if len(train) < 2:
         raise UserError(f"own texts: of {len(pairs):,} pairs {len(train)} are left to train on; at least 2 are needed")

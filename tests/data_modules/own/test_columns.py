@@ -38,9 +38,9 @@ def test_usual_names(names: str, query: str, passage: str, negatives: tuple[str,
 @pytest.mark.parametrize(
     ("names", "options", "said"),
     [
-        ("question context answers", {}, "more than one pair of columns may be meant .*'answers'.*'context'.*query= and passage="),
-        ("frage antwort", {}, "'frage', 'antwort'.* have no names .* query= and passage="),
-        ("frage antwort", {"query": "frage"}, "by passage="),
+        ("question context answers", {}, "more than one pair of columns may be meant .*'answers'.*'context'.*query and passage"),
+        ("frage antwort", {}, "'frage', 'antwort'.* have no names .* query and passage"),
+        ("frage antwort", {"query": "frage"}, "by passage "),
         ("query passage", {"query": "querry", "passage": "passage"}, "query: there is no column 'querry'; did you mean 'query'"),
         ("query passage", {"query": "query", "passage": "query"}, "both the column 'query'"),
         ("query passage", {"negative": ["passage", "no"]}, "negative: there is no column 'no'"),

@@ -135,7 +135,7 @@ def test_a_test_of_pairs_is_searched_among_the_own_texts(tmp_path: Path) -> None
         ([{"query": "a", "passage": "b"}] * 3, {}, "leave 0 queries to test on, where at least 5"),
         ([{"query": "a", "passage": ""}] * 3, {}, "3 of 3 rows are bad, more than max_bad_share = 0.01; the first is .*a.jsonl:1: no text in the column 'passage'"),
         ([{"query": "a", "passage": "A"}], {}, "gives no pair from 1 records; 1 times skipped: query is passage, first at a.jsonl:1"),
-        ([{"x": "a", "y": "b"}], {}, "name them by query= and passage="),
+        ([{"x": "a", "y": "b"}], {}, r"name them by query and passage \(--query, --passage\)"),
         ([{"query": "a", "passage": "b"}], {"collection": "."}, "holds no corpus.jsonl"),
         ([{"query": "a", "passage": "b"}], {"test": "nowhere/x.csv"}, "nowhere/x.csv: no such file"),
     ],
