@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_modules.own.formats.blocks import Block, Document, one_line
 
-INSTALL = "pip install 'lightning_e5[pdf]'"
+INSTALL = "pip install pypdf"
 _HYPHEN = re.compile(r"(\w)-\n(?=[a-z])")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n|(?<=[.!?:])[ \t]*\n(?=[A-Z\u2022])")
 
