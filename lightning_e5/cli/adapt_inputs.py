@@ -16,7 +16,7 @@ from lightning_e5.config.experiment import Node, check_name, load_tree, resolve_
 from lightning_e5.config.overrides import apply_override
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import is_beir
-from lightning_e5.files.run_layout import METRICS
+from lightning_e5.files.run_layout import DROPPED, EXAMPLES, METRICS
 from lightning_e5.files.storage import read_json
 from lightning_e5.models.reference import model_folder
 from lightning_e5.results.adaptation import GENERAL
@@ -85,9 +85,9 @@ def shown_pairs(out: Path) -> str:
     if not (out / "validation").is_dir():
         pairs = int(read_json(out / METRICS)["pairs"])
         raise UserError(f"adapt: {pairs:,} pairs to train on are too few to hold a validation out; at least {FEWEST_PAIRS} are needed")
-    dropped = read_json(out / "dropped.json")
+    dropped = read_json(out / DROPPED)
     lines = [f"left out: {entry['count']:,} x {reason}" + (f" (first: {entry['first']})" if entry["first"] else "") for reason, entry in dropped.items()]
-    return "\n".join([*lines, "some of the training pairs:", format_examples(read_json(out / "examples.json"))])
+    return "\n".join([*lines, "some of the training pairs:", format_examples(read_json(out / EXAMPLES))])
 
 
 def _words(words: Sequence[str]) -> tuple[list[Path], list[str]]:

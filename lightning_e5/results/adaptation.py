@@ -7,7 +7,9 @@ from pathlib import Path
 
 from lightning_e5.evaluation.statistics.decision import Decision, stored_decision
 from lightning_e5.evaluation.statistics.paired_test import Difference
+from lightning_e5.files import run_layout as layout
 from lightning_e5.result_row import Comparison, ResultRow
+from lightning_e5.results import result_files as shapes
 from lightning_e5.results.outcomes import Outcomes, outcomes
 from lightning_e5.results.run import RunData
 
@@ -69,6 +71,31 @@ class General:
     after: float
     difference: Difference
     decision: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTexts:
+    """What a stage took the own texts for, in sentences; what it left out: reason, count, first place; and some training pairs."""
+
+    lines: list[str]
+    dropped: list[tuple[str, int, str]]
+    examples: list[dict[str, str]]
+
+
+def read_texts(run: RunData) -> list[ReadTexts]:
+    """What was read, of every stage of the run that read own texts."""
+    found = []
+    for name in run.stages_with(layout.OWN_TEXTS):
+        stage = run.stage(name)
+        dropped = shapes.read_result(stage / layout.DROPPED, shapes.DROPPED)
+        found.append(
+            ReadTexts(
+                shapes.read_result(stage / layout.OWN_TEXTS, shapes.OWN_TEXTS)["lines"],
+                [(reason, entry["count"], entry["first"]) for reason, entry in dropped.items()],
+                shapes.read_result(stage / layout.EXAMPLES, shapes.EXAMPLES),
+            )
+        )
+    return found
 
 
 def adaptation(run: RunData) -> Adaptation | None:

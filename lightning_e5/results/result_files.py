@@ -50,6 +50,9 @@ FILTER: Shape = {
     "sources?": [{"source": TEXT, "pairs": COUNT, "kept_share": NUMBER, "planted?": COUNT, "removed_mismatches?": NUMBER, "kept_pairs?": NUMBER, "precision?": NUMBER}],
 }  # fmt: skip
 PACKAGES: Shape = {"packages": {"*": {"pairs": COUNT, "held_out": FLAG, "version?": TEXT}}, "source?": TEXT, "test?": TEXT}
+OWN_TEXTS: Shape = {"lines": [TEXT]}
+DROPPED: Shape = {"*": {"count": COUNT, "first": TEXT}}
+EXAMPLES: Shape = [{"id": TEXT, "source": TEXT, "query": TEXT, "passage": TEXT}]
 STATUS: Shape = {"*": {"state": TEXT, "exit_code?": COUNT, "message?": TEXT, "seconds?": NUMBER}}
 ABLATION: Shape = {
     "ablation": TEXT, "scale": TEXT, "file?": TEXT, "question": TEXT, "held_constant": ([TEXT], None), "baseline": TEXT, "report": [TEXT], "seeds": [COUNT],

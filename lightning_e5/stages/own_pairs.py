@@ -33,6 +33,7 @@ from lightning_e5.curation.mining.training_groups import training_groups
 from lightning_e5.errors import UserError
 from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import write_parquet
+from lightning_e5.files.run_layout import DROPPED, EXAMPLES, OWN_TEXTS
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import printable, say
 from lightning_e5.ranges import Count, CountOrZero, Range, Share
@@ -126,14 +127,14 @@ def own_pairs(
     if sides.validation is not None:
         write_collection(out / "validation", sides.validation)
     triplets = _write_ranked(out / "ranked.parquet", train, sides, report)
-    write_json(out / "examples.json", draw_examples(train, seed))
+    write_json(out / EXAMPLES, draw_examples(train, seed))
     dropped: dict[str, Any] = {_reason(name): {"count": count, "first": report.first.get(name, "")} for name, count in report.counts.items() if _reason(name)}
-    write_json(out / "dropped.json", dropped)
+    write_json(out / DROPPED, dropped)
     counts = _counts(train, triplets, sides, read)
     split = {"test": "own" if own_test else f"held out by {sides.by}", "validation": "own" if own_validation else f"held out by {sides.by}", "half_width": half_width(len(sides.test.queries))}
     said += [f"{count:,} documents are left out: {_reason(name)}; the first is {report.first[name]}" for name, count in report.counts.items() if UNREADABLE in name]
     said += _sentences(sides, train, split)
-    write_json(out / "own_texts.json", {"lines": said, "counts": counts, "split": split, "sources": dict(Counter(pair.source for pair in train)), "read": report.as_json()})
+    write_json(out / OWN_TEXTS, {"lines": said, "counts": counts, "split": split, "sources": dict(Counter(pair.source for pair in train)), "read": report.as_json()})
     for line in said:
         say(printable(line))
     return counts | {f"dropped_{re.sub(r'[^a-z0-9]+', '_', reason.lower()).strip('_')}": float(entry["count"]) for reason, entry in dropped.items()}

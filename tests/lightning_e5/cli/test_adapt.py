@@ -56,6 +56,8 @@ def test_from_a_table_to_what_to_use(tmp_path: Path, encoder: Path, sts_file: Pa
     assert said.index("some of the training pairs") < said.index("pretrain: starts") < said.index("your test, ") < said.index(decision)
     check_table(run, decision)
     check_files(run, encoder)
+    page = (run / "report.html").read_text()
+    assert "Your texts" in page and "What was read" in page and "faq.csv: about 144 rows" in page
     check_programs(run / "encoder", tmp_path)
     assert main(words) == 0  # again: nothing to do, the same end
     again = capsys.readouterr().out
