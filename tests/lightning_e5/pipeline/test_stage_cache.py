@@ -97,17 +97,21 @@ def test_a_changed_result_of_one_run_is_not_written_into_another(runs: tuple[Pat
 
 
 WORKER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from lightning_e5.pipeline.stage_cache import StageCache
 from lightning_e5.files.storage import write_manifest, write_text
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 cache = StageCache(root, lambda text: print(text, flush=True))
+(arrived := root.parent / "arrived").mkdir(exist_ok=True)
+(arrived / str(os.getpid())).touch()
 with cache.locked("stage"):
     if cache.link("stage", {"k": 1}, out):
         print("linked")
     else:
         print("computes", flush=True)
+        while len(list(arrived.iterdir())) < int(sys.argv[4]):
+            time.sleep(0.02)
         time.sleep(float(sys.argv[3]))
         out.mkdir()
         write_text(out / "result", "42")
@@ -116,13 +120,13 @@ with cache.locked("stage"):
 """
 
 
-def start(root: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WORKER, str(root), str(out), str(seconds)]
+def start(root: Path, out: Path, seconds: float, processes: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, str(root), str(out), str(seconds), str(processes)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def test_of_several_processes_one_computes_and_the_others_wait(tmp_path: Path) -> None:
-    processes = [start(tmp_path / "cache", tmp_path / f"out{n}", 1.0) for n in range(4)]
+    processes = [start(tmp_path / "cache", tmp_path / f"out{n}", 0.5, 4) for n in range(4)]
     printed = [p.communicate(timeout=60)[0] for p in processes]
     assert sum("computes" in text.splitlines() for text in printed) == 1
     assert sum("linked" in text.splitlines() for text in printed) == 3
