@@ -69,7 +69,7 @@ def notes(comparison: Comparison) -> list[str]:
     if _any_flag(comparison):
         found.append("Unequal compute: pairs or tokens differ from the baseline's by more than 5%, so the row shows more than its variant.")
     if paper := comparison.data.paper:
-        found.append(f"Paper: {paper.get('source') or 'its figures'}{'; ' + str(paper['note']) if paper.get('note') else ''}.")
+        found.append(f"Paper: {paper.get('source') or 'its figures'}{'; ' + str(paper['note']).rstrip('.') if paper.get('note') else ''}.")
     if said := _beside_the_paper(comparison):
         found.append(said)
     return found
