@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_modules.finetune.records import string
 from data_modules.own.columns import Columns, find_columns
 from data_modules.own.own_pair import PAIRS, OwnPair
-from data_modules.own.tables import TableFormat, column_names, detect_format, rows_of, text_of, texts_of
+from data_modules.own.tables import TableFormat, column_names, detect_format, rows_of, texts_of
 from lightning_e5.errors import UserError
 from lightning_e5.files.rows import number_of
 from lightning_e5.types import ReadReport
@@ -96,7 +97,7 @@ def table_pairs(table: PairTable, report: ReadReport, min_score: float | None = 
 
 
 def _row_pairs(columns: Columns, row: dict[str, Any], place: str, short: str, rule: ScoreRule | None, report: ReadReport) -> Iterator[OwnPair]:
-    query, positives = text_of(row.get(columns.query)), texts_of(row.get(columns.passage))
+    query, positives = string(row.get(columns.query)), texts_of(row.get(columns.passage))
     if query is None or positives is None:
         report.reject(place, f"no text in the column {columns.query if query is None else columns.passage!r}")
         return

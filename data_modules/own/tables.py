@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_modules.finetune.records import json_array
+from data_modules.finetune.records import json_array, string
 from lightning_e5.errors import UserError
 from lightning_e5.files.charset import guessed_encoding
 from lightning_e5.files.lines import lines
@@ -204,23 +204,12 @@ def _cells(path: Path, format: TableFormat, report: ReadReport) -> Iterator[tupl
         raise UserError(f"{path}:{first}: the row that begins here is not CSV ({error})") from None
 
 
-def text_of(value: Any) -> str | None:
-    """A cell's text without white space around it; None for what is no text or empty."""
-    if not isinstance(value, str) or not value.strip():
-        return None
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return None
-    return value.strip()
-
-
 def texts_of(value: Any) -> list[str] | None:
     """The texts of a cell that holds one or a list of them (Parquet, JSON; SQuAD's object with the key ``text``); None for others."""
     if isinstance(value, Mapping):
         value = value.get("text")
     if isinstance(value, list | tuple):
-        found = [text for item in value if (text := text_of(item)) is not None]
+        found = [text for item in value if (text := string(item)) is not None]
         return found if len(found) == len(value) and found else None
-    text = text_of(value)
+    text = string(value)
     return None if text is None else [text]
