@@ -26,11 +26,6 @@ class Collection:
     qrels: Qrels
 
 
-def is_beir(folder: Path) -> bool:
-    """Whether a folder holds a corpus in BEIR's layout."""
-    return folder.is_dir() and any((folder / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
-
-
 def splits(folder: Path) -> list[str]:
     """The splits that a folder has judgements of."""
     return sorted({path.name.partition(".tsv")[0] for path in (folder / "qrels").glob("*.tsv*")}) if (folder / "qrels").is_dir() else []

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_modules.own.beir_folder import is_beir
 from data_modules.own.documents import PDF, READERS, document_files
 from data_modules.own.tables import ENDINGS, is_table
 from lightning_e5.errors import UserError
+from lightning_e5.files.beir_layout import is_beir
 
 
 @dataclass(frozen=True, slots=True)

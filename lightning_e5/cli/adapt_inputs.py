@@ -15,7 +15,7 @@ from data_modules.own.inspect import inspect
 from lightning_e5.config.experiment import Node, check_name, load_tree, resolve_experiment
 from lightning_e5.config.overrides import apply_override
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.beir.data import is_beir
+from lightning_e5.files.beir_layout import is_beir
 from lightning_e5.files.run_layout import DROPPED, EXAMPLES, METRICS
 from lightning_e5.files.storage import read_json
 from lightning_e5.models.reference import model_folder

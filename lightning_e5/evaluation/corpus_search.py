@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.beir.data import is_beir, load_corpus
+from lightning_e5.evaluation.beir.data import load_corpus
+from lightning_e5.files.beir_layout import is_beir
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.reference import model_folder

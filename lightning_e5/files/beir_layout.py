@@ -46,6 +46,11 @@ class Judgements(NamedTuple):
     repeated: int
 
 
+def is_beir(folder: Path | str) -> bool:
+    """Whether a folder has a corpus in BEIR's layout."""
+    return any((Path(folder) / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
+
+
 def either(folder: Path, name: str) -> Path:
     """A folder's file of a name, or that with ``.gz``; UserError where there is neither."""
     for path in (folder / name, folder / f"{name}.gz"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from data_modules.own.beir_folder import Collection, is_beir, own_test_split, read_collection, validation_split
+from data_modules.own.beir_folder import Collection, own_test_split, read_collection, validation_split
 from data_modules.own.documents import UNREADABLE
 from data_modules.own.examples import draw_examples
 from data_modules.own.inspect import inspect
@@ -31,7 +31,7 @@ from lightning_e5.curation.cleaning.duplicates import NearDuplicates
 from lightning_e5.curation.cleaning.repeated_pairs import without_repeats
 from lightning_e5.curation.mining.training_groups import training_groups
 from lightning_e5.errors import UserError
-from lightning_e5.files.beir_layout import either, stored_texts
+from lightning_e5.files.beir_layout import either, is_beir, stored_texts
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.run_layout import DROPPED, EXAMPLES, OWN_TEXTS
 from lightning_e5.files.storage import write_json

@@ -71,11 +71,6 @@ def load_beir(
     return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, missing, same, dict(+left_out))
 
 
-def is_beir(folder: Path | str) -> bool:
-    """Whether a folder has a corpus in BEIR's layout."""
-    return any((Path(folder) / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
-
-
 def load_corpus(folder: Path | str, *, with_title: bool = True) -> dict[str, str]:
     """The documents of a folder in BEIR's layout, ``title text`` (or ``text``) by id; UserError as `load_beir`."""
     folder = Path(folder)
