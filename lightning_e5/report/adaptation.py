@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from lightning_e5.report.figures import drawing as figures
-from lightning_e5.report.html import Folded, Paragraph, Part, Picture, Section
+from lightning_e5.report.html import Folded, Paragraph, Part, Section
 from lightning_e5.report.tables.adaptation import adaptation_table, changed_tables, decision_lines
 from lightning_e5.report.tables.table import Column, Table, number, text
 from lightning_e5.results.adaptation import adaptation, read_texts
 from lightning_e5.results.run import RunData
 
 
-def adaptation_sections(run: RunData) -> list[Part]:
-    """What an adapted encoder changed, for the page; nothing for another run."""
+def adaptation_sections(run: RunData, drawn: Part) -> list[Part]:
+    """What an adapted encoder changed, for the page, with the figure of all models; nothing for another run."""
     found = adaptation(run)
     if found is None:
         return []
     first, *others = [Paragraph(line) for line in decision_lines(found)]
     changed = [Folded(title, [table]) for title, table in changed_tables(found.changed_queries()).items()]
-    drawn = Picture.of(lambda width: figures.ndcg_intervals(run, width), "nDCG@10 of each model with its 95% interval")
     return [Section("Your texts", [first, adaptation_table(found), *others, drawn, *changed, *_read(run)])]
 
 

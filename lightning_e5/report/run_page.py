@@ -65,8 +65,7 @@ def report_page(run: RunData) -> str:
     results, tasks = run.results(), run.tasks()
     filters = run.filters()
     parts: list[Part] = [Paragraph(str(run.config.get("description") or ""), "lead"), Paragraph(_made(run), "note")]
-    own_texts = adaptation_sections(run)  # its table has the same models
-    parts += [*own_texts, *(Folded(s.title, s.parts) if own_texts else s for s in _results(run, results, len(tasks)))]
+    parts += _results(run, results, len(tasks))
     if tasks:
         parts.append(Section("Other tasks", [*_first_rows(task_table(tasks)), Paragraph(_TASKS_NOTE, "note")]))
     parts += [filter_section(run, stage) for stage in filters[:1]]
@@ -97,14 +96,17 @@ def _folded(run: RunData, rows: Sequence[dict[str, Any]]) -> list[Part]:
     return [*parts, Folded("Configuration", [configuration])]
 
 
-def _results(run: RunData, results: Sequence[Result], other_rows: int) -> list[Section]:
-    """The table of models and its figure, of which only so much is open as leaves the page short."""
+def _results(run: RunData, results: Sequence[Result], other_rows: int) -> list[Part]:
+    """The table of models and its figure, of which only so much is open as leaves the page short; of own texts their own table instead."""
     if not results:
         return []
-    table = _first_rows(results_table(run, results, [MAIN_METRIC, RECALL]))
-    drawn = Picture.of(lambda width: figures.ndcg_intervals(run, width), "nDCG@10 of each model with its 95% interval")
-    small = len(results) + other_rows <= OPEN_BARS
-    return [Section("Results", [*table, Paragraph(_results_note(results), "note"), drawn if small else Folded("nDCG@10 with intervals", [drawn])])]
+    table = [*_first_rows(results_table(run, results, [MAIN_METRIC, RECALL])), Paragraph(_results_note(results), "note")]
+    drawn: Part = Picture.of(lambda width: figures.ndcg_intervals(run, width), "nDCG@10 of each model with its 95% interval")
+    if len(results) + other_rows > OPEN_BARS:
+        drawn = Folded("nDCG@10 with intervals", [drawn])
+    if own_texts := adaptation_sections(run, drawn):
+        return [*own_texts, Folded("Results", table)]  # the same models
+    return [Section("Results", [*table, drawn])]
 
 
 def _first_rows(table: Table) -> list[Part]:
