@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_e5.errors import UserError
@@ -42,8 +45,31 @@ class StepDataset(Dataset[PairBatch]):
         return self.module.batch(step, self.rank, self.world_size)
 
 
+class HeldOutDataset(Dataset[PairBatch | None]):
+    """Number -> this rank's part of a batch of held-out rows; one None where there are none, so that a validation has its one round."""
+
+    def __init__(self, module: StepDataModule, rank: int, world_size: int) -> None:
+        self.module = copy.copy(module)
+        self.module.trainer = None
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return max(1, len(self.module.held_out) // max(1, self.module.held_out_batch_size))
+
+    def __getitem__(self, number: int) -> PairBatch | None:
+        size = self.module.held_out_batch_size
+        if not size:
+            return None
+        share = size // self.world_size
+        first = number * size + self.rank * share
+        return self.module.rows_batch(self.module.held_out[first : first + share])
+
+
 class StepDataModule(L.LightningDataModule):
     """Batches by step number.
+
+    ``held_out``: the rows that are never trained on, int64; ``val_dataloader`` gives them in batches of the training's size (of all
+    of them where they are fewer), and leaves out what does not fill one. ``test_dataloader`` gives the same.
 
     Args:
         batch_size: rows of the global batch, over all ranks.
@@ -60,6 +86,16 @@ class StepDataModule(L.LightningDataModule):
             raise UserError(f"max_steps: {max_steps} is not >= 1")
         self.batch_size, self.max_steps, self.seed, self.num_workers = batch_size, max_steps, seed, num_workers
         self.first_step = 0
+        self.held_out: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    @property
+    def held_out_batch_size(self) -> int:
+        """Rows of a global batch of held-out rows; 0 where there are none."""
+        return min(self.batch_size, len(self.held_out))
+
+    @abstractmethod
+    def rows_batch(self, rows: NDArray[np.int64]) -> PairBatch:
+        """Some rows as a batch."""
 
     @abstractmethod
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
@@ -83,6 +119,16 @@ class StepDataModule(L.LightningDataModule):
             worker_init_fn=_leave_signals_to_the_trainer,
             multiprocessing_context="spawn" if self.num_workers else None,
         )
+
+    def val_dataloader(self) -> DataLoader[PairBatch | None]:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.held_out_batch_size % world_size:
+            raise UserError(f"hold_out: {self.held_out_batch_size} rows are not a multiple of the {world_size} ranks")
+        # A generator of its own: a data loader draws a seed from the process's, of which validation must take nothing.
+        return DataLoader(HeldOutDataset(self, rank, world_size), batch_size=None, generator=torch.Generator().manual_seed(0))
+
+    def test_dataloader(self) -> DataLoader[PairBatch | None]:
+        return self.val_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
         return {"trained_steps": self.trainer.global_step if self.trainer else 0}

@@ -9,13 +9,18 @@ import numpy as np
 import torch
 
 from data_modules.base import StepDataModule, check_duration, resolve_steps
-from data_modules.order import BatchOrder
+from data_modules.order import BatchOrder, Permutation
 from data_modules.pair_rows import kept_rows
 from data_modules.token_cache import TokenCache
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.ranges import BatchSize, Count, Epochs, Seed, Weight, WorkersOrZero
+from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
 from lightning_e5.types import PairBatch, TokenBatch
+
+#: The key of the permutation by which pairs are held out.
+HOLD_OUT = 5077
+#: Rows whose texts are looked up at once.
+_ROWS_AT_ONCE = 1 << 20
 
 
 @configurable("data module", check=check_duration)
@@ -32,6 +37,7 @@ class CCPairsDataModule(StepDataModule):
         alpha: sources are drawn in proportion to (their kept pairs)^alpha: 1 samples pairs uniformly, 0 sources uniformly.
         weights: source -> its share of the pairs drawn, in any unit, instead of ``alpha``; 0 leaves a source out.
         one_source_per_batch: every batch comes from one source (with the same shares over the batches); else all mix.
+        hold_out: pairs that are never trained on, nor any other pair with a text of theirs; drawn from all kept ones, the same for every seed.
         num_workers: data-loading processes.
 
     Raises:
@@ -51,6 +57,7 @@ class CCPairsDataModule(StepDataModule):
         alpha: Weight = 1.0,
         weights: Mapping[str, Weight] | None = None,
         one_source_per_batch: bool = False,
+        hold_out: CountOrZero = 0,
         num_workers: WorkersOrZero = 0,
     ) -> None:
         cache = TokenCache(Path(tokens))
@@ -63,6 +70,15 @@ class CCPairsDataModule(StepDataModule):
             self.sources, shares = {"": cache.rows if kept is None else len(kept)}, None
         else:
             self.sources, shares, kept = _chosen_sources(cache, kept, weights)
+        held_out = np.empty(0, dtype=np.int64)
+        if hold_out:
+            rows = np.arange(cache.rows, dtype=np.int64) if kept is None else kept
+            held_out, trained = _held_out(cache, rows, hold_out)
+            ends = np.cumsum(list(self.sources.values()))
+            left = [int(part.sum()) for part in np.split(trained, ends[:-1])]
+            self.sources, kept = dict(zip(self.sources, left, strict=True)), rows[trained]
+            if (empty := next((name for name, size in self.sources.items() if not size), None)) is not None:
+                raise UserError(f"hold_out: {hold_out} pairs leave none to train on" + (f" of the source {empty!r}" if empty else ""))
         small = next((name for name, size in self.sources.items() if size < batch_size), None)
         if one_source_per_batch and small is not None:
             raise UserError(
@@ -73,7 +89,7 @@ class CCPairsDataModule(StepDataModule):
         batch_size = min(batch_size, self.pairs) if least_steps > 1 else batch_size
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size, least_steps)
         super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
-        self.cache, self.kept = cache, kept
+        self.cache, self.kept, self.held_out = cache, kept, held_out
         self.order = BatchOrder(
             list(self.sources.values()), batch_size, seed,
             weights=shares, alpha=alpha, one_source_per_batch=one_source_per_batch,
@@ -81,8 +97,9 @@ class CCPairsDataModule(StepDataModule):
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
         rows = self.order.rows(step)[self.rank_slice(rank, world_size)]
-        if self.kept is not None:
-            rows = self.kept[rows]
+        return self.rows_batch(rows if self.kept is None else self.kept[rows])
+
+    def rows_batch(self, rows: np.ndarray) -> PairBatch:
         return PairBatch(
             queries=_token_batch(self.cache, "query", rows),
             passages=_token_batch(self.cache, "passage", rows),
@@ -95,6 +112,20 @@ class CCPairsDataModule(StepDataModule):
 def _token_batch(cache: TokenCache, column: str, rows: np.ndarray) -> TokenBatch:
     ids, lengths = cache.gather(column, rows)
     return TokenBatch(torch.from_numpy(ids), torch.from_numpy(lengths))
+
+
+def _held_out(cache: TokenCache, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` of some rows, and of each row whether it may be trained on: no text of it is a held-out one's."""
+    if count >= len(rows):
+        raise UserError(f"hold_out: {count} is not below the {len(rows)} pairs that there are")
+    held_out = rows[Permutation(len(rows), HOLD_OUT)(np.arange(count))]
+    texts = np.concatenate([cache.text_ids(column, held_out) for column in ("query", "passage")])
+    trained = np.ones(len(rows), dtype=bool)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
+        for column in ("query", "passage"):
+            trained[part] &= ~np.isin(cache.text_ids(column, rows[part]), texts)
+    return held_out, trained
 
 
 def _chosen_sources(

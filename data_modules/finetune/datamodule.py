@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_modules.base import StepDataModule, check_duration, resolve_steps
-from data_modules.finetune.groups import KINDS, Choice, read_ranked
+from data_modules.finetune.groups import KINDS, Choice, RankedTable, read_ranked
 from data_modules.order import BatchOrder
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.configurable import configurable
@@ -43,7 +43,8 @@ class RankedDataModule(StepDataModule):
         weights: share of each file in the batches, by its name; by default its rows, as in a concatenation (E5).
         max_steps, epochs: give one of them; E5 fine-tunes for 3 epochs. An epoch is as many queries as all files have.
         least_steps: of ``epochs``, for a training on few queries; where it is above 1, a batch is at most as large as all queries.
-        hold_out: queries at the end of a single file that are never trained on (to evaluate a teacher).
+        hold_out: rows at the end of the file that are never trained on, nor any other row with a query of theirs; of several files
+            each gives its share by its rows.
         num_workers: data-loading processes.
 
     Source: paper section 4.2; the window is that of SimLM's loader.
@@ -68,26 +69,31 @@ class RankedDataModule(StepDataModule):
     ) -> None:
         paths = {n: Path(p) for n, p in ranked.items()} if isinstance(ranked, Mapping) else {"": Path(ranked)}
         named = ", ".join(map(str, paths.values()))
-        if not paths or (hold_out and len(paths) > 1):
-            raise UserError(f"ranked: {'hold_out needs a single file, not ' + named if paths else 'names no file'}")
+        if not paths:
+            raise UserError("ranked: names no file")
         table = read_ranked(list(paths.values()), negatives, choose)
-        self.pairs = len(table.queries) - hold_out
+        held_out, trained = _held_out(table, hold_out)
+        sizes = [int(part.sum()) for part in np.split(trained, np.cumsum(table.sizes)[:-1])]
+        self.pairs = sum(sizes)
         batch_size = min(batch_size, self.pairs) if least_steps > 1 else batch_size
         if self.pairs < batch_size:
             raise UserError(f"{named}: {self.pairs} queries to train on are fewer than batch_size = {batch_size}")
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size, least_steps)
         super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
         self.group, self.choose, self.rows = 1 + negatives, choose, len(table.queries)
+        self.held_out, self.trained = held_out, np.flatnonzero(trained)
         self.starts, self.members, self.teacher = table.starts, table.members, table.teacher
         self.queries = _cached(Path(cache_dir) / "queries", table.queries, "query", tokenizer)
         self.passages = _Passages(Path(cache_dir), table.passages, tokenizer)
-        sizes = table.sizes if len(paths) > 1 else [self.pairs]
         self.order = BatchOrder(sizes, batch_size, seed, weights=_weights(weights, list(paths)))
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
         rows, epochs = self.order.draws(step)
         share = self.rank_slice(rank, world_size)
-        return self.groups(rows[share], epochs[share])
+        return self.groups(self.trained[rows[share]], epochs[share])
+
+    def rows_batch(self, rows: NDArray[np.int64]) -> PairBatch:
+        return self.groups(rows)
 
     def groups(self, rows: NDArray[np.int64], epochs: NDArray[np.int64] | None = None) -> PairBatch:
         """The groups of some rows, each in its epoch; without ``epochs`` in epoch 0."""
@@ -114,6 +120,20 @@ class RankedDataModule(StepDataModule):
             begin = ((epochs + self.seed % 2**31) * len(wanted))[:, None]
             negatives = (begin + wanted) % available
         return np.concatenate([first[:, None], first[:, None] + 1 + negatives], axis=1)
+
+
+def _held_out(table: RankedTable, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The rows at the end of each file that are held out, ``count`` in all, and of each row whether it may be trained on."""
+    total = len(table.queries)
+    if count >= total:
+        raise UserError(f"hold_out: {count} is not below the {total} queries that there are")
+    ends = np.cumsum(table.sizes)
+    # The share of the files up to each one, rounded down: the shares add up to ``count``.
+    shares = np.diff([0, *(int(end) * count // total for end in ends)])
+    held_out = np.concatenate([np.arange(end - share, end) for end, share in zip(ends, shares, strict=True)]).astype(np.int64)
+    texts = {table.queries[row] for row in held_out}
+    trained = np.array([query not in texts for query in table.queries]) if count else np.ones(total, dtype=bool)
+    return held_out, trained
 
 
 class _Passages:

@@ -139,7 +139,7 @@ def _add_finetune(tree: Node) -> None:
         **{key: copy.deepcopy(value) for key, value in before.items() if key not in ("inputs", "data")},
         "description": "train on the given negatives, keep the step that is best on the validation",
         "_target_": "lightning_e5.stages.finetune.finetune",
-        "inputs": {"encoder": "pretrain/encoder", "ranked": "pairs/ranked.parquet", "validation": "pairs/validation", "general": "start/encoder"},
+        "inputs": {"encoder": "pretrain/encoder", "ranked": "pairs/ranked.parquet", "validation_collections": {"own-texts": "pairs/validation"}, "general": "start/encoder"},
         "train_length": stages["start"]["train_length"],
         "data": data,
         "optimizer": {**before["optimizer"], "learning_rate": before["optimizer"]["learning_rate"] / 2},

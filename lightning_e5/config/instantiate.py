@@ -14,7 +14,7 @@ from typing import Any
 from lightning_e5.config.annotations import arguments_of, check_value, describe, given_arguments, metadata, takes
 from lightning_e5.configurable import MOVED_ARGUMENTS, declared, resolve_target
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.ranges import Given
+from lightning_e5.ranges import ArgumentsOf, Given
 
 SPECIAL_KEYS = ("_target_", "_partial_")
 #: Arguments that earlier versions had, and what takes their place.
@@ -49,10 +49,11 @@ def check_node(node: Any, key: str, *, given: Collection[str] = (), special: Col
     if "_partial_" in node:
         raise UserError(f"{key}: has _partial_ but no _target_")
     check_value(node, slot, key)
-    inner = _of_items(slot)
+    options, inner = metadata(slot, ArgumentsOf), _of_items(slot)
+    slots = {name: p.annotation for name, p in arguments_of(options.function)[0].items()} if options is not None else {}
     for name, value in node.items():
         if name not in special:
-            check_node(value, f"{key}.{name}", slot=inner)
+            check_node(value, f"{key}.{name}", slot=slots.get(name, inner))
 
 
 def _of_items(slot: Any) -> Any:

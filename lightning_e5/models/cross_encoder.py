@@ -163,17 +163,23 @@ class CrossEncoder(nn.Module):
         check_texts(passages)
         if len(queries) != len(passages):
             raise UserError(f"{len(queries)} queries for {len(passages)} passages")
-        training = self.training
-        self.eval()
         logits_N = torch.empty(len(queries))
-        device = next(self.parameters()).device
         for first in range(0, len(queries), 16384):
             block = slice(first, first + 16384)
             batch = join_pairs(self._tokens(queries[block], "query"), self._tokens(passages[block], "passage"))
-            for chunk in sorted_chunks(batch, chunk_tokens):
-                logits_N[first + chunk.rows_B] = self(chunk.ids_T.to(device), chunk.lengths).float().squeeze(1).cpu()
-                if progress is not None:
-                    progress(len(chunk.lengths))
+            logits_N[block] = self.score_tokens(batch, chunk_tokens=chunk_tokens, progress=progress)
+        return logits_N
+
+    @torch.no_grad()
+    def score_tokens(self, pairs: TokenBatch, *, chunk_tokens: int = 8192, progress: Callable[[int], object] | None = None) -> Tensor:
+        """float32 ``[N]`` logits, on the CPU, of joined pairs (see `join_pairs`)."""
+        training, device = self.training, next(self.parameters()).device
+        self.eval()
+        logits_N = torch.empty(len(pairs.lengths_B))
+        for chunk in sorted_chunks(pairs, chunk_tokens):
+            logits_N[chunk.rows_B.cpu()] = self(chunk.ids_T.to(device), chunk.lengths).float().squeeze(1).cpu()
+            if progress is not None:
+                progress(len(chunk.lengths))
         self.train(training)
         return logits_N
 

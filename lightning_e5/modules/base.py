@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.models.padded import checkpoint_layers
+from lightning_e5.modules.validated import ValidatedModule
 from lightning_e5.ranges import Count, Seed
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import CachedStep, EmbeddingLoss, EncodeChunk, GradCache
@@ -41,7 +41,7 @@ class NonFiniteError(TrainingStopped):
     """A loss or gradient that is not finite: training stops before the optimizer step."""
 
 
-class TrainingModule(L.LightningModule):
+class TrainingModule(ValidatedModule):
     """A model and its gradient-cached optimizer steps; each scheme writes out its own ``training_step``.
 
     Args:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_e5.distributed.collectives import gather, rank
+from lightning_e5.distributed.collectives import gather, gather_with_grad, rank
 from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask
 from lightning_e5.losses.info_nce import TEMPERATURE, InfoNCE
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.ranges import Range, Temperature
+from lightning_e5.training.reciprocal_rank import reciprocal_ranks
 from lightning_e5.training.token_dropout import drop_inner_tokens
-from lightning_e5.types import PairBatch, TokenBatch
+from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
 
 class BiEncoderModule(TrainingModule):
@@ -45,6 +47,7 @@ class BiEncoderModule(TrainingModule):
         self.encoder = encoder
         self.info_nce = InfoNCE(temperature, learned=learn_temperature)
         self.mask_duplicates, self.token_dropout = mask_duplicates, token_dropout
+        self._held_out: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def drop_tokens(self, texts: TokenBatch) -> TokenBatch:
         """The texts with some inner tokens left out; the prefix and the special tokens stay."""
@@ -55,6 +58,43 @@ class BiEncoderModule(TrainingModule):
     def embed_chunk(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
         """Unit embeddings of one chunk."""
         return functional.normalize(self.encoder(ids_T, lengths), dim=1)
+
+    def batch_loss(self, batch: PairBatch, embeddings_ND: Tensor) -> LossOutput:
+        """InfoNCE of the queries against every passage of the global batch; a collective call.
+
+        Validation takes this loss, without the queues of the schemes that have one: its negatives are the same at every step.
+
+        Args:
+            batch: of this rank.
+            embeddings_ND: unit embeddings of its queries, then of its passages.
+
+        Source: paper equation 1.
+        """
+        queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
+        # Candidates are the passages of all ranks; their gradients flow back to the rank that embedded them.
+        passages_PD, text_P = gather_with_grad(passages_ND), gather(batch.passage_text_P)
+        target_B = own_positives(batch)
+        mask = self.false_negatives(batch, text_P, target_B, text_P)
+        output = self.info_nce(queries_BD, passages_PD, target_B, mask)
+        return output._replace(logs=self.embedding_logs(queries_BD, passages_ND))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._held_out = []
+
+    def held_out_values(self, batch: PairBatch) -> Mapping[str, float | Tensor]:
+        """Loss and accuracy against the passages of the batch, and the parts of the loss; the embeddings are kept for the pool."""
+        queries_BD, passages_ND = (self.encoder.embed_tokens(texts).to(self.device) for texts in (batch.queries, batch.passages))
+        output = self.batch_loss(batch, torch.cat([queries_BD, passages_ND]))
+        own = (queries_BD, passages_ND, batch.query_text_B, batch.passage_text_P)
+        self._held_out.append(tuple(gather(tensor).cpu() for tensor in own))  # type: ignore[arg-type]
+        return {"loss": output.loss, "accuracy": output.accuracy, **{name: value for name, value in output.logs.items() if name != "temperature"}}
+
+    def held_out_pool_values(self) -> dict[str, float]:
+        """``mrr@10``: the mean reciprocal rank of the positives among all held-out passages."""
+        whole = (torch.cat(parts).to(self.device) for parts in zip(*self._held_out, strict=True))
+        self._held_out = []
+        return {"mrr@10": float(reciprocal_ranks(*whole).mean())}
 
     def false_negatives(
         self, batch: PairBatch, candidate_text_C: Tensor, target_B: Tensor, text_P: Tensor, *, own_text_B: Tensor | None = None

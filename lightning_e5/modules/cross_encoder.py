@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,3 +40,9 @@ class CrossEncoderModule(TrainingModule):
             return LossOutput(listwise_loss(logits_BG), accuracy, torch.zeros_like(accuracy))
 
         self.cached_step(batch, pairs, self.cross_encoder, loss)
+
+    def held_out_values(self, batch: PairBatch) -> Mapping[str, float | Tensor]:
+        """Loss, share of positives above all others, and the positive's mean reciprocal rank in its group (a tie counts against it)."""
+        logits_BG = self.cross_encoder.score_tokens(join_pairs(batch.queries, batch.passages)).view(len(batch.rows_B), -1)
+        rank_B = (logits_BG >= logits_BG[:, :1]).sum(1)
+        return {"loss": listwise_loss(logits_BG), "accuracy": positive_first(logits_BG), "mrr@10": torch.where(rank_B <= 10, 1.0 / rank_B, 0.0).mean()}

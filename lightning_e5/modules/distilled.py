@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
-from lightning_e5.distributed.collectives import gather, gather_with_grad
 from lightning_e5.errors import UserError
 from lightning_e5.losses.distillation import distillation_loss, has_teacher
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives
+from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.ranges import Weight
 from lightning_e5.training.chunks import concatenate
 from lightning_e5.types import LossOutput, PairBatch
@@ -40,23 +40,22 @@ class DistilledModule(BiEncoderModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         texts = self.drop_tokens(concatenate([batch.queries, batch.passages]))
+        self.cached_step(batch, texts, self.embed_chunk, partial(self.batch_loss, batch))
 
-        def loss(embeddings_ND: Tensor) -> LossOutput:
-            queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
-            logs = self.embedding_logs(queries_BD, passages_ND)
-            # L_cont: every passage of the global batch is a candidate, the hard negatives of all queries among them.
-            passages_PD, text_P = gather_with_grad(passages_ND), gather(batch.passage_text_P)
-            target_B = own_positives(batch)
-            mask = self.false_negatives(batch, text_P, target_B, text_P)
-            contrastive = self.info_nce(queries_BD, passages_PD, target_B, mask)
-            if batch.teacher_BG is None:
-                return contrastive._replace(loss=self.alpha * contrastive.loss, logs=logs)
-            # D_KL: the query's own passages alone, the student's softmax against the teacher's.
-            passages_BGD = passages_ND.view(len(queries_BD), -1, passages_ND.shape[1])
-            divergence = distillation_loss(queries_BD, passages_BGD, batch.teacher_BG, temperature=self.info_nce.temperature)
-            # Its mean is over rows with a teacher; weighting by their share makes it the mean over the whole batch.
-            share = has_teacher(batch.teacher_BG).float().mean()
-            logs |= {"divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
-            return contrastive._replace(loss=share * divergence + self.alpha * contrastive.loss, logs=logs)
+    def batch_loss(self, batch: PairBatch, embeddings_ND: Tensor) -> LossOutput:
+        """``D_KL + alpha * L_cont``, and both apart in the logs; a collective call.
 
-        self.cached_step(batch, texts, self.embed_chunk, loss)
+        Args: see `BiEncoderModule.batch_loss`.
+        """
+        # L_cont: every passage of the global batch is a candidate, the hard negatives of all queries among them.
+        contrastive = super().batch_loss(batch, embeddings_ND)
+        if batch.teacher_BG is None:
+            return contrastive._replace(loss=self.alpha * contrastive.loss)
+        # D_KL: the query's own passages alone, the student's softmax against the teacher's.
+        queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
+        passages_BGD = passages_ND.view(len(queries_BD), -1, passages_ND.shape[1])
+        divergence = distillation_loss(queries_BD, passages_BGD, batch.teacher_BG, temperature=self.info_nce.temperature)
+        # Its mean is over rows with a teacher; weighting by their share makes it the mean over the whole batch.
+        share = has_teacher(batch.teacher_BG).float().mean()
+        logs = {**contrastive.logs, "divergence": divergence.detach(), "contrastive": contrastive.loss.detach()}
+        return contrastive._replace(loss=share * divergence + self.alpha * contrastive.loss, logs=logs)

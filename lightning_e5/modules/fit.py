@@ -61,7 +61,7 @@ def fit(
         checkpoints: directory of the checkpoints; the newest whole one is continued from.
         title: of the progress line.
         loggers: Lightning loggers.
-        validation: the callback that validates, of a training on one device.
+        validation: the callback that validates (`lightning_e5.modules.validation.ValidationCallback`); None never does.
         resumed: called with the step that training continues after, before it does.
         warn: called with messages for the user (a refused checkpoint).
         checkpoint_seconds: save at least this often.
@@ -75,7 +75,7 @@ def fit(
         gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).
 
     Raises:
-        UserError: another ``strategy``, or a validation on several devices.
+        UserError: another ``strategy``, or nothing to validate on.
         SystemExit: 143, after a checkpoint, where SIGTERM or SIGUSR1 asked a rank to stop.
         KeyboardInterrupt: likewise, where SIGINT did.
     """
@@ -87,8 +87,6 @@ def fit(
     if gradient_checkpointing:
         module.checkpoint_activations()
     several = several_ranks(accelerator, devices, num_nodes)
-    if several and validation is not None:
-        raise UserError("validate: a training is validated on one device; give trainer: {devices: 1}, or leave validate out")
     if several:
         join(checkpoints)
     start = latest_checkpoint(checkpoints, warn)
@@ -116,6 +114,7 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
+            limit_val_batches=0,  # but while the callback validates
         )
         # Lightning's handlers run a collective wherever the signal finds a rank.
         trainer._signal_connector.register_signal_handlers = lambda: None

@@ -24,7 +24,7 @@ KNOWN = {
     "google-bert/bert-large-uncased-whole-word-masking": (24, 1024, 4096, 30522, 512),
 }
 #: Arguments by which stages take another's result, and what it has to be.
-_WANTED = {"encoder": "encoder", "tokens": "tokens", "ranked": "ranked", "keep": "keep", "pairs": "pairs", "teacher": "cross encoder"}
+_WANTED = {"encoder": "encoder", "tokens": "tokens", "ranked": "ranked", "keep": "keep", "pairs": "pairs", "teacher": "cross encoder", "validation_collections": "collection"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,19 +241,28 @@ def _check_groups(stage: _Stage, ranked: list[Facts], *, least: int) -> None:
         raise stage.refuse("data.negatives", f"{wanted} leaves nothing to rank the positive above; the rule is >= {least}")
     if wanted is not None and given is not None and given < wanted:
         raise stage.refuse("data.negatives", f"{wanted} negatives of each query are wanted, and the stage of inputs.ranked gives {given}")
-    hold_out = data.get("hold_out", 0)
-    if hold_out and len(ranked) > 1:
-        raise stage.refuse("data.hold_out", "needs a single file in inputs.ranked")
     rows = [r.rows for r in ranked]
-    _check_training(stage, None if not rows or None in rows else sum(rows) - hold_out, "queries")  # type: ignore[arg-type]
+    _check_training(stage, None if not rows or None in rows else sum(rows), "queries")  # type: ignore[arg-type]
+
+
+def _hold_out(stage: _Stage) -> int:
+    own, validation = stage.node["data"].get("hold_out", 0), stage.node.get("validation") or {}
+    of_validation = (validation.get("pairs") or {}).get("hold_out", 0)
+    if own and of_validation:
+        raise stage.refuse("validation.pairs.hold_out", "data.hold_out holds rows out, too; give one of them")
+    if not validation and (stage.node.get("inputs") or {}).get("validation_collections"):
+        raise stage.refuse("inputs.validation_collections", "needs validation, too: when is validated, such as every_n_steps: 500")
+    return int(own or of_validation)
 
 
 def _check_training(stage: _Stage, rows: int | None, what: str) -> None:
-    """Steps, warm-up and batch of a training on at most ``rows``."""
+    """Steps, warm-up and batch of a training on at most ``rows``, of which some may be held out."""
     data, optimizer = stage.node["data"], stage.node["optimizer"]
+    hold_out = _hold_out(stage)
+    rows = None if rows is None else rows - hold_out
     batch, steps, epochs = data.get("batch_size"), data.get("max_steps"), data.get("epochs")
     if rows is not None and batch is not None and rows < batch:
-        held = f" ({data['hold_out']} are held out)" if data.get("hold_out") else ""
+        held = f" ({hold_out} are held out)" if hold_out else ""
         raise stage.refuse("data.batch_size", f"{batch:,} {what} are more than the {max(0, rows):,} that there can be{held}")
     if steps is None and None not in (epochs, batch, rows):
         steps = max(1, math.ceil(epochs * rows / batch))

@@ -13,8 +13,8 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import texts_of_files
 from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.fit import Trainer
-from lightning_e5.modules.validation import Validation
-from lightning_e5.pipeline.kept_weights import KeptWeights
+from lightning_e5.modules.validation import ValidationArguments
+from lightning_e5.pipeline.kept_weights import KeptWeights, with_hold_out
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Share
@@ -33,8 +33,8 @@ def finetune(
     module: Annotated[Callable[..., BiEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     max_length: Length | None = None,
     train_length: Length | None = None,
-    validation: Path | None = None,
-    validate: Validation | None = None,
+    validation: ValidationArguments | None = None,
+    validation_collections: Mapping[str, Path] | None = None,
     keep_general: Share = 0.0,
     general: Path | None = None,
     precision: Precision = "fp32",
@@ -51,7 +51,7 @@ def finetune(
         optimizer: AdamW and its schedule.
         max_length: tokens per text (E5: 192 after 128 in pre-training; the position embeddings are frozen).
         train_length: tokens per text while training, where that is less than the encoder reads afterwards.
-        validation, validate, keep_general, general, precision, trainer: see the pre-training stage.
+        validation, validation_collections, keep_general, general, precision, trainer: see the pre-training stage.
 
     Returns:
         What was seen, and the losses of the last steps.
@@ -60,9 +60,10 @@ def finetune(
     """
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision, training_start=True)
-    batches = data(ranked=ranked, tokenizer=model.tokenizer.cut_at(train_length), cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
-    scheme = module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed)
-    kept = KeptWeights(out, model, validate=validate, validation=validation, keep_general=keep_general, general=general)
+    kept = KeptWeights(out, model, validation=validation, collections=validation_collections, keep_general=keep_general, general=general)
+    tokenizer, order = model.tokenizer.cut_at(train_length), derive_seed(seed, "order")
+    batches = data(ranked=ranked, tokenizer=tokenizer, cache_dir=out / "tokens", seed=order, **with_hold_out(data, kept.hold_out))
+    scheme = kept.attach(module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed))
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +13,8 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import texts_of_tokens
 from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.fit import Trainer
-from lightning_e5.modules.validation import Validation
-from lightning_e5.pipeline.kept_weights import KeptWeights
+from lightning_e5.modules.validation import ValidationArguments
+from lightning_e5.pipeline.kept_weights import KeptWeights, with_hold_out
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Share
@@ -32,8 +32,8 @@ def pretrain(
     optimizer: AdamWConfig,
     module: Annotated[Callable[..., BiEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     keep: Path | None = None,
-    validation: Path | None = None,
-    validate: Validation | None = None,
+    validation: ValidationArguments | None = None,
+    validation_collections: Mapping[str, Path] | None = None,
     keep_general: Share = 0.0,
     general: Path | None = None,
     precision: Precision = "fp32",
@@ -51,24 +51,24 @@ def pretrain(
         optimizer: AdamW and its schedule.
         module: partial training scheme; takes encoder, optimizer, max_steps, seed.
         keep: the consistency filter's ``ranks.parquet``; None keeps all.
-        validation: a small test collection (a folder in BEIR layout with ``qrels/test.tsv``) that is searched while training.
-        validate: when, and which step's weights are kept; validation and validate belong together.
+        validation: when the training is validated, on what, and which step's weights are kept (see `Validation`).
+        validation_collections: name -> small test collection (a folder in BEIR layout with ``qrels/test.tsv``) that is a task of it.
         keep_general: share of the general encoder's weights in those that are kept: 0.5 mixes half and half (see `interpolated`).
         general: folder of that encoder, of the same shape; by default ``encoder``.
         precision: of the backbone.
         trainer: devices, strategy, memory and checkpoint intervals (see `lightning_e5.modules.fit.fit`).
 
     Returns:
-        Steps, pairs and tokens seen, mean loss and accuracy of the last 10 steps; with a validation also ``best_step`` and the metric
-        of the kept weights and of the start.
+        Steps, pairs and tokens seen, mean loss and accuracy of the last 10 steps; with a validation also ``best_step`` and the
+        monitored value of the kept weights and of the start.
 
     Source: paper section 4.1.
     """
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, precision=precision, training_start=True)
-    batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"))
-    scheme = module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed)
-    kept = KeptWeights(out, model, validate=validate, validation=validation, keep_general=keep_general, general=general)
+    kept = KeptWeights(out, model, validation=validation, collections=validation_collections, keep_general=keep_general, general=general)
+    batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"), **with_hold_out(data, kept.hold_out))
+    scheme = kept.attach(module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed))
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:
         return {}

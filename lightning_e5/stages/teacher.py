@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lightning_e5.configurable import configurable
@@ -22,11 +21,12 @@ from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.fit import Trainer
+from lightning_e5.modules.validation import ValidationArguments
+from lightning_e5.pipeline.kept_weights import KeptWeights, with_hold_out
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Weight, WorkersOrZero
 from lightning_e5.rng import derive_seed, seed_torch
-from lightning_e5.training.chunks import sorted_chunks
 from lightning_e5.training.optimizer import AdamWConfig
 
 
@@ -40,6 +40,7 @@ def teacher(
     optimizer: AdamWConfig,
     module: Annotated[Callable[..., CrossEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     max_length: Length | None = None,
+    validation: ValidationArguments | None = None,
     precision: Precision = "fp32",
     trainer: Trainer | None = None,
     seed: int,
@@ -54,6 +55,7 @@ def teacher(
         optimizer: see `AdamWConfig`.
         module: partial training scheme.
         max_length: tokens of a query and of a passage, each.
+        validation: held-out groups and when they are looked at (see `Validation`; a cross-encoder takes no tasks).
         precision, trainer: see the pre-training stage.
 
     Returns:
@@ -63,31 +65,28 @@ def teacher(
     """
     seed_torch(seed)
     model = CrossEncoder.from_start(encoder, max_length=max_length, precision=precision)
-    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
-    metrics = train(out, module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
+    if validation is not None and validation.get("tasks"):
+        raise UserError("validation.tasks: are of encoders; a cross-encoder is validated on held-out groups, by pairs: {hold_out: N}")
+    kept = KeptWeights(out, model, validation=validation)
+    order = derive_seed(seed, "order")
+    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=order, **with_hold_out(data, kept.hold_out))
+    scheme = kept.attach(module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed))
+    metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:
         return {}
-    metrics |= _held_out(model, batches)
+    metrics = kept.keep(metrics) | _held_out(model, batches)
     model.save_pretrained(out / "cross_encoder")
     for directory in ("checkpoints", "tokens"):
         shutil.rmtree(out / directory, ignore_errors=True)
     return {"groups": batches.pairs, **metrics}
 
 
-@torch.inference_mode()
 def _held_out(model: CrossEncoder, batches: Any) -> dict[str, float]:
-    rows = np.arange(batches.pairs, batches.rows)
-    if not len(rows):
+    if not len(batches.held_out):
         return {}
-    batch = batches.groups(rows)
-    pairs = join_pairs(batch.queries, batch.passages)
-    logits_N = torch.empty(len(pairs.lengths_B))
-    model.eval()
-    device = next(model.parameters()).device
-    for chunk in sorted_chunks(pairs, 8192):
-        logits_N[chunk.rows_B] = model(chunk.ids_T.to(device), chunk.lengths).squeeze(1).float().cpu()
-    logits_BG = logits_N.view(len(rows), -1)
-    return {"held_out_groups": len(rows), "held_out_accuracy": float(positive_first(logits_BG))}
+    batch = batches.rows_batch(batches.held_out)
+    logits_BG = model.score_tokens(join_pairs(batch.queries, batch.passages)).view(len(batches.held_out), -1)
+    return {"held_out_groups": len(batches.held_out), "held_out_accuracy": float(positive_first(logits_BG))}
 
 
 @configurable("stage")

@@ -75,7 +75,7 @@ class WandbStage(Logger):
             self._log({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if step is not None:
+        if step is not None and not any(name.startswith("val/") for name in metrics):
             self._with_run(lambda run: self._log(metrics, step))
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
