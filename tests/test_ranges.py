@@ -16,6 +16,7 @@ from lightning_e5.config.experiment import check_top_level, load_experiment
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError
 from lightning_e5.modules.fit import fit
+from lightning_e5.modules.validation import HeldOutPairs, Validation
 from lightning_e5.pipeline.check import check_experiment
 from tests.lightning_e5.test_configurable import listed
 
@@ -27,7 +28,7 @@ NEGATIVE = {"MinScore.score", "StackExchangePosts.min_score", "hard_negatives.re
 ZERO = NEGATIVE | {
     "InBatchModule.token_dropout", "PreBatchModule.token_dropout", "MoCoModule.token_dropout", "DistilledModule.token_dropout", "MoCoModule.momentum",
     "AdamWConfig.warmup_steps", "AdamWConfig.word_embeddings", "AdamWConfig.weight_decay", "pretrain.graph_tokens", "finetune.graph_tokens", "teacher.graph_tokens",
-    "DistilledModule.alpha", "CCPairsDataModule.alpha", "RankedDataModule.hold_out", "RankedDataModule.num_workers", "CCPairsDataModule.num_workers",
+    "DistilledModule.alpha", "CCPairsDataModule.alpha", "RankedDataModule.hold_out", "CCPairsDataModule.hold_out", "RankedDataModule.num_workers", "CCPairsDataModule.num_workers",
     "Length.min_query_chars", "Length.min_passage_chars", "Nli.random_negatives", "RandomCrops.probability", "InverseCloze.keep",
     "build_pairs.passages_per_judged", "build_pairs.planted_mismatches", "build_ccpairs.planted_mismatches", "teacher_scores.retriever_scale",
     "EncoderSpec.dropout", "WordVectorsConfig.token_dropout", "own_pairs.validation_queries", "pretrain.keep_general", "finetune.keep_general",
@@ -121,9 +122,10 @@ def nullable(experiment: dict[str, Any], key: tuple[Any, ...]) -> bool:
     node: Any = experiment
     for part in key[:-1]:
         node = node[part]
-    if not isinstance(node, dict) or ("_target_" not in node and key[-2] != "trainer"):
+    plain = {"trainer": fit, "validation": Validation, "pairs": HeldOutPairs}
+    if not isinstance(node, dict) or ("_target_" not in node and key[-2] not in plain):
         return key[0] == "throughput"
-    function = fit if key[-2] == "trainer" else resolve_target(node["_target_"], "key")
+    function = resolve_target(node["_target_"], "key") if "_target_" in node else plain[key[-2]]
     parameter = arguments_of(function)[0].get(key[-1])
     return parameter is not None and fits(None, parameter.annotation)
 

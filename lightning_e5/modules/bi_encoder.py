@@ -88,13 +88,15 @@ class BiEncoderModule(TrainingModule):
         output = self.batch_loss(batch, torch.cat([queries_BD, passages_ND]))
         own = (queries_BD, passages_ND, batch.query_text_B, batch.passage_text_P)
         self._held_out.append(tuple(gather(tensor).cpu() for tensor in own))  # type: ignore[arg-type]
-        return {"loss": output.loss, "accuracy": output.accuracy, **{name: value for name, value in output.logs.items() if name != "temperature"}}
+        parts = {name: value for name, value in output.logs.items() if name not in ("temperature", "std_query", "std_passage")}
+        return {"loss": output.loss, "accuracy": output.accuracy, **parts}
 
     def held_out_pool_values(self) -> dict[str, float]:
-        """``mrr@10``: the mean reciprocal rank of the positives among all held-out passages."""
-        whole = (torch.cat(parts).to(self.device) for parts in zip(*self._held_out, strict=True))
+        """``mrr@10``, the mean reciprocal rank of the positives among all held-out passages, and the spread of the embeddings."""
+        queries_MD, passages_PD, *texts = (torch.cat(parts).to(self.device) for parts in zip(*self._held_out, strict=True))
         self._held_out = []
-        return {"mrr@10": float(reciprocal_ranks(*whole).mean())}
+        spread = {"std_query": float(embedding_std(queries_MD)), "std_passage": float(embedding_std(passages_PD))}
+        return {"mrr@10": float(reciprocal_ranks(queries_MD, passages_PD, *texts).mean()), **spread}
 
     def false_negatives(
         self, batch: PairBatch, candidate_text_C: Tensor, target_B: Tensor, text_P: Tensor, *, own_text_B: Tensor | None = None

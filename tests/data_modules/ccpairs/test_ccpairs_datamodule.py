@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -179,3 +180,39 @@ def test_few_pairs_get_more_epochs_and_batches_of_all_of_them(tokens: Path) -> N
     assert sorted(few.batch(3, 0, 1).rows_B.tolist()) == list(range(rows))  # an epoch is a step
     many = CCPairsDataModule(tokens=tokens, batch_size=2, seed=1, epochs=1, least_steps=3)
     assert (many.max_steps, many.batch_size) == ((rows + 1) // 2, 2)
+
+
+def test_held_out_pairs_and_their_texts_are_never_drawn(tmp_path: Path, texts: list[str], small_tokenizer: TextTokenizer) -> None:
+    queries = [*texts[:40], texts[0], "another query"]
+    passages = [f"about {q}" for q in texts[:40]] + ["another passage", f"about {texts[1]}"]
+    write_token_cache(tmp_path, {"query": (queries, "query"), "passage": (passages, "passage")}, small_tokenizer)
+    for hold_out in (1, 20):
+        data = module(tmp_path, hold_out=hold_out, epochs=3, max_steps=None)
+        held_out = set(data.held_out.tolist())
+        assert len(held_out) == hold_out and held_out == set(module(tmp_path, hold_out=hold_out, seed=9).held_out.tolist())
+        of_held_out = {queries[row] for row in held_out} | {passages[row] for row in held_out}
+        left = {row for row in range(42) if queries[row] not in of_held_out and passages[row] not in of_held_out}
+        assert {int(row) for batch in data.train_dataloader() for row in batch.rows_B} == left and len(left) == data.pairs
+        assert hold_out == 1 or len(left) < 42 - hold_out  # a duplicate was dropped with its pair
+        batches = [batch for batch in data.val_dataloader() if batch is not None]
+        assert [len(batch.rows_B) for batch in batches] == [min(8, hold_out)] * max(1, hold_out // 8)
+        assert {int(row) for batch in batches for row in batch.rows_B} <= held_out
+        assert all(same(a, b) for a, b in zip(batches, data.test_dataloader(), strict=True) if b is not None)
+
+
+def test_held_out_pairs_of_sources(tmp_path: Path, texts: list[str], small_tokenizer: TextTokenizer) -> None:
+    passages = [f"about {q}" for q in texts[:30]]
+    write_token_cache(tmp_path, {"query": (texts[:30], "query"), "passage": (passages, "passage")}, small_tokenizer, sources={"a": 20, "b": 10})
+    data = module(tmp_path, hold_out=6, alpha=0.5)
+    held_out = data.held_out
+    assert data.sources == {"a": 20 - int((held_out < 20).sum()), "b": 10 - int((held_out >= 20).sum())}
+    assert not set(held_out.tolist()) & {int(row) for batch in data.train_dataloader() for row in batch.rows_B}
+    with pytest.raises(UserError, match="hold_out: 30 is not below the 30 pairs that there are"):
+        module(tmp_path, hold_out=30)
+    with pytest.raises(UserError, match="hold_out: 29 pairs leave none to train on of the source"):
+        module(tmp_path, hold_out=29, alpha=0.5)
+    assert next(iter(module(tmp_path).val_dataloader())) is None
+    with pytest.raises(UserError, match="hold_out: 7 rows are not a multiple of the 2 ranks"):
+        ranked = module(tmp_path, hold_out=7)
+        ranked.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
+        ranked.val_dataloader()

@@ -89,7 +89,13 @@ def test_held_out_queries_are_never_drawn(tmp_path: Path, texts: list[str], smal
     data = module(tmp_path, small_tokenizer, table(texts), hold_out=10, max_steps=10)
     assert data.pairs == 20
     assert set(torch.cat([b.rows_B for b in data.train_dataloader()]).tolist()) == set(range(20))
-    assert data.groups(np.arange(20, 30)).rows_B.tolist() == list(range(20, 30))
+    assert data.held_out.tolist() == list(range(20, 30)) and data.groups(data.held_out).rows_B.tolist() == list(range(20, 30))
+    twice = table(texts)
+    twice["query"][3] = twice["query"][25]  # a query of a held-out row is in no row that is trained on
+    data = module(tmp_path, small_tokenizer, twice, hold_out=10, max_steps=10)
+    assert data.pairs == 19 and set(torch.cat([b.rows_B for b in data.train_dataloader()]).tolist()) == set(range(20)) - {3}
+    batches = list(data.val_dataloader())
+    assert [len(b.rows_B) for b in batches if b is not None] == [data.batch_size] * (10 // data.batch_size)
 
 
 def test_without_a_teacher(tmp_path: Path, texts: list[str], small_tokenizer: TextTokenizer) -> None:

@@ -94,12 +94,19 @@ def test_the_window_moves_by_epoch_around_and_around(tmp_path: Path, small_token
     assert whole is not None and torch.equal(torch.cat([r for r in ranks if r is not None]), whole)
 
 
+def test_every_file_of_a_mixture_holds_its_share_out(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    data = module(tmp_path, small_tokenizer, hold_out=9, epochs=None, max_steps=40)
+    assert data.held_out.tolist() == [*range(18, 24), *range(33, 36)]  # 24 and 12 rows
+    drawn = {int(row) for step in range(40) for row in data.batch(step, 0, 1).rows_B}
+    assert data.pairs == 27 and drawn == set(range(36)) - set(data.held_out.tolist())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"weights": {"nlu": 1, "marco": 1}}, "weights: 'nlu' is none of the ranked files; did you mean 'nli'"),
         ({"weights": {"marco": 1}}, "weights: lacks the ranked file 'nli'"),
-        ({"hold_out": 2}, "hold_out needs a single file"),
+        ({"hold_out": 36}, "hold_out: 36 is not below the 36 queries that there are"),
         ({"negatives": 4}, r"nli\.parquet: row 0 has 3 negatives, fewer than 4"),
         ({"ranked": {}}, "names no file"),
         ({"batch_size": 40}, r"marco\.parquet, .*nli\.parquet: 36 queries to train on are fewer than batch_size = 40"),

@@ -79,11 +79,11 @@ def check_table(run: Path, decision: str) -> None:
 def check_files(run: Path, encoder: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     steps = [json.loads(line) for line in (run / "stages" / "pretrain" / "validation.jsonl").read_text().splitlines()]
-    best = max(steps, key=lambda row: (row["ndcg@10"], -row["step"]))
+    best = max(steps, key=lambda row: (row["val/own-texts/ndcg@10"], -row["step"]))
     assert steps[0]["step"] == 0 and best["step"] == metrics["pretrain/best_step"]
-    assert metrics["pretrain/validation_ndcg@10"] == best["ndcg@10"]
+    assert metrics["pretrain/val/own-texts/ndcg@10"] == best["val/own-texts/ndcg@10"]
     record = read_record(run / "encoder")
-    assert record is not None and record.stages[-1].selected_on is not None and record.stages[-1].selected_on.startswith("collection ")
+    assert record is not None and record.stages[-1].selected_on is not None and record.stages[-1].selected_on.startswith("items ")
     changed = json.loads((run / "changed_queries.json").read_text())
     for row in changed:
         value = row["ndcg@10"]
@@ -119,7 +119,8 @@ def test_negatives_are_trained_on_behind_the_pairs(tmp_path: Path, encoder: Path
     assert list(found["stages"]) == ["pairs", "start", "pretrain", "finetune", "evaluate"] and found["final_encoder"] == "finetune"
     finetune = found["stages"]["finetune"]
     assert finetune["inputs"] == {
-        "encoder": "pretrain/encoder", "ranked": "pairs/ranked.parquet", "validation": "pairs/validation", "general": "start/encoder"
+        "encoder": "pretrain/encoder", "ranked": "pairs/ranked.parquet", "validation_collections": {"own-texts": "pairs/validation"},
+        "general": "start/encoder",
     }  # fmt: skip
     assert found["variables"]["keep_general"] == 0.25 and found["stages"]["pretrain"]["keep_general"] == 0.0
     assert finetune["keep_general"] == "${variables.keep_general}" and found["encoder"]["pretrained"] == str(encoder)

@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
 from data_modules.base import StepDataModule
 from lightning_e5.distributed.collectives import rank_means
 from lightning_e5.distributed.launch import is_first_process, leave_after_first
+from lightning_e5.evaluation.validation_tasks import _TokenisedOnce
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules import base
 from lightning_e5.modules.base import TrainingModule
@@ -30,6 +32,7 @@ from lightning_e5.modules.in_batch import InBatchModule
 from lightning_e5.modules.moco import MoCoModule
 from lightning_e5.modules.pre_batch import PreBatchModule
 from lightning_e5.modules.symmetric import SymmetricModule
+from lightning_e5.modules.validation import Validation, ValidationCallback
 from lightning_e5.training.optimizer import AdamWConfig
 from lightning_e5.types import PairBatch, TokenBatch
 
@@ -55,8 +58,24 @@ class Words:
 
     max_length = 64
 
-    def encode(self, texts: list[str], kind: str) -> tuple[None, list[int]]:
-        return None, [4] * len(texts)
+    def encode(self, texts: list[str], kind: str) -> tuple[Any, Any]:
+        """A token per character, of one prefix."""
+        ids = [[5, 6, 7, 8] + [10 + ord(c) % 80 for c in text] for text in texts]
+        return np.array([i for one in ids for i in one]), np.array([len(one) for one in ids])
+
+    def cut_at(self, length: int | None) -> Words:
+        return self
+
+
+class SevenTexts:
+    """A validation task whose value depends on the order of its embeddings."""
+
+    def values(self, model: TextEncoder) -> dict[str, float]:
+        embedded_ND = _TokenisedOnce(model, None).embed([chr(97 + i) * (1 + i) for i in range(7)], "passage")
+        return {"seven/sum": float((torch.arange(1.0, 8.0)[:, None] * embedded_ND).sum())}
+
+    def identities(self) -> dict[str, str]:
+        return {"seven": "items seven"}
 
 
 class RandomPairs(StepDataModule):
@@ -64,7 +83,18 @@ class RandomPairs(StepDataModule):
 
     def __init__(self, negatives: int) -> None:
         super().__init__(batch_size=BATCH, max_steps=STEPS, seed=0, num_workers=WORKERS)
-        self.negatives = negatives
+        self.negatives, self.held_out = negatives, np.arange(2 * BATCH + 3)
+
+    def rows_batch(self, rows: Any) -> PairBatch:
+        group = 1 + self.negatives
+        rows_B = torch.from_numpy(rows)
+        text_P = (200 + group * rows_B[:, None] + torch.arange(group)).flatten()
+        teacher_BG = torch.stack([torch.randn(group, generator=torch.Generator().manual_seed(int(row))) for row in rows_B])
+        return PairBatch(
+            queries=_texts([5 + int(row) % 7 for row in rows_B], rows_B % 15, slice(None)),
+            passages=_texts([6 + int(text) % 5 for text in text_P], text_P, slice(None)),
+            query_text_B=rows_B % 15, passage_text_P=text_P, rows_B=rows_B, teacher_BG=teacher_BG if self.negatives else None,
+        )  # fmt: skip
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
         draw = torch.Generator().manual_seed(step)
@@ -166,16 +196,18 @@ def main(out: Path, ranks: int, cases: list[str]) -> None:
         scheme, negatives, options = CASES[case]
         module = scheme(encoder(), temperature=0.05, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=STEPS, **options).double()
         recorder = Recorder(module)
+        module.validation_tasks = [SevenTexts()]
+        validation = ValidationCallback(Validation(every_n_steps=3), module.model)
         if FAULT:
             assert isinstance(module, BiEncoderModule)
             plant_fault(module)
         fit(
             module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks,
-            backend="gloo", checkpoint_steps=2, strategy=STRATEGY, chunk_tokens=64, graph_tokens=200,
+            backend="gloo", checkpoint_steps=2, strategy=STRATEGY, chunk_tokens=64, graph_tokens=200, validation=validation,
         )  # fmt: skip
         if STRATEGY == "fsdp" and is_first_process():
             module.model.backbone.save_pretrained(out / case / "weights")  # type: ignore[operator,union-attr]
-        results[case] = {"gradients": recorder.gradients, "rows": recorder.rows, "state": module.state_dict()}
+        results[case] = {"gradients": recorder.gradients, "rows": recorder.rows, "state": module.state_dict(), "validation": validation.rows, "best": validation.best}
     if is_first_process():
         torch.save(results, out / f"ranks-{ranks}.pt")
 

@@ -16,7 +16,7 @@ from lightning_e5.training.checkpointing import latest_checkpoint, load_checkpoi
 from lightning_e5.training.optimizer import AdamWConfig
 from tests.lightning_e5.modules.scheme_run import STEPS, RandomPairs, encoder
 from tests.lightning_e5.modules.test_faults import finish, result, start, wait_for_checkpoint
-from tests.lightning_e5.modules.test_ranks import assert_same_training, run
+from tests.lightning_e5.modules.test_ranks import assert_same_training, assert_same_validation, run
 
 CASES = ("in_batch-0", "in_batch-1", "in_batch-3", "pre_batch-1", "moco-1", "everything-1", "distilled-1")
 #: The schemes with everything that a checkpoint holds: a parameter of the loss, a queue, a momentum encoder.
@@ -52,6 +52,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.mark.parametrize("case", CASES)
 def test_two_sharded_ranks_make_the_step_of_one(one: Trained, sharded: Trained, case: str) -> None:
     assert_same_training(one[case], sharded[case])
+    assert_same_validation(one[case], sharded[case])
 
 
 @pytest.mark.parametrize("case", CASES)

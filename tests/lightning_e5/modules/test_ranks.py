@@ -55,6 +55,21 @@ def assert_same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
         assert torch.allclose(value.double(), two["state"][name].double(), rtol=1e-7, atol=1e-10), name
 
 
+@pytest.mark.parametrize("case", list(CASES))
+def test_two_ranks_validate_as_one_does(results: dict[int, dict[str, Any]], case: str) -> None:
+    assert_same_validation(results[1][case], results[2][case])
+
+
+def assert_same_validation(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert [row["step"] for row in one["validation"]] == [0, 3, 4]
+    expected = {"step", "pairs", "val/loss", "val/accuracy", "val/mrr@10", "val/seven/sum"}
+    for ours, theirs in zip(one["validation"], two["validation"], strict=True):
+        assert expected <= set(ours) and ours == pytest.approx(theirs, rel=1e-5)
+    assert one["validation"][0] != one["validation"][-1]
+    for name, value in one["best"].items():
+        assert torch.allclose(value, two["best"][name], rtol=1e-7, atol=1e-10), name
+
+
 #: Logged at every step: name -> (lowest, highest).
 LOGGED = {
     "loss": (0.0, 100.0), "accuracy": (0.0, 1.0), "temperature": (0.001, 1.0), "masked_fraction": (0.0, 1.0),
