@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query-prefix", metavar="TEXT", help="instead of what the model folders store")
     parser.add_argument("--passage-prefix", metavar="TEXT", help="instead of what the model folders store")
     parser.add_argument("--prefix-ablation", action="store_true", help="allow prefixes other than a model's own")
+    parser.add_argument("--selected-on-this", action="store_true", help="allow a set that chose a model's weights; its rows say so")
     parser.add_argument("--max-length", type=int, metavar="N", help="tokens per text instead of what the folders store")
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of the models (default fp32)")
     parser.add_argument("--split", default="test", help="of judgements, classification sets and files with a column split (default test)")

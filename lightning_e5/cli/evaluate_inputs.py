@@ -60,7 +60,7 @@ def evaluate_given(given: argparse.Namespace) -> Evaluated:
     rows = evaluate(
         models, load_tasks(data, settings, warn), seed=given.seed, out=Path(given.details) if given.details else None,
         training_texts=_training_texts(given.training_texts), reference=reference, compare_tasks=True,
-        keep=None if per_query is None else per_query.keep,
+        keep=None if per_query is None else per_query.keep, selected_on_this=given.selected_on_this,
     )  # fmt: skip
     if per_query is not None:
         per_query.write()

@@ -20,7 +20,7 @@ from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, fused_
 from lightning_e5.evaluation.published import Published, check_published, published_of
 from lightning_e5.evaluation.statistics.decision import decide_together
 from lightning_e5.evaluation.tasks.retrieval import CollectionResult, CollectionTask
-from lightning_e5.evaluation.tasks.task import EvalTask, TaskResult
+from lightning_e5.evaluation.tasks.task import EvalTask, TaskResult, items_identity
 from lightning_e5.files.run_layout import TABLE, TASKS
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import progress
@@ -28,7 +28,7 @@ from lightning_e5.result_row import Comparison, ResultRow, TextsRead
 from lightning_e5.types import Run
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Evaluated:
     model: str
     collection: str
@@ -36,6 +36,7 @@ class _Evaluated:
     texts: TextsRead
     comparisons: list[dict[str, Any]]
     seconds: float
+    selected_on_this: bool = False
 
 
 def evaluate(
@@ -52,6 +53,7 @@ def evaluate(
     compare_tasks: bool = False,
     keep: Callable[[str, str, TaskResult], None] | None = None,
     fusions: Mapping[str, Sequence[str]] | None = None,
+    selected_on_this: bool = False,
 ) -> list[ResultRow]:
     """Evaluate every model on every task that it can do: all of them on retrieval, those that embed on the others.
 
@@ -69,13 +71,14 @@ def evaluate(
         compare_tasks: compare the models on the other tasks, too, item by item where that is possible.
         keep: called with model, set and result, which has the values of single queries or items, one after the other.
         fusions: name -> models of this evaluation whose rankings are fused (see `fuse`) and evaluated as one more model.
+        selected_on_this: evaluate models on a set that chose their weights in a validation, too; such rows say so.
 
     Returns:
         Retrieval's rows, then the averages over BEIR's 15 sets where all were evaluated, then those of the other tasks. What is
         said of differences holds for all of them together (Holm).
 
     Raises:
-        UserError: no model, no task that one can do, a wrong name, or as the models and tasks.
+        UserError: no model, no task that one can do, a wrong name, a set that chose a model's weights, or as the models and tasks.
     """
     loaded = load_models(models)
     loaded |= fused_models(fusions or {}, loaded)
@@ -89,7 +92,11 @@ def evaluate(
     items: dict[str, Sequence[Item]] = {}
     beir: dict[str, dict[str, Sequence[NDArray[np.float64]]]] = {}
     for task in tasks:
-        found = _on_task(task, loaded if isinstance(task, CollectionTask) else embedders, seed, out, keep)
+        able = loaded if isinstance(task, CollectionTask) else embedders
+        chosen = _chosen_on(task, able, selected_on_this)
+        found = _on_task(task, able, seed, out, keep)
+        for name in chosen:
+            found[name].selected_on_this = True
         items[task.name] = list(task.items())
         compares = compare_tasks or isinstance(task, CollectionTask)
         answers = {name: one.result.answers for name, one in found.items() if compares and one.result.answers is not None}
@@ -111,6 +118,18 @@ def evaluate(
     if out is not None:
         _write(out, rows)
     return rows
+
+
+def _chosen_on(task: EvalTask, models: Mapping[str, LoadedModel], allowed: bool) -> list[str]:
+    """The models whose weights were chosen by this task's items in a validation; UserError for one where that is not allowed."""
+    identity = items_identity(task)
+    found = [name for name, model in models.items() if model.training is not None and identity in model.training.selected_on]
+    if found and not allowed:
+        raise UserError(
+            f"{task.name}: chose the step whose weights {found[0]} has, so its figure there says little of other texts; evaluate on another "
+            "split or set, or say that it is meant (--selected-on-this, in a YAML selected_on_this: true): the row will say so"
+        )
+    return found
 
 
 def _on_task(
@@ -146,7 +165,7 @@ def _row(one: _Evaluated, model: LoadedModel, contamination: Contamination) -> R
     result = one.result
     overlap, clean = contamination.of(one.model, model, one.collection, result)
     compared = [Comparison.of_json(comparison) for comparison in one.comparisons]
-    facts = dict(result.facts)
+    facts = dict(result.facts) | ({"selected_on_this": True} if one.selected_on_this else {})
     return ResultRow(
         one.model, one.collection, result.task, result.metric, result.value, result.low, result.high, result.items,
         {**result.others, **clean}, facts.pop("split", None), one.texts, overlap,

@@ -14,8 +14,7 @@ from lightning_e5.distributed.collectives import gather, rank, world_size
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.load_tasks import TaskSettings, load_tasks
 from lightning_e5.evaluation.tasks.retrieval import CollectionTask
-from lightning_e5.evaluation.tasks.task import EvalTask
-from lightning_e5.files.storage import sha256_text
+from lightning_e5.evaluation.tasks.task import EvalTask, items_identity
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.ranges import Length
 from lightning_e5.result_row import MAIN_METRIC
@@ -84,11 +83,6 @@ def main_value(task: EvalTask, embedder: Embedder) -> tuple[str, float]:
         return MAIN_METRIC, task.collection.evaluate(embedder, k=_K, metrics=[MAIN_METRIC]).metrics[MAIN_METRIC]
     result = task.evaluate(embedder, seed=0)
     return result.metric, result.value
-
-
-def items_identity(task: EvalTask) -> str:
-    """The name by content of what a task evaluates on: the texts of its items, whatever file they came from."""
-    return f"items {sha256_text(texts_digest(sorted(chr(0).join(item) for item in task.items())))}"
 
 
 class _TokenisedOnce:

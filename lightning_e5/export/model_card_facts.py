@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,10 +199,20 @@ def _recipe(run: RunData, stage: str) -> list[list[str]]:
                      for key, value in given.items() if key not in _NOT_SETTINGS]  # fmt: skip
     rows += [[key, str(node[key])] for key in ("precision", "max_length") if node.get(key) is not None]
     rows += [[key.replace("_", " "), f"{counts[key]:,.0f}"] for key in ("steps", "pairs_seen", "tokens_seen") if key in counts]
+    rows += _kept(counts)
     rows += [["final loss", f"{counts['final_loss']:.3f}"]] if "final_loss" in counts else []
     seconds = run.times().get(stage, {}).get("seconds")
     rows += [["time", duration(seconds)]] if seconds is not None else []
     return [[stage, *row] for row in redact(rows)]
+
+
+def _kept(counts: Mapping[str, float]) -> list[list[str]]:
+    """Which step's weights a validation kept, and by what."""
+    monitored = next((name for name in counts if f"{name}_start" in counts), None)
+    if monitored is None:
+        return []
+    start = counts[f"{monitored}_start"]
+    return [["weights of step", f"{counts['best_step']:,.0f}, by {monitored} {counts[monitored]:.4f} (step 0: {start:.4f})"]]
 
 
 def _environment(run: RunData) -> Table:

@@ -17,8 +17,8 @@ RECORD = "training_record.json"
 @dataclass(frozen=True, slots=True)
 class TrainedStage:
     """One training: ``texts`` names what it read by content (see `texts_identity`), None where that is not known;
-    ``tokens_seen`` is None where tokens were not counted; ``selected_on`` names by content the collection by which the step was
-    chosen whose weights these are, None for the last step's."""
+    ``tokens_seen`` is None where tokens were not counted; ``selected_on`` names by content what chose the step whose weights
+    these are (see `lightning_e5.evaluation.tasks.task.items_identity`), None for the last step's."""
 
     stage: str
     pairs_seen: int
@@ -55,6 +55,11 @@ class TrainingRecord:
         if not self.known_start or any(s.texts is None for s in self.stages):
             return None
         return frozenset(name for s in self.stages for name in s.texts or ())
+
+    @property
+    def selected_on(self) -> frozenset[str]:
+        """What chose the weights, in any of the trainings."""
+        return frozenset(s.selected_on for s in self.stages if s.selected_on is not None)
 
     def after(
         self, stage: str, metrics: Mapping[str, float], texts: Iterable[str] | None, *, selected_on: str | None = None

@@ -14,15 +14,10 @@ from typing import Any
 
 from lightning_e5.config.annotations import arguments_of
 from lightning_e5.config.experiment import Node, outside_path
+from lightning_e5.config.known_encoders import KNOWN_ENCODERS
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError, suggestion
 
-#: Sizes of the checkpoints that E5 starts from: layers, width, feed-forward width, vocabulary, positions.
-KNOWN = {
-    "microsoft/MiniLM-L12-H384-uncased": (12, 384, 1536, 30522, 512),
-    "google-bert/bert-base-uncased": (12, 768, 3072, 30522, 512),
-    "google-bert/bert-large-uncased-whole-word-masking": (24, 1024, 4096, 30522, 512),
-}
 #: Arguments by which stages take another's result, and what it has to be.
 _WANTED = {"encoder": "encoder", "tokens": "tokens", "ranked": "ranked", "keep": "keep", "pairs": "pairs", "teacher": "cross encoder", "validation_collections": "collection"}
 
@@ -136,7 +131,7 @@ def _new_encoder(stage: _Stage, spec: Any) -> Facts:
     if not isinstance(spec, dict) or "_target_" not in spec:
         return Facts()
     values = {**_defaults(resolve_target(spec["_target_"], stage.key)), **spec}
-    sizes = KNOWN.get(values["pretrained"]) if values.get("pretrained") else (0, 0, 0, 0, values.get("max_positions"))
+    sizes = KNOWN_ENCODERS.get(values["pretrained"]) if values.get("pretrained") else (0, 0, 0, 0, values.get("max_positions"))
     positions = None if sizes is None else sizes[4]
     length = values.get("max_length")
     if length is not None and positions is not None and length > positions:

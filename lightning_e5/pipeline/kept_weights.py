@@ -76,7 +76,7 @@ class KeptWeights:
     @property
     def selected_on(self) -> str | None:
         """What chose the step of the kept weights, by content; None for the last step's."""
-        if self.callback is None or self.callback.settings.keep == "last":
+        if self.settings is None or self.callback is None or (self.settings.keep == "last" and self.settings.patience is None):
             return None
         return self.identities.get(self.callback.monitor.split("/")[1], HELD_OUT)
 

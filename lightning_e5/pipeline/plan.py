@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from lightning_e5.config.experiment import Node, load_experiment, outside_path
+from lightning_e5.config.known_encoders import KNOWN_ENCODERS
 from lightning_e5.errors import UserError
-from lightning_e5.pipeline.agreement import KNOWN
 from lightning_e5.pipeline.check import check_experiment
 from lightning_e5.pipeline.stage import run_directory
 from lightning_e5.progress import printable
@@ -83,7 +83,7 @@ def _encoder_sizes(spec: Any) -> tuple[int, int, int, int, int] | None:
     if not isinstance(spec, dict):
         return None
     if spec.get("pretrained"):
-        return KNOWN.get(spec["pretrained"])
+        return KNOWN_ENCODERS.get(spec["pretrained"])
     values = EncoderSpec(**{k: v for k, v in spec.items() if k != "_target_"})
     return values.layers, values.hidden_size, values.intermediate_size, values.vocab_size, values.max_positions
 

@@ -29,7 +29,7 @@ _COUNTS = ("queries", "documents", "missing", "dangling", "pairs_seen", "tokens_
 #: What rows of retrieval's and of the tasks' table have in common.
 _ROW: Shape = {
     "model": TEXT, **{f"{key}?": COUNT for key in _COUNTS}, **{f"{key}?": NUMBER for key in ("low", "high", "truncated", "tied")},
-    "split?": TEXT, "precision?": TEXT, "contamination?": TEXT, "contaminated?": {"count": COUNT, "share": NUMBER}, "prefix?": {"*": TEXT}, "prefix_ablation?": FLAG,
+    "split?": TEXT, "precision?": TEXT, "contamination?": TEXT, "contaminated?": {"count": COUNT, "share": NUMBER}, "prefix?": {"*": TEXT}, "prefix_ablation?": FLAG, "selected_on_this?": FLAG,
 }  # fmt: skip
 TABLE: Shape = [
     {**_ROW, "collection": TEXT, "metric?": TEXT, "value?": NUMBER, "others?": {"*": NUMBER}, "published?": {"*": NUMBER}, "previous?": [COMPARED], "rules?": {"beir": TEXT}, "difference?": NUMBER,

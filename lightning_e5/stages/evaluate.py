@@ -52,6 +52,7 @@ def evaluate(
     training_texts: Mapping[str, Path] | None = None,
     trained_on: Mapping[str, Sequence[str]] | None = None,
     compare_tasks: bool = False,
+    selected_on_this: bool = False,
     cosines: bool = True,
     index: VectorIndex | None = None,
     cache_dir: Path | str | None = None,
@@ -91,6 +92,7 @@ def evaluate(
         trained_on: model -> names of ``training_texts`` that it read, where its folder does not say.
         compare_tasks: compare the models with ``reference`` and ``previous`` on the other tasks, too, item by item (clustering's
             clusters alone cannot be); what is said of differences holds for those of all tasks together then.
+        selected_on_this: evaluate models on a set that chose their weights in a validation, too; such rows say so.
         cosines: keep cosines of judged and of random pairs for the report.
         index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the
             table. Exact search by default.
@@ -118,5 +120,6 @@ def evaluate(
     rows = evaluation.evaluate(
         models, tasks, seed=seed, out=out, reference=reference, previous=previous, published=published,
         training_texts=training_texts, trained_on=trained_on, compare_tasks=compare_tasks, fusions=fusions,
+        selected_on_this=selected_on_this,
     )  # fmt: skip
     return flat(rows)

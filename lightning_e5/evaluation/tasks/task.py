@@ -15,6 +15,7 @@ from lightning_e5.evaluation.statistics.answers import Answers
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
+from lightning_e5.text import texts_digest
 from lightning_e5.types import Embedder, Kind, Metrics
 
 #: Bootstrap samples of a task's interval.
@@ -92,6 +93,14 @@ class EvalTask(Protocol):
     def evaluate(self, embedder: Any, *, seed: int) -> TaskResult:
         """Evaluate a model; ``seed`` is that of the interval's bootstrap."""
         ...
+
+
+def items_identity(task: EvalTask) -> str:
+    """The name by content of what a task evaluates on: the texts of its items, whatever file they came from.
+
+    A model's record names so what chose its weights (`lightning_e5.models.training_record`).
+    """
+    return f"items {texts_digest(sorted(chr(0).join(item) for item in task.items()))}"
 
 
 def bootstrap(

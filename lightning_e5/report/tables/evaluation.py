@@ -154,9 +154,11 @@ def interval(row: Node) -> str | None:
 
 
 def labelled(row: Node) -> str:
-    """The model's name, marked where other prefixes than its own were used, and where texts are not compared by cosine."""
+    """The model's name, marked where texts are not compared by cosine, where other prefixes than its own were used, and where the set
+    chose its weights in a validation."""
     name = f"{row['model']} (dot product)" if row.get("similarity") == "dot" else str(row["model"])
-    return f"{name} (prefix ablation)" if row.get("prefix_ablation") else name
+    name = f"{name} (prefix ablation)" if row.get("prefix_ablation") else name
+    return f"{name} (chosen on this set)" if row.get("selected_on_this") else name
 
 
 def set_name(row: Node) -> str:

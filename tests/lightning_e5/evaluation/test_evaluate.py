@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from lightning_e5.errors import UserError
 from lightning_e5.evaluation.evaluate import evaluate
 from lightning_e5.evaluation.load_tasks import TaskSettings, load_tasks
 from lightning_e5.evaluation.loaded_models import ModelSpec
 from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
+from lightning_e5.evaluation.validation_tasks import EvaluateOn
+from lightning_e5.models.training_record import UNTRAINED
+from lightning_e5.report.tables.evaluation import labelled
 from lightning_e5.result_row import flat
 from lightning_e5.results.result_files import read_rows
 from lightning_e5.retrieval.bm25 import BM25
@@ -33,3 +39,16 @@ def test_nothing_is_written_unasked(tmp_path: Path, encoder_folder: Path, sts_fi
     before = set(tmp_path.rglob("*"))
     (row,) = evaluate([ModelSpec("small", encoder_folder)], [STSTask(load_sts(sts_file, "similar"))])
     assert row.queries == 40 and row.metrics["spearman_low"] <= row.value and set(tmp_path.rglob("*")) == before
+
+
+def test_a_set_that_chose_the_weights_is_refused_unless_it_is_meant(tmp_path: Path, encoder_folder: Path, collection: Path, sts_file: Path) -> None:
+    (chosen_on,) = EvaluateOn(collections={"validation": collection}).identities().values()
+    UNTRAINED.after("pretrain", {"pairs_seen": 4.0}, None, selected_on=chosen_on).save(encoder_folder)
+    models = [ModelSpec("bm25", BM25()), ModelSpec("small", encoder_folder)]
+    with pytest.raises(UserError, match=r"toy: chose the step whose weights small has, .*\(--selected-on-this"):
+        evaluate(models, load_tasks({"collections": {"toy": collection}}, TaskSettings()))
+    data = {"collections": {"toy": collection}, "sts": {"similar": sts_file}}
+    rows = evaluate(models, load_tasks(data, TaskSettings()), out=tmp_path / "out", selected_on_this=True)
+    assert [row.facts.get("selected_on_this") for row in rows] == [None, True, None]
+    assert [labelled(row.as_json()) for row in rows] == ["bm25", "small (chosen on this set)", "small"]
+    assert read_rows(tmp_path / "out") == rows

@@ -11,7 +11,8 @@ import torch
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.collection import load_collection
 from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
-from lightning_e5.evaluation.validation_tasks import EvaluateOn, items_identity
+from lightning_e5.evaluation.tasks.task import items_identity
+from lightning_e5.evaluation.validation_tasks import EvaluateOn
 from lightning_e5.models.encoder import TextEncoder
 
 
