@@ -147,8 +147,7 @@ def _vocabulary(stage: _Stage) -> Facts:
 
 def _tokens(stage: _Stage) -> Facts:
     made = _new_encoder(stage, stage.value("spec"))
-    makes = {"tokens": "tokens"} | ({"encoder": "encoder"} if stage.value("spec") else {})
-    return replace(made, makes=makes, rows=stage.input("pairs").rows)
+    return replace(made, makes={"tokens": "tokens"} | ({"encoder": "encoder"} if stage.value("spec") else {}), rows=stage.input("pairs").rows)
 
 
 def _consistency_filter(stage: _Stage) -> Facts:
@@ -223,8 +222,7 @@ def _ranked_data(stage: _Stage) -> Facts:
     source = stage.value("source")
     target = resolve_target(source["_target_"], stage.key)
     scores = {**_defaults(target), **source}.get("teacher_scores", False) if target.__module__.startswith("data_modules.") else None
-    makes = {**_RANKED, "collection": "collection"}
-    return Facts(makes, negatives=stage.value("negatives"), scores=scores, retriever_scores=False)
+    return Facts({**_RANKED, "collection": "collection"}, negatives=stage.value("negatives"), scores=scores, retriever_scores=False)
 
 
 def _check_groups(stage: _Stage, ranked: list[Facts], *, least: int) -> None:
@@ -253,12 +251,11 @@ def _hold_out(stage: _Stage) -> int:
 def _check_training(stage: _Stage, rows: int | None, what: str) -> None:
     """Steps, warm-up and batch of a training on at most ``rows``, of which some may be held out."""
     data, optimizer = stage.node["data"], stage.node["optimizer"]
+    batch, steps, epochs = data.get("batch_size"), data.get("max_steps"), data.get("epochs")
     hold_out = _hold_out(stage)
     rows = None if rows is None else rows - hold_out
-    batch, steps, epochs = data.get("batch_size"), data.get("max_steps"), data.get("epochs")
     if rows is not None and batch is not None and rows < batch:
-        held = f" ({hold_out} are held out)" if hold_out else ""
-        raise stage.refuse("data.batch_size", f"{batch:,} {what} are more than the {max(0, rows):,} that there can be{held}")
+        raise stage.refuse("data.batch_size", f"{batch:,} {what} are more than the {max(0, rows):,} that there can be{f' ({hold_out} are held out)' if hold_out else ''}")
     if steps is None and None not in (epochs, batch, rows):
         steps = max(1, math.ceil(epochs * rows / batch))
     warmup = optimizer.get("warmup_steps", 0)

@@ -12,6 +12,7 @@ from lightning_e5.files.storage import write_text
 from lightning_e5.report.adaptation import adaptation_sections
 from lightning_e5.report.data_report import data_sections
 from lightning_e5.report.figures import drawing as figures
+from lightning_e5.report.figures.validation import validation_curves
 from lightning_e5.report.filter_report import filter_section
 from lightning_e5.report.html import Details, Folded, Paragraph, Part, Picture, Section, page
 from lightning_e5.report.tables.evaluation import NONE_SHOWN_NOTE, contamination_table, task_table, validity_table
@@ -43,6 +44,10 @@ _COSINES_TEXT = (
     "Cosines of judged (query, passage) pairs and of random ones. A title says how often a judged pair's "
     "cosine is above a random pair's; 50% is chance."
 )
+_VALIDATION_NOTE = (
+    "A validation chose the weights that are kept (the star); its sets are not evaluated on above. Losses of training and validation "
+    "are comparable where both have the same number of passages to tell apart: training has dropout and, with a queue, more negatives."
+)
 _TIME_NOTE = "The peak is the process's so far, so it never falls from one stage to the next of the same process."
 
 
@@ -70,8 +75,11 @@ def report_page(run: RunData) -> str:
         parts.append(Section("Other tasks", [*_first_rows(task_table(tasks)), Paragraph(_TASKS_NOTE, "note")]))
     parts += [filter_section(run, stage) for stage in filters[:1]]
     losses = Picture.of(lambda width: figures.loss_curves(run, width), "The loss of each training stage")
+    validations = Picture.of(lambda width: validation_curves(run, width), "The validations of each training stage")
+    if validations.figure is not None:
+        parts.append(Section("Validation", [validations, Paragraph(_VALIDATION_NOTE, "note")]))
     if losses.figure is not None:  # what decides where nothing was evaluated or filtered
-        parts.append((Folded if results or filters else Section)("Training", [losses]))
+        parts.append((Folded if results or filters or validations.figure is not None else Section)("Training", [losses]))
     return page(run.name, [*parts, *_folded(run, [*(result.row for result in results), *tasks])])
 
 

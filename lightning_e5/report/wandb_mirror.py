@@ -131,7 +131,9 @@ def drawn_figures(run: RunData, folder: Path) -> Iterator[tuple[str, Path]]:
     from lightning_e5.report.figures import drawing as figures
     from lightning_e5.report.figures.filters import filter_ranks, kept_per_source
 
-    drawn = {"ndcg": figures.ndcg_intervals(run), "loss": figures.loss_curves(run), "cosines": figures.cosine_distributions(run)}
+    from lightning_e5.report.figures.validation import validation_curves
+
+    drawn = {"validation": validation_curves(run), "ndcg": figures.ndcg_intervals(run), "loss": figures.loss_curves(run), "cosines": figures.cosine_distributions(run)}
     for stage in run.filters():
         drawn |= {f"{stage}_ranks": filter_ranks(run, stage), f"{stage}_sources": kept_per_source(run, stage)}
     for name, figure in drawn.items():
