@@ -19,7 +19,7 @@ from lightning_e5.training.interpolation import Weights, interpolated
 #: The value of held-out pairs by which weights are chosen where no task says otherwise.
 PAIRS_METRIC = "val/mrr@10"
 #: Values of which the lower is the better, by the last part of their name.
-_LOWER = ("loss", "divergence", "contrastive")
+LOWER = ("loss", "divergence", "contrastive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ ValidationArguments = Annotated[
 
 def lower_is_better(metric: str) -> bool:
     """Whether the lower of two values of a metric is the better one."""
-    return metric.rsplit("/", 1)[-1] in _LOWER
+    return metric.rsplit("/", 1)[-1] in LOWER
 
 
 class ValidationCallback(L.Callback):
@@ -97,6 +97,8 @@ class ValidationCallback(L.Callback):
     ) -> None:
         self.settings, self.model, self.record = settings, model, record
         self.keep_general, self.general = keep_general, general if general is not None or not keep_general else weights_of(model)
+        #: Called with the row of each validation that is made now.
+        self.found: Callable[[Mapping[str, float]], object] = lambda row: None
         #: One row per validation: ``step``, ``pairs`` seen, and the values by name.
         self.rows: list[dict[str, float]] = []
         self.monitor, self.best_step = settings.monitor or "", 0
@@ -178,6 +180,7 @@ class ValidationCallback(L.Callback):
             self.best_step, self.best = step, weights_of(self.model)
         if trainer.is_global_zero:
             self.record(self.rows)
+            self.found(self.rows[-1])
 
     def _leave(self, trainer: L.Trainer, module: ValidatedModule) -> None:
         module.give_validation_up()

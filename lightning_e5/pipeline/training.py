@@ -8,8 +8,11 @@ import lightning as L
 
 from lightning_e5.config.experiment import read_yaml
 from lightning_e5.distributed.launch import is_first_process
+from lightning_e5.files.run_layout import VALIDATION
+from lightning_e5.files.storage import read_log
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.fit import fit
+from lightning_e5.modules.validation import ValidationCallback
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.tracking.metrics_log import JsonlLogger, read_metrics_log
 from lightning_e5.tracking.run_directory import warn
@@ -18,7 +21,7 @@ from lightning_e5.tracking.wandb_run import wandb_mode
 
 
 def train(
-    out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, *, validation: L.Callback | None = None, **trainer: object
+    out: Path, module: TrainingModule, data: L.LightningDataModule, context: StageContext, *, validation: ValidationCallback | None = None, **trainer: object
 ) -> dict[str, float] | None:
     """Fit, with ``metrics.jsonl``, W&B and checkpoints in ``out``; returns what was seen and the last losses.
 
@@ -28,11 +31,13 @@ def train(
         fit(module, data, checkpoints=out / "checkpoints", title="train", validation=validation, **trainer)  # type: ignore[arg-type]
         return None
     jsonl, wandb = JsonlLogger(out), _wandb(out, context)
+    if validation is not None and wandb is not None:
+        validation.found = wandb.log_validation
 
     def resumed(step: int) -> None:
         jsonl.truncate(step)
         if wandb is not None:
-            jsonl.hold(wandb.start(read_metrics_log(out)))
+            jsonl.hold(wandb.start(_with_validations(out, step)))
 
     try:
         fit(
@@ -55,6 +60,13 @@ def train(
     if wandb is not None:
         wandb.finish(metrics)
     return metrics
+
+
+def _with_validations(out: Path, step: int) -> list[dict[str, float]]:
+    """The rows of ``metrics.jsonl``, each with the values of its step's validation, as far as ``step``."""
+    validations = {row["step"]: row for row in read_log(out / VALIDATION) if row["step"] <= step}
+    rows = [{**validations.pop(row["step"], {}), **row} for row in read_metrics_log(out)]
+    return [*validations.values(), *rows]  # what is left is that of step 0
 
 
 def _wandb(out: Path, context: StageContext) -> WandbStage | None:

@@ -130,7 +130,6 @@ def drawn_figures(run: RunData, folder: Path) -> Iterator[tuple[str, Path]]:
 
     from lightning_e5.report.figures import drawing as figures
     from lightning_e5.report.figures.filters import filter_ranks, kept_per_source
-
     from lightning_e5.report.figures.validation import validation_curves
 
     drawn = {"validation": validation_curves(run), "ndcg": figures.ndcg_intervals(run), "loss": figures.loss_curves(run), "cosines": figures.cosine_distributions(run)}

@@ -43,8 +43,6 @@ class JsonlLogger(Logger):
         return self._file
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if any(name.startswith("val/") for name in metrics):
-            return
         row = {"step": step, **metrics}
         held = self._held.pop(step, {}) if step is not None else {}
         if all(held.get(name) == value for name, value in row.items() if name not in TIMED):

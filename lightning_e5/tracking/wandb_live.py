@@ -15,9 +15,11 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.config.experiment import Node
+from lightning_e5.files.run_layout import VALIDATION
+from lightning_e5.modules.validation import LOWER
 from lightning_e5.tracking.metrics_log import TIMED
 from lightning_e5.tracking.run_directory import warn
-from lightning_e5.tracking.wandb_run import first_line, history_name, log_columns, read_history, start_run
+from lightning_e5.tracking.wandb_run import VALIDATED, first_line, history_name, log_columns, read_history, start_run
 
 #: What a process that SIGTERM stopped ends with.
 _STOPPED = 143
@@ -53,7 +55,7 @@ class WandbStage(Logger):
         """Start or continue the run.
 
         Args:
-            rows: all of ``metrics.jsonl`` up to the step that training continues after.
+            rows: all of ``metrics.jsonl`` up to the step that training continues after, each with the values of its validation.
 
         Returns:
             Step -> the row of ``metrics.jsonl`` that earlier processes gave to W&B.
@@ -71,19 +73,29 @@ class WandbStage(Logger):
         for axis in axes:
             run.define_metric(axis)
         run.define_metric(f"{self.stage}/*", step_metric=axes[0])
+        run.define_metric(f"{VALIDATED}*", step_metric=axes[0], summary="max")
+        for name in LOWER:
+            run.define_metric(f"{VALIDATED}{name}", step_metric=axes[0], summary="min")
         for row in rows:
             self._log({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if step is not None and not any(name.startswith("val/") for name in metrics):
+        if step is not None:
             self._with_run(lambda run: self._log(metrics, step))
+
+    def log_validation(self, row: Mapping[str, float]) -> None:
+        """Add what a validation found to the row of its step, which W&B writes with the next step's."""
+        step = int(row["step"])
+        self._with_run(lambda run: self._log({name: value for name, value in row.items() if name != "step"}, step))
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
         row = {history_name(self.stage, name): value for name, value in {**metrics, "step": step}.items()}
         before = self._written.get(step)
         if before is None:
-            self._run.log(row, step=step, commit=True)
-        elif before and not self._differs and _untimed(before, self.stage) != _untimed(row, self.stage):
+            self._run.log(row, step=step)  # not committed: a validation of the step adds to it
+        elif before and any(name.startswith(VALIDATED) and name not in before for name in row):
+            warn(f"W&B: lacks the validation of step {step} of {self.stage}, which was stopped in it; {VALIDATION} has it")
+        elif before and not self._differs and any(before.get(name) != value for name, value in _untimed(row, self.stage).items()):
             self._differs = True
             warn(f"W&B: step {step} of {self.stage} came out differently after the resume; W&B keeps the first values, metrics.jsonl the last")
 

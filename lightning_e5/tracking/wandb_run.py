@@ -27,6 +27,8 @@ RESULTS = "results"
 _IDENTITY = "run_id"
 #: The name of a W&B run of an ablation: of its run directory, and of the stage (or `RESULTS`).
 ABLATION_RUN = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)/(?P<stage>.+)")
+#: What the values of a validation begin with.
+VALIDATED = "val/"
 #: Columns of ``metrics.jsonl`` that the metrics of a stage call by another name.
 RENAMED = {"pairs": "pairs_seen", "tokens": "tokens_seen"}
 #: A process that was killed leaves its file to W&B's own process, which may take this long to end as well.
@@ -34,8 +36,9 @@ _SETTLED_SECONDS = 2.0
 
 
 def history_name(stage: str, column: str) -> str:
-    """The W&B name of a column of a training stage's ``metrics.jsonl``: ``<stage>/<column>`` as in ``metrics.json``."""
-    return f"{stage}/{RENAMED.get(column, column)}"
+    """The W&B name of a column of a training stage's ``metrics.jsonl``, ``<stage>/<column>`` as in ``metrics.json``; values of its
+    validations are ``val/...`` in every stage's run."""
+    return column if column.startswith(VALIDATED) else f"{stage}/{RENAMED.get(column, column)}"
 
 
 def log_columns(stage: str, row: Mapping[str, float]) -> dict[str, float]:

@@ -11,7 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lightning_e5.files.run_layout import VALIDATION
-from lightning_e5.report.figures.drawing import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH, grid, points, running_mean
+from lightning_e5.report.figures.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    SKY,
+    STYLE,
+    WIDTH,
+    grid,
+    points,
+    running_mean,
+)
 from lightning_e5.results.result_files import read_metrics, read_steps
 from lightning_e5.results.run import RunData
 
