@@ -19,10 +19,11 @@ from lightning_e5.errors import UserError
 from lightning_e5.files.storage import write_json
 from lightning_e5.report.tables.escaping import markdown
 from lightning_e5.report.tables.table import Column, Table
+from lightning_e5.result_row import MAIN_METRIC
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.recorded_config import load_recorded
 from lightning_e5.results.result_files import read_result
-from lightning_e5.tracking.wandb_run import PROJECT, first_line, history_name, key_present
+from lightning_e5.tracking.wandb_run import PROJECT, VALIDATED, first_line, history_name, key_present
 
 #: Curves of every training stage: column of ``metrics.jsonl`` -> title.
 CURVES = {
@@ -41,7 +42,8 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a dashboard compares: an ablation at one scale, its training stages, its directory and the W&B project of its runs."""
+    """What a dashboard compares: an ablation at one scale, its training stages with the values of their validations, its directory and
+    the W&B project of its runs."""
 
     name: str
     scale: str
@@ -51,7 +53,7 @@ class Compared:
     report: list[str]
     variants: dict[str, str]
     paper: Node | None
-    trainings: list[str]
+    trainings: dict[str, list[str]]
     directory: Path
     project: str
     entity: str | None
@@ -136,9 +138,21 @@ def _compared(plan: Node, variants: dict[str, str], experiments: list[Node], dir
     return Compared(
         name=plan["name"], scale=plan["scale"], question=plan["question"], held_constant=list(plan.get("held_constant") or ()),
         baseline=plan["baseline"], report=list(plan["report"]), paper=plan.get("paper"), variants=variants,
-        trainings=list(dict.fromkeys(name for name, node in stages if isinstance(node, Mapping) and "module" in node)), directory=directory,
+        trainings={name: validation_values(node) for name, node in stages if isinstance(node, Mapping) and "module" in node}, directory=directory,
         project=logger.get("project") or PROJECT, entity=logger.get("entity"),
     )  # fmt: skip
+
+
+def validation_values(stage: Mapping[str, Any]) -> list[str]:
+    """What a training stage's validations are drawn by: the monitored value, its collections, and its held-out pairs."""
+    settings = stage.get("validation") or {}
+    collections = dict((stage.get("inputs") or {}).get("validation_collections") or {})
+    for task in settings.get("tasks") or ():
+        collections |= task.get("collections") or {}
+    found = [settings["monitor"]] if settings.get("monitor") else []
+    found += [f"{VALIDATED}{name}/{MAIN_METRIC}" for name in collections]
+    found += [f"{VALIDATED}mrr@10", f"{VALIDATED}loss"] if settings.get("pairs") else []
+    return list(dict.fromkeys(found))
 
 
 def build(compared: Compared) -> Any:
@@ -153,13 +167,13 @@ def build(compared: Compared) -> Any:
     by_variant: dict[str, Any] = {"groupby": wr.Config("variant"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     bars = [wr.BarPlot(title=metric, metrics=[metric], title_x=metric, **by_variant) for metric in compared.report]
     sections = [ws.Section("Results", panels=[wr.MarkdownPanel(markdown=_text(compared)), *bars], is_open=True)]
-    for stage in compared.trainings:
+    for stage, validated in compared.trainings.items():
         curves: list[Any] = [
             wr.LinePlot(
                 title=f"{title} ({stage})", x=history_name(stage, "pairs"), y=[history_name(stage, column)], title_x="pairs seen",
                 smoothing_factor=0.6 if column in _SMOOTHED else 0.0, smoothing_type="exponentialTimeWeighted", **by_variant,
             )
-            for column, title in CURVES.items()
+            for column, title in ({name: f"Validation: {name.removeprefix(VALIDATED)}" for name in validated} | CURVES).items()
         ]  # fmt: skip
         sections.append(ws.Section(f"Training: {stage}", panels=curves, is_open=True))
     columns = ["config:variant", "config:seed", *(f"summary:{metric}" for metric in compared.report)]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lightning_e5.__main__ import main
-from lightning_e5.ablation.dashboard import build, dashboard, read_compared, specification
+from lightning_e5.ablation.dashboard import build, dashboard, read_compared, specification, validation_values
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import read_json, write_json
 from lightning_e5.tracking.wandb_run import read_records, run_files
@@ -95,7 +95,16 @@ def test_a_directory_says_the_same_as_its_yaml(ablation: Path, tmp_path: Path) -
     (directory / "moco-seed1").mkdir()
     (directory / "moco-seed1" / "config.yaml").write_text(yaml.safe_dump(config))
     of_runs = read_compared(directory)
-    assert (of_runs.trainings, of_runs.project) == (["pretrain"], "other")
+    assert (of_runs.trainings, of_runs.project) == ({"pretrain": []}, "other")
+
+
+def test_what_a_validation_is_drawn_by() -> None:
+    assert validation_values({}) == validation_values({"validation": {"every_n_steps": 5}}) == []
+    collections = {"inputs": {"validation_collections": {"own": "pairs/validation"}}}
+    assert validation_values({"validation": {"monitor": "val/sts/spearman", "pairs": {"hold_out": 5}}, **collections}) == [
+        "val/sts/spearman", "val/own/ndcg@10", "val/mrr@10", "val/loss"
+    ]  # fmt: skip
+    assert validation_values({"validation": {"tasks": [{"collections": {"b": "x"}}]}}) == ["val/b/ndcg@10"]
 
 
 def test_the_verb(ablation: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
