@@ -37,7 +37,7 @@ def train(
     def resumed(step: int) -> None:
         jsonl.truncate(step)
         if wandb is not None:
-            jsonl.hold(wandb.start(_with_validations(out, step)))
+            jsonl.hold(wandb.start(with_validations(out, step)))
 
     try:
         fit(
@@ -62,7 +62,7 @@ def train(
     return metrics
 
 
-def _with_validations(out: Path, step: int) -> list[dict[str, float]]:
+def with_validations(out: Path, step: int) -> list[dict[str, float]]:
     """The rows of ``metrics.jsonl``, each with the values of its step's validation, as far as ``step``."""
     validations = {row["step"]: row for row in read_log(out / VALIDATION) if row["step"] <= step}
     rows = [{**validations.pop(row["step"], {}), **row} for row in read_metrics_log(out)]

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from lightning_e5.files.storage import read_log
+from lightning_e5.pipeline.training import with_validations
 from lightning_e5.tracking.metrics_log import read_metrics_log
 from lightning_e5.tracking.wandb_live import WandbStage
 from lightning_e5.tracking.wandb_run import log_columns, read_records, run_files, run_id, variant_of, wandb_mode
@@ -63,6 +65,28 @@ def stage(directory: Path, **settings: Any) -> WandbStage:
     return WandbStage({"mode": "offline", **settings}, directory=directory, stage="pretrain", config=CONFIG)
 
 
+def test_a_validation_joins_the_row_of_its_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = stage(tmp_path)
+    logger.start([])
+    logger.log_validation({"step": 0, "pairs": 0, "val/set/ndcg@10": 0.25})
+    logger.log_metrics({"loss": 2.0, "pairs": 64}, step=1)
+    logger.log_metrics({"loss": 1.0, "pairs": 128}, step=2)
+    logger.log_validation({"step": 2, "pairs": 128, "val/set/ndcg@10": 0.5})
+    logger.fail(SystemExit(143))
+    rows = [
+        (0, {"step": 0, "pairs": 0, "val/set/ndcg@10": 0.25}), (1, {"step": 1, "loss": 2.0, "pairs": 64}),
+        (2, {"step": 2, "loss": 1.0, "pairs": 128, "val/set/ndcg@10": 0.5}),
+    ]  # fmt: skip
+    assert history(tmp_path, "pretrain") == rows
+    again = stage(tmp_path)
+    again.start([row for _, row in rows])  # nothing is logged twice
+    again.log_metrics({"loss": 0.5, "pairs": 192}, step=3)
+    again.log_validation({"step": 1, "pairs": 64, "val/set/ndcg@10": 0.75})  # as if the first process had been stopped in it
+    assert "W&B: lacks the validation of step 1 of pretrain, which was stopped in it; validation.jsonl has it" in capsys.readouterr().err
+    again.finish({})
+    assert history(tmp_path, "pretrain") == [*rows, (3, {"step": 3, "loss": 0.5, "pairs": 192})]
+
+
 def test_what_a_run_says_of_itself(tmp_path: Path) -> None:
     logger = stage(tmp_path, project="p", group="negatives-laptop", name="moco-seed2", tags=["negatives", "laptop"])
     assert logger.start([]) == {}
@@ -74,7 +98,7 @@ def test_what_a_run_says_of_itself(tmp_path: Path) -> None:
     config = run["config"]["update"]
     assert {k: v for k, v in config.items() if k != "_wandb"} == {**CONFIG, "variant": "moco", "stage": "pretrain"}
     [metrics] = kinds(tmp_path, "metric")
-    assert {m["glob_name"]: m["step_metric"] for m in metrics if "glob_name" in m} == {"pretrain/*": "pretrain/pairs_seen"}
+    assert {m["glob_name"]: m["step_metric"] for m in metrics if "glob_name" in m} == dict.fromkeys(("pretrain/*", "val/*"), "pretrain/pairs_seen")
     assert history(tmp_path, "pretrain") == [(1, {"loss": 0.1 + 0.2, "pairs": 64, "step": 1})]
     [summaries] = kinds(tmp_path, "summary")
     assert any(s["update"].get("pretrain/final_loss") == 0.5 for s in summaries)
@@ -164,7 +188,7 @@ def test_the_smoke_run_at_wandb(smoke_run: Path) -> None:
     """All four trainings: every step with the values of ``metrics.jsonl``, and the whole configuration."""
     for name in ("noisy", "pretrain", "teacher", "finetune"):
         directory = smoke_run / "stages" / name
-        assert history(directory, name) == [(row["step"], row) for row in read_metrics_log(directory)]
+        assert history(directory, name) == [(row["step"], row) for row in with_validations(directory, 10**9)]
         [[run]] = kinds(directory, "run")
         assert (run["run_group"], run["job_type"], run["display_name"]) == ("smoke", name, f"smoke/{name}")
         config = run["config"]["update"]
@@ -174,4 +198,8 @@ def test_the_smoke_run_at_wandb(smoke_run: Path) -> None:
         for record in kinds(directory, "summary")[0]:
             summary |= record["update"]
         final = json.loads((directory / "metrics.json").read_text())
+        validations = read_log(directory / "validation.jsonl")
+        assert len(validations) == (4 if name == "pretrain" else 0)  # steps 0, 3, 6, 8
+        for value, best in (("val/mrr@10", max), ("val/loss", min)) if validations else ():
+            assert summary[value][best.__name__] == best(row[value] for row in validations)
         assert summary[f"{name}/final_loss"] == final["final_loss"] and summary[f"{name}/pairs_seen"] == final["pairs_seen"]
