@@ -26,6 +26,8 @@ def evaluate(
     out: Path,
     *,
     collections: Mapping[str, Path] | None = None,
+    nano_beir: Path | str | None = None,
+    nano_sets: Sequence[str] = (),
     sts: Mapping[str, Path] | None = None,
     classification: Mapping[str, Path] | None = None,
     clustering: Mapping[str, Path] | None = None,
@@ -62,6 +64,9 @@ def evaluate(
     Args:
         collections: name -> folder in BEIR layout. One with the name of a public set of BEIR is evaluated by that set's
             rules (`BEIR_SETS`), and its row says so; all 15 of them also give ``<model>/beir15/ndcg@10``.
+        nano_beir: a folder of NanoBEIR's Parquet files or its name on the Hub (see `load_nano_beir`): 13 small collections
+            ``nano-msmarco`` ..., each by the rules of the set that it is a sample of; all of them also give ``<model>/nano-beir/ndcg@10``.
+        nano_sets: those of them that are evaluated; all 13 by default.
         sts, pair_classification: name -> file of sentence pairs (see `load_sts`, `PairClassificationTask.load`).
         classification: name -> folder with ``train.jsonl`` and ``<split>.jsonl`` of ``text`` and ``label``.
         clustering: name -> JSONL(.gz) file of ``text`` and ``label``.
@@ -74,8 +79,8 @@ def evaluate(
         reference: the model that all others are compared with, pairwise over queries.
         previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
             them, too.
-        split: of the judgements, of the classification sets, and of every other file that has a column ``split``.
-        rules: collection -> the set of BEIR whose rules it is evaluated by, or ``none``, instead of by its name.
+        split: of the judgements, of the classification sets, and of every other file that has a column ``split``; NanoBEIR has one only.
+        rules: collection (or set of NanoBEIR) -> the set of BEIR whose rules it is evaluated by, or ``none``, instead of by its name.
         k: passages retrieved per query.
         metrics: of retrieval; ``ndcg@10`` is always one.
         samples_per_label: name of a classification set -> few-shot samples; 8 where not given.
@@ -106,7 +111,8 @@ def evaluate(
     """
     given = (collections, sts, classification, clustering, pair_classification, reranking)
     settings = TaskSettings(
-        split, rules or {}, k, metrics, index, cache_dir, cosines, samples_per_label or {}, normalize_features, zero_shot or {}
+        split, rules or {}, k, metrics, index, cache_dir, cosines, samples_per_label or {}, normalize_features, zero_shot or {},
+        nano_beir, nano_sets,
     )  # fmt: skip
     tasks = load_tasks({kind: places or {} for kind, places in zip(KINDS, given, strict=True)}, settings, warn)
     own = given_prefixes(prefixes)

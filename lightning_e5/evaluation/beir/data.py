@@ -23,8 +23,9 @@ class RetrievalData:
 
     ``corpus``: document id -> "title text"; ``queries``: query id -> text, only the judged ones (with a line in
     ``qrels``); ``missing_documents``: how many judged (query, document) pairs name a document that is not in the corpus;
-    ``left_out``: what else of the judgements was not used -> how much of it (``queries_without_text``: judged queries that
-    the queries file lacks or has no text of; ``repeated_judgements``: lines that say again what another one says);
+    ``left_out``: what else was not used -> how much of it (``queries_without_text``: judged queries that the queries file
+    lacks or has no text of; ``repeated_judgements``: lines that say again what another one says; ``documents_without_text``:
+    of NanoBEIR's sets alone);
     ``same_text``: queries whose text is that of the document of their id without its title.
     """
 
