@@ -311,7 +311,6 @@ def test_figures_are_those_of_the_public_evaluator(tmp_path: Path, encoder_folde
         found = CollectionTask(collection, metrics=["ndcg@10", "mrr@10", "recall@5"]).evaluate(encoder)
         for metric, value in {"ndcg@10": found.value, **found.others}.items():
             assert value == pytest.approx(theirs[f"{own.name}_cosine_{metric}"], abs=1e-6), metric
-    # By ArguAna's own rules the argument does not find itself, which makes another figure (and the same of NQ).
-    values = {name: [CollectionTask(load_nano_set(f, rules)).evaluate(encoder).value for rules in (None, "none")]  # type: ignore[arg-type]
-              for name, f in zip(names, nano_files(folder, list(names)), strict=True)}  # fmt: skip
-    assert values["nano-arguana"][0] != values["nano-arguana"][1] and values["nano-nq"][0] == values["nano-nq"][1]
+    # By ArguAna's own rules the argument does not find itself, which that evaluator does not see to.
+    by_rules = CollectionTask(load_nano_set(nano_files(folder, ["nano-arguana"])[0])).evaluate(encoder)
+    assert by_rules.value > theirs["NanoArguAna_cosine_ndcg@10"] + 1e-3
