@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.evaluation import evaluate as evaluation
+from lightning_e5.evaluation.beir.data import write_beir
 from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.evaluation.load_tasks import KINDS, TaskSettings, load_tasks
 from lightning_e5.evaluation.loaded_models import ModelSpec, given_prefixes
+from lightning_e5.evaluation.tasks.retrieval import CollectionTask
+from lightning_e5.evaluation.tasks.task import EvalTask
 from lightning_e5.evaluation.tasks.zero_shot import ZeroShotPrompts
+from lightning_e5.files.run_layout import NANO_BEIR_SETS
 from lightning_e5.ranges import Count, Length, Range
 from lightning_e5.result_row import flat
 from lightning_e5.retrieval.exact import VectorIndex
@@ -59,7 +63,7 @@ def evaluate(
     cache_dir: Path | str | None = None,
     seed: int,
 ) -> dict[str, float]:
-    """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``.
+    """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``; NanoBEIR's sets to ``nano_beir/``.
 
     Args:
         collections: name -> folder in BEIR layout. One with the name of a public set of BEIR is evaluated by that set's
@@ -122,7 +126,15 @@ def evaluate(
         *(ModelSpec(name, folder, precision, own, max_length, prefix_ablation) for name, folder in (encoders or {}).items()),
     ]
     rows = evaluation.evaluate(
-        models, tasks, seed=seed, out=out, reference=reference, previous=previous, published=published,
+        models, _kept(tasks, out / NANO_BEIR_SETS, collections or {}), seed=seed, out=out, reference=reference, previous=previous, published=published,
         training_texts=training_texts, trained_on=trained_on, compare_tasks=compare_tasks, fusions=fusions,
     )  # fmt: skip
     return flat(rows)
+
+
+def _kept(tasks: Iterable[EvalTask], folder: Path, given: Mapping[str, Path]) -> Iterator[EvalTask]:
+    """The tasks; collections that no input gave, which are NanoBEIR's, are written, so that a report finds their texts."""
+    for task in tasks:
+        if isinstance(task, CollectionTask) and task.name not in given:
+            write_beir(folder / task.name, task.collection.data)
+        yield task

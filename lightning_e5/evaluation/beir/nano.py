@@ -2,7 +2,8 @@
 
 The layouts: one data set of all sets (``sentence-transformers/NanoBEIR-en``: ``corpus/NanoNQ-00000-of-00001.parquet``, and
 likewise in ``queries`` and ``qrels``), and one data set per set (``zeta-alpha-ai/NanoNQ``: ``corpus/train-00000-of-00001.parquet``).
-Both have the columns ``_id`` and ``text``, and ``query-id`` and ``corpus-id`` of passages that are all relevant alike.
+Both have the columns ``_id`` and ``text``, and ``query-id`` and ``corpus-id`` of passages that are all relevant alike. A set has
+but one split, which is called here as the split is that the full set is scored on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from lightning_e5.types import Qrels
 
 #: Where all sets are read from unless another place is named.
 NANO_HUB = "sentence-transformers/NanoBEIR-en"
-#: What the sets' only judgements are called: both layouts have but one split, which they name after the set or ``train``.
-SPLIT = "test"
 #: What a hub name ends with that stands for one data set per set.
 EACH = "Nano*"
 _FOLDERS = ("corpus", "queries", "qrels")
 _ALONE = "train"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBERS = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
 
@@ -111,7 +111,7 @@ def load_nano_set(files: NanoFiles, rules: Rules = None) -> Collection:
     missing = sum(document not in corpus for documents in judged.values() for document in documents)
     left_out = Counter(documents_without_text=len(texts) - len(corpus), repeated_judgements=repeated)
     asked = {query: text.strip() for query, text in queries.items() if query in judged}
-    data = RetrievalData(files.name, SPLIT, corpus, asked, judged, missing, left_out=dict(+left_out))
+    data = RetrievalData(files.name, sampled.split, corpus, asked, judged, missing, left_out=dict(+left_out))
     own = sampled if rules is None else rules
     if isinstance(own, str):
         return Collection(data, {}, None, False, sha256=files.sha256())
@@ -178,8 +178,9 @@ def _texts(paths: Sequence[Path]) -> dict[str, str]:
     """Id -> text as it is stored."""
     texts: dict[str, str] = {}
     for path, row, key, text in _rows(paths, "_id", "text"):
-        if not key.strip() or key in texts:
-            raise UserError(f"{path}: row {row}: the _id {key[:60]!r} {'was there before' if key in texts else 'is empty'}")
+        if not key.strip() or key in texts or _CONTROL.search(key):
+            why = "was there before" if key in texts else "is empty or holds a control character"
+            raise UserError(f"{path}: row {row}: the _id {key[:60]!r} {why}")
         texts[key] = text
     return texts
 

@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.average import BEIR15, NANO_BEIR, beir_averages
+from lightning_e5.evaluation.beir.data import load_beir, write_beir
 from lightning_e5.evaluation.beir.nano import EACH, NANO_HUB, load_nano_beir, load_nano_set, nano_files
 from lightning_e5.evaluation.beir.sets import BEIR_SETS, NANO_SETS
 from lightning_e5.evaluation.tasks.retrieval import CollectionTask
 from lightning_e5.files.parquet import write_parquet
-from lightning_e5.files.storage import read_json
+from lightning_e5.files.storage import read_json, sha256_file
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.results.outcomes import judgements, outcomes
+from lightning_e5.results.run import RunData
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.stages.evaluate import evaluate
 from tests.lightning_e5.models.hub_server import hub_server
@@ -86,7 +90,7 @@ def test_both_layouts_are_the_same_thirteen_sets(whole: Path, apart: Path) -> No
     assert [collection.data.name for collection in collections] == list(NANO_SETS)
     for number, collection in enumerate(collections):
         made = toy(number)
-        assert dict(collection.data.corpus) == made["corpus"] and collection.data.split == "test"
+        assert dict(collection.data.corpus) == made["corpus"] and collection.data.split == ("dev" if collection.data.name == "nano-msmarco" else "test")
         assert collection.data.queries == {"q0": "apple", "q1": "bridge"}  # the judged ones
         assert collection.data.qrels == {query: {document: 1} for query, document in made["qrels"]}
         assert collection.benchmark_set == collection.data.name
@@ -218,6 +222,29 @@ def test_the_command_evaluates_on_it(whole: Path, tmp_path: Path, capsys: pytest
     assert "two sets are named 'nano-nq'" in capsys.readouterr().err
 
 
+def test_an_experiment_keeps_the_sets_that_its_report_shows(whole: Path, tmp_path: Path) -> None:
+    stage = {
+        "_target_": "lightning_e5.stages.evaluate.evaluate", "nano_beir": str(whole), "nano_sets": ["nano-quora", "nano-msmarco"],
+        "baselines": {"bm25": {"_target_": "lightning_e5.retrieval.bm25.BM25"}, "other": {"_target_": "lightning_e5.retrieval.bm25.BM25", "k1": 0.1}},
+    }  # fmt: skip
+    given = {"name": "nano", "seed": 0, "threads": 1, "runs_dir": str(tmp_path / "runs"), "logger": {"mode": "disabled"}, "stages": {"evaluate": stage}}
+    (tmp_path / "nano.yaml").write_text(yaml.safe_dump(given))
+    assert main(["run", str(tmp_path / "nano.yaml")]) == 0
+    run = RunData(tmp_path / "runs" / "nano")
+    for collection in load_nano_beir(whole, stage["nano_sets"]):  # type: ignore[arg-type]
+        name = collection.data.name
+        assert run.passages(name) == collection.data.corpus and run.queries(name) == collection.data.queries
+        assert judgements(run, name) == collection.data.qrels
+        assert load_beir(run.collection_folder(name), collection.data.split, name) == collection.data
+        assert len(outcomes(run, "bm25", "other", name).rows) == 2
+        before = run.collection_files(name)
+        write_beir(tmp_path / "again" / name, collection.data)
+        assert before == {p.relative_to(tmp_path / "again" / name).as_posix(): sha256_file(p) for p in sorted((tmp_path / "again" / name).rglob("*")) if p.is_file()}
+    assert (run.path / "report.html").is_file()
+    with pytest.raises(UserError, match="has no collection 'nano-nq'"):
+        run.queries("nano-nq")
+
+
 def nq(**parts: Any) -> Callable[[Path], None]:
     """Write NanoNQ anew with other parts."""
     return lambda folder: write(folder, "NanoNQ", **{**toy(1), **parts})
@@ -241,7 +268,8 @@ def twice(folder: Path) -> None:
         (nq(queries={"q0": "apple", "q1": " "}), r"qrels.NanoNQ-\S+: row 1: the query 'q1' is judged, and \S+queries.NanoNQ-\S+ has no text of it"),
         (nq(qrels=[("q0", "d0"), ("q9", "d0")]), r"row 1: the query 'q9' is judged"),
         (nq(qrels=[("q0", "gone")]), r"qrels.NanoNQ-\S+: row 0: the document 'gone' is judged, and \S+corpus.NanoNQ-\S+ lacks it"),
-        (nq(corpus={"": "a", **toy(1)["corpus"]}), r"corpus.NanoNQ-\S+: row 0: the _id '' is empty"),
+        (nq(corpus={"": "a", **toy(1)["corpus"]}), r"corpus.NanoNQ-\S+: row 0: the _id '' is empty or holds a control character"),
+        (nq(queries={"q\n0": "a", **toy(1)["queries"]}), r"queries.NanoNQ-\S+: row 0: the _id 'q\\n0' is empty or holds a control character"),
         (nq(qrels=[]), "has no rows"),
         (twice, r"queries.NanoNQ-\S+: row 1: the _id 'q0' was there before"),
         (graded, r"has a column 'score', and NanoBEIR's judgements have no grades"),
