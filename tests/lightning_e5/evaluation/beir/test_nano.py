@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from lightning_e5.evaluation.tasks.retrieval import CollectionTask
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import read_json, sha256_file
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.report.tables.summary import summary_table
 from lightning_e5.results.outcomes import judgements, outcomes
 from lightning_e5.results.run import RunData
 from lightning_e5.retrieval.bm25 import BM25
@@ -241,6 +243,10 @@ def test_an_experiment_keeps_the_sets_that_its_report_shows(whole: Path, tmp_pat
         write_beir(tmp_path / "again" / name, collection.data)
         assert before == {p.relative_to(tmp_path / "again" / name).as_posix(): sha256_file(p) for p in sorted((tmp_path / "again" / name).rglob("*")) if p.is_file()}
     assert (run.path / "report.html").is_file()
+    (run.path / "encoder").mkdir()
+    *_, told = summary_table(run.path, ["ndcg@10"]).splitlines()
+    words = shlex.split(told)
+    assert words[-2:] == ["--rules", "nano-quora=quora"] and main(["evaluate", "--model", "bm25", *words[words.index("--beir") :]]) == 0
     with pytest.raises(UserError, match="has no collection 'nano-nq'"):
         run.queries("nano-nq")
 
