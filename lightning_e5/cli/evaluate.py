@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     several("--model", "MODEL", "a model folder, a run directory or bm25; NAME=FOLDER names it", required=True)
     several("--beir", "FOLDER", "retrieval: folders in BEIR layout; NAME=FOLDER names a set, here and below")
+    parser.add_argument("--nano-beir", nargs="?", const="", metavar="PLACE",
+                        help="retrieval: NanoBEIR's 13 sets, from a folder of its Parquet files or a Hub name (default sentence-transformers/NanoBEIR-en)")
+    several("--nano-sets", "SET", "some of NanoBEIR's sets, such as nano-msmarco (default all 13, which give their mean, too)")
     several("--rules", "SET=BEIR-SET", "evaluate a retrieval set by that public set's rules instead of by its name; SET=none: by none")
     several("--sts", "FILE", "similarity: score, sentence1, sentence2 (TSV, CSV, JSONL, Parquet)")
     several("--classification", "FOLDER", "few-shot probes: train.jsonl and test.jsonl of text and label")

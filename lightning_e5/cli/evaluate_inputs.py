@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.evaluation.beir.nano import NANO_HUB
 from lightning_e5.evaluation.evaluate import evaluate
 from lightning_e5.evaluation.load_tasks import KINDS, TaskSettings, load_tasks
 from lightning_e5.evaluation.loaded_models import ModelSpec
@@ -55,7 +56,8 @@ def evaluate_given(given: argparse.Namespace) -> Evaluated:
     samples = _by_set(given.samples_per_label, "--samples-per-label: {!r} is not SET=N with N >= 1", lambda n: n.isdecimal() and int(n))
     settings = TaskSettings(
         given.split, rules, metrics=RETRIEVAL_METRICS, normalize_features=given.normalize_features,
-        samples_per_label={name: int(count) for name, count in samples.items()},
+        samples_per_label={name: int(count) for name, count in samples.items()}, nano_sets=given.nano_sets,
+        nano_beir=NANO_HUB if given.nano_beir == "" else given.nano_beir,
     )  # fmt: skip
     rows = evaluate(
         models, load_tasks(data, settings, warn), seed=given.seed, out=Path(given.details) if given.details else None,

@@ -74,7 +74,7 @@ def evaluate(
         selected_on_this: evaluate models on a set that chose their weights in a validation, too; such rows say so.
 
     Returns:
-        Retrieval's rows, then the averages over BEIR's 15 sets where all were evaluated, then those of the other tasks. What is
+        Retrieval's rows, then the averages over BEIR's 15 sets and NanoBEIR's 13 where all were evaluated, then those of the other tasks. What is
         said of differences holds for all of them together (Holm).
 
     Raises:
@@ -103,8 +103,8 @@ def evaluate(
         for name, comparisons in compare_models(answers, reference=reference, previous=compared_with, seed=seed).items():
             found[name].comparisons.extend(comparisons)
         for name, one in found.items():
-            if isinstance(one.result, CollectionResult) and one.result.beir_set is not None:
-                beir.setdefault(one.result.beir_set, {})[name] = one.result.groups
+            if isinstance(one.result, CollectionResult) and one.result.benchmark_set is not None:
+                beir.setdefault(one.result.benchmark_set, {})[name] = one.result.groups
         evaluated += found.values()
     if not evaluated:
         raise UserError(f"evaluate: {', '.join(loaded)} can only search, and there is no collection to search (give collections)")

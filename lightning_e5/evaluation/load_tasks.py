@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.evaluation.beir.average import BEIR15
-from lightning_e5.evaluation.beir.collection import check_rules, load_collection, rules_of
+from lightning_e5.evaluation.beir.average import AVERAGES
+from lightning_e5.evaluation.beir.collection import Collection, check_rules, load_collection, rules_of
 from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS
+from lightning_e5.evaluation.beir.nano import load_nano_set, nano_files, nano_set_names
 from lightning_e5.evaluation.tasks.classification import SAMPLES_PER_LABEL, ClassificationTask
 from lightning_e5.evaluation.tasks.clustering import ClusteringTask
 from lightning_e5.evaluation.tasks.labelled import load_split
@@ -41,10 +42,12 @@ class TaskSettings:
     samples_per_label: Mapping[str, int] = field(default_factory=dict)
     normalize_features: bool = False
     zero_shot: Mapping[str, ZeroShotPrompts] = field(default_factory=dict)
+    nano_beir: Path | str | None = None
+    nano_sets: Sequence[str] = ()
 
 
 def load_tasks(data: Mapping[str, Mapping[str, Path]], settings: TaskSettings, warn: Callable[[str], None] = say) -> Iterable[EvalTask]:
-    """The tasks: retrieval's collections, each read when it is its turn, then the others, read before the first collection.
+    """The tasks: retrieval's collections and NanoBEIR's sets, each read when it is its turn, then the others, read before them.
 
     Args:
         data: one of `KINDS` -> name -> file or folder.
@@ -59,19 +62,23 @@ def load_tasks(data: Mapping[str, Mapping[str, Path]], settings: TaskSettings, w
         for name in chosen:
             if name not in folders:
                 raise UserError(f"evaluate.{argument}: {name!r} is not one of the classification sets{suggestion(name, folders)}")
-    if not any(data.values()):
-        raise UserError(f"evaluate: nothing to evaluate on (give {', '.join(KINDS[:-1])} or {KINDS[-1]})")
-    names = [BEIR15, *(name for kind in KINDS for name in data.get(kind, {}))]
+    if settings.nano_beir is None and settings.nano_sets:
+        raise UserError(f"evaluate.nano_sets: {', '.join(settings.nano_sets)} are sets of NanoBEIR, and nano_beir does not say where it is")
+    nano = [] if settings.nano_beir is None else nano_set_names(settings.nano_beir, settings.nano_sets)
+    if not any(data.values()) and not nano:
+        raise UserError(f"evaluate: nothing to evaluate on (give {', '.join(KINDS)} or nano_beir)")
+    names = [*AVERAGES, *nano, *(name for kind in KINDS for name in data.get(kind, {}))]
     for name in names:
         check_component(name, "evaluate: a set")
         if names.count(name) > 1:  # the metrics of one would be the other's
             raise UserError(f"evaluate: two sets are named {name!r}")
-    check_rules(settings.rules, data.get("collections"))
+    check_rules(settings.rules, {**data.get("collections", {}), **dict.fromkeys(nano)})
     return _read(data, settings, warn)
 
 
 def _read(data: Mapping[str, Mapping[str, Path]], settings: TaskSettings, warn: Callable[[str], None]) -> Iterator[EvalTask]:
     split, folders = settings.split, data.get("classification", {})
+    nano = [] if settings.nano_beir is None else nano_files(settings.nano_beir, settings.nano_sets)
     probes = {name: (settings.samples_per_label.get(name, SAMPLES_PER_LABEL), settings.normalize_features) for name in folders}
     others: list[EvalTask] = [
         *(STSTask(load_sts(path, name, split)) for name, path in data.get("sts", {}).items()),
@@ -85,5 +92,14 @@ def _read(data: Mapping[str, Mapping[str, Path]], settings: TaskSettings, warn: 
         collection = load_collection(folder, name, split=split, rules=rules_of(name, settings.rules))
         if without := collection.data.left_out.get("queries_without_text"):
             warn(f"{name}: {without:,} judged queries are left out, since the queries file has no text of them")
-        yield CollectionTask(collection, settings.k, settings.metrics, settings.index, settings.cache_dir, settings.cosines)
+        yield _task(collection, settings)
+    for files in nano:
+        collection = load_nano_set(files, rules_of(files.name, settings.rules))
+        if without := collection.data.left_out.get("documents_without_text"):
+            warn(f"{files.name}: {without:,} documents without a text are left out; {collection.data.missing_documents:,} judgements name one of them")
+        yield _task(collection, settings)
     yield from others
+
+
+def _task(collection: Collection, settings: TaskSettings) -> CollectionTask:
+    return CollectionTask(collection, settings.k, settings.metrics, settings.index, settings.cache_dir, settings.cosines)

@@ -10,5 +10,7 @@ VALIDATION = "validation.jsonl"
 OWN_TEXTS, DROPPED, EXAMPLES = "own_texts.json", "dropped.json", "examples.json"
 #: Of an evaluation: the rows of retrieval, and those of all other tasks and of averages.
 TABLE, TASKS = "table.json", "tasks.json"
+#: Of an evaluation on NanoBEIR: a folder per set, in BEIR's layout, of what was evaluated.
+NANO_BEIR_SETS = "nano_beir"
 #: Of an ablation.
 ABLATION, STATUS = "ablation.json", "status.json"

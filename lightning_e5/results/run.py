@@ -21,7 +21,7 @@ from lightning_e5.config.experiment import Node, outside_path
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import parquet_columns, read_parquet
-from lightning_e5.files.run_layout import CONFIG, ENVIRONMENT, LOG, METRICS, TABLE, TIMING
+from lightning_e5.files.run_layout import CONFIG, ENVIRONMENT, LOG, METRICS, NANO_BEIR_SETS, TABLE, TIMING
 from lightning_e5.files.storage import MANIFEST, sha256_file
 from lightning_e5.result_row import MAIN_METRIC, ResultRow
 from lightning_e5.results import result_files as shapes
@@ -223,6 +223,8 @@ class RunData:
             reference = ((self.config["stages"][stage].get("inputs") or {}).get("collections") or {}).get(name)
             if reference is not None:
                 return self.input_path(reference)
+            if (kept := self.stage(stage) / NANO_BEIR_SETS / name).is_dir():
+                return kept
         raise UserError(f"{self.path}: has no collection {name!r}")
 
     def input_path(self, reference: str) -> Path:
@@ -267,9 +269,7 @@ class RunData:
     def _trained_by(self, evaluation: str, model: str) -> tuple[str, ...]:
         """The stages with ``pairs_seen`` on the way of a model's weights: each one's input ``encoder`` leads on."""
         inputs = self.config["stages"][evaluation].get("inputs") or {}
-        reference = (inputs.get("encoders") or {}).get(model)
-        if reference is None and model == "word-vectors":
-            reference = inputs.get("word_vectors")
+        reference = (inputs.get("encoders") or {}).get(model) or (inputs.get("word_vectors") if model == "word-vectors" else None)
         found: list[str] = []
         while isinstance(reference, str) and (name := reference.split("/")[0]) in self.config["stages"]:
             if "pairs_seen" in shapes.read_metrics(self.stage(name)):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.evaluation import evaluate as evaluation
+from lightning_e5.evaluation.beir.data import write_beir
 from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.evaluation.load_tasks import KINDS, TaskSettings, load_tasks
 from lightning_e5.evaluation.loaded_models import ModelSpec, given_prefixes
+from lightning_e5.evaluation.tasks.retrieval import CollectionTask
+from lightning_e5.evaluation.tasks.task import EvalTask
 from lightning_e5.evaluation.tasks.zero_shot import ZeroShotPrompts
+from lightning_e5.files.run_layout import NANO_BEIR_SETS
 from lightning_e5.ranges import Count, Length, Range
 from lightning_e5.result_row import flat
 from lightning_e5.retrieval.exact import VectorIndex
@@ -26,6 +30,8 @@ def evaluate(
     out: Path,
     *,
     collections: Mapping[str, Path] | None = None,
+    nano_beir: Path | str | None = None,
+    nano_sets: Sequence[str] = (),
     sts: Mapping[str, Path] | None = None,
     classification: Mapping[str, Path] | None = None,
     clustering: Mapping[str, Path] | None = None,
@@ -58,11 +64,14 @@ def evaluate(
     cache_dir: Path | str | None = None,
     seed: int,
 ) -> dict[str, float]:
-    """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``.
+    """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``; NanoBEIR's sets to ``nano_beir/``.
 
     Args:
         collections: name -> folder in BEIR layout. One with the name of a public set of BEIR is evaluated by that set's
             rules (`BEIR_SETS`), and its row says so; all 15 of them also give ``<model>/beir15/ndcg@10``.
+        nano_beir: a folder of NanoBEIR's Parquet files or its name on the Hub (see `load_nano_beir`): 13 small collections
+            ``nano-msmarco`` ..., each by the rules of the set that it is a sample of; all of them also give ``<model>/nano-beir/ndcg@10``.
+        nano_sets: those of them that are evaluated; all 13 by default.
         sts, pair_classification: name -> file of sentence pairs (see `load_sts`, `PairClassificationTask.load`).
         classification: name -> folder with ``train.jsonl`` and ``<split>.jsonl`` of ``text`` and ``label``.
         clustering: name -> JSONL(.gz) file of ``text`` and ``label``.
@@ -75,8 +84,8 @@ def evaluate(
         reference: the model that all others are compared with, pairwise over queries.
         previous: model -> the step of the recipe before it, or several models, the step before it first: it is compared with
             them, too.
-        split: of the judgements, of the classification sets, and of every other file that has a column ``split``.
-        rules: collection -> the set of BEIR whose rules it is evaluated by, or ``none``, instead of by its name.
+        split: of the judgements, of the classification sets, and of every other file that has a column ``split``; NanoBEIR has one only.
+        rules: collection (or set of NanoBEIR) -> the set of BEIR whose rules it is evaluated by, or ``none``, instead of by its name.
         k: passages retrieved per query.
         metrics: of retrieval; ``ndcg@10`` is always one.
         samples_per_label: name of a classification set -> few-shot samples; 8 where not given.
@@ -108,7 +117,8 @@ def evaluate(
     """
     given = (collections, sts, classification, clustering, pair_classification, reranking)
     settings = TaskSettings(
-        split, rules or {}, k, metrics, index, cache_dir, cosines, samples_per_label or {}, normalize_features, zero_shot or {}
+        split, rules or {}, k, metrics, index, cache_dir, cosines, samples_per_label or {}, normalize_features, zero_shot or {},
+        nano_beir, nano_sets,
     )  # fmt: skip
     tasks = load_tasks({kind: places or {} for kind, places in zip(KINDS, given, strict=True)}, settings, warn)
     own = given_prefixes(prefixes)
@@ -118,8 +128,16 @@ def evaluate(
         *(ModelSpec(name, folder, precision, own, max_length, prefix_ablation) for name, folder in (encoders or {}).items()),
     ]
     rows = evaluation.evaluate(
-        models, tasks, seed=seed, out=out, reference=reference, previous=previous, published=published,
+        models, _kept(tasks, out / NANO_BEIR_SETS, collections or {}), seed=seed, out=out, reference=reference, previous=previous, published=published,
         training_texts=training_texts, trained_on=trained_on, compare_tasks=compare_tasks, fusions=fusions,
         selected_on_this=selected_on_this,
     )  # fmt: skip
     return flat(rows)
+
+
+def _kept(tasks: Iterable[EvalTask], folder: Path, given: Mapping[str, Path]) -> Iterator[EvalTask]:
+    """The tasks; collections that no input gave, which are NanoBEIR's, are written, so that a report finds their texts."""
+    for task in tasks:
+        if isinstance(task, CollectionTask) and task.name not in given:
+            write_beir(folder / task.name, task.collection.data)
+        yield task

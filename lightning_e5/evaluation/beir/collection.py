@@ -30,13 +30,17 @@ class Collection:
 
     ``data``: all of it (with forums, ids are ``<forum>/<id>``); ``forums``: name -> data, searched one by one; empty for
     a collection that is searched as a whole; ``rules``: of the BEIR set that it is evaluated as, None for another one;
-    ``queries_are_documents``: see `RetrievalTask`.
+    ``queries_are_documents``: see `RetrievalTask`; ``benchmark_set``: the public set of BEIR or NanoBEIR that it counts as in an
+    average, by that set's rules and on the split that the benchmark scores, None for any other collection; ``sha256``: of the
+    files' contents, None where it is not computed.
     """
 
     data: RetrievalData
     forums: Mapping[str, RetrievalData]
     rules: BeirSet | None
     queries_are_documents: bool | None = None
+    benchmark_set: str | None = None
+    sha256: str | None = None
 
     @property
     def passage_kind(self) -> Kind:
@@ -49,9 +53,10 @@ class Collection:
         return {"query": queries, "passage": passages} if self.passage_kind == "passage" else {"query": [*queries, *passages]}
 
     def facts(self) -> dict[str, Any]:
-        """What a row says of the rules, ``rules`` with the set's name and what differs from any other collection, and of
-        judgements that were not used, ``left_out`` (see `RetrievalData`)."""
-        left_out = {"left_out": dict(self.data.left_out)} if self.data.left_out else {}
+        """What a row says of the rules, ``rules`` with the set's name and what differs from any other collection, of what was
+        not used, ``left_out`` (see `RetrievalData`), and of the files, ``sha256``, where it is known."""
+        left_out: dict[str, Any] = {"left_out": dict(self.data.left_out)} if self.data.left_out else {}
+        left_out |= {"sha256": self.sha256} if self.sha256 is not None else {}
         if self.rules is None:
             return left_out
         rules: dict[str, Any] = {"beir": self.rules.name, "split": self.data.split}
@@ -117,9 +122,9 @@ def load_collection(folder: Path | str, name: str, *, split: str = "test", rules
     if rules is None or isinstance(rules, str):
         return Collection(load_beir(folder, split, name), {}, None, None if rules is None else False)
     split = rules.split if split == "test" else split
-    own = rules.queries_are_documents or None
+    own, counts_as = rules.queries_are_documents or None, rules.name if split == rules.split else None
     if not rules.forums:
-        return Collection(load_beir(folder, split, name, with_title=not rules.text_only), {}, rules, own)
+        return Collection(load_beir(folder, split, name, with_title=not rules.text_only), {}, rules, own, counts_as)
     absent = [forum for forum in rules.forums if not (folder / forum).is_dir()]
     if absent:
         raise UserError(
@@ -127,7 +132,7 @@ def load_collection(folder: Path | str, name: str, *, split: str = "test", rules
             f"(rules: {{{name}: {NO_RULES}}} takes the folder as one collection)"
         )
     forums = {forum: load_beir(folder / forum, split, f"{name}/{forum}") for forum in rules.forums}
-    return Collection(_together(name, split, forums), forums, rules, own)
+    return Collection(_together(name, split, forums), forums, rules, own, counts_as)
 
 
 def check_rules(given: Mapping[str, str] | None, collections: Mapping[str, Any] | None) -> None:

@@ -6,13 +6,17 @@ document or query without a text) is left out, counted and said.
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_e5.errors import UserError
 from lightning_e5.files.beir_layout import either, read_judgements, stored_texts
+from lightning_e5.files.storage import atomic_path, write_text
 from lightning_e5.text import normalise_text
 from lightning_e5.types import Qrels
 
@@ -23,8 +27,9 @@ class RetrievalData:
 
     ``corpus``: document id -> "title text"; ``queries``: query id -> text, only the judged ones (with a line in
     ``qrels``); ``missing_documents``: how many judged (query, document) pairs name a document that is not in the corpus;
-    ``left_out``: what else of the judgements was not used -> how much of it (``queries_without_text``: judged queries that
-    the queries file lacks or has no text of; ``repeated_judgements``: lines that say again what another one says);
+    ``left_out``: what else was not used -> how much of it (``queries_without_text``: judged queries that the queries file
+    lacks or has no text of; ``repeated_judgements``: lines that say again what another one says; ``documents_without_text``:
+    of NanoBEIR's sets alone);
     ``same_text``: queries whose text is that of the document of their id without its title.
     """
 
@@ -71,6 +76,14 @@ def load_beir(
     return RetrievalData(name or folder.resolve().name, split, corpus, queries, qrels, missing, same, dict(+left_out))
 
 
+def write_beir(folder: Path, data: RetrievalData) -> None:
+    """Write a data set to a folder that `load_beir` reads, its texts gzipped; equal data give equal bytes."""
+    _write_lines(folder / "corpus.jsonl.gz", ({"_id": key, "title": "", "text": text} for key, text in data.corpus.items()))
+    _write_lines(folder / "queries.jsonl.gz", ({"_id": key, "text": text} for key, text in data.queries.items()))
+    lines = [f"{query}\t{document}\t{grade}\n" for query, grades in data.qrels.items() for document, grade in grades.items()]
+    write_text(folder / f"qrels/{data.split}.tsv", "query-id\tcorpus-id\tscore\n" + "".join(lines))
+
+
 def load_corpus(folder: Path | str, *, with_title: bool = True) -> dict[str, str]:
     """The documents of a folder in BEIR's layout, ``title text`` (or ``text``) by id; UserError as `load_beir`."""
     folder = Path(folder)
@@ -94,6 +107,16 @@ def collection_texts(folder: Path | str, *, corpus: bool = True) -> Iterator[str
         yield row.text
         if row.title.strip():
             yield row.with_title()
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as lines,
+    ):
+        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:

@@ -64,6 +64,24 @@ BEIR_SETS = {
     )
 }
 
+#: NanoBEIR's 13 sets: name -> what its files call it. Each is a sample of the BEIR set that the name ends with: 50 queries (of Touché
+#: 49) and 2,210 to 6,045 documents. Source: NanoBEIR (Zeta Alpha, 2024); the names are those of ir_datasets with a hyphen.
+NANO_SETS = {
+    "nano-climate-fever": "NanoClimateFEVER",
+    "nano-dbpedia-entity": "NanoDBPedia",
+    "nano-fever": "NanoFEVER",
+    "nano-fiqa": "NanoFiQA2018",
+    "nano-hotpotqa": "NanoHotpotQA",
+    "nano-msmarco": "NanoMSMARCO",
+    "nano-nfcorpus": "NanoNFCorpus",
+    "nano-nq": "NanoNQ",
+    "nano-quora": "NanoQuoraRetrieval",
+    "nano-scidocs": "NanoSCIDOCS",
+    "nano-arguana": "NanoArguAna",
+    "nano-scifact": "NanoSciFact",
+    "nano-webis-touche2020": "NanoTouche2020",
+}
+
 
 def beir_set(name: str) -> BeirSet:
     """The facts of a set; UserError for a name that is not one of the 15."""

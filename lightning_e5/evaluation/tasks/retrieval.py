@@ -31,13 +31,13 @@ from lightning_e5.types import Embedder, Kind, Metrics
 class CollectionResult(TaskResult):
     """What a model reached on a collection.
 
-    ``found``: run and values per query; ``cosines``: of judged and of random pairs, None for what is no encoder; ``beir_set``: the
-    public set of BEIR that was evaluated by its rules on the split that the benchmark scores, None for any other collection.
+    ``found``: run and values per query; ``cosines``: of judged and of random pairs, None for what is no encoder; ``benchmark_set``:
+    see `Collection`.
     """
 
     found: RetrievalResult | None = field(default=None, compare=False, repr=False)
     cosines: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
-    beir_set: str | None = None
+    benchmark_set: str | None = None
 
     def by_item(self) -> dict[str, dict[str, float]]:
         """Metric -> query -> value."""
@@ -108,14 +108,13 @@ class CollectionTask:
         facts = {"split": found.split, **counts, "tied": found.tied.get(10), **collection.facts()}
         tie_range = {m: [lowest, found.highest[m]] for m, lowest in found.lowest.items() if lowest != found.highest[m]}
         facts |= {"tie_range": tie_range} if tie_range else {}  # over all orders of equal scores
-        rules = collection.rules
         return CollectionResult(
             RETRIEVAL, MAIN_METRIC, found.metrics[MAIN_METRIC], low, high, int(found.counts["queries"]),
             {name: value for name, value in found.metrics.items() if name != MAIN_METRIC}, facts,
             measure=_means_over(collection.query_groups(), found.per_query), groups=groups, found=found,
             answers=Answers(per_query, partial(paired_test, groups=of_query)),
             cosines=sample.cosines(searcher) if sample is not None else None,
-            beir_set=rules.name if rules is not None and collection.data.split == rules.split else None,
+            benchmark_set=collection.benchmark_set,
         )  # fmt: skip
 
 

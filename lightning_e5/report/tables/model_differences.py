@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_e5.evaluation.beir.average import BEIR15
+from lightning_e5.evaluation.beir.average import AVERAGES
 from lightning_e5.report.tables.evaluation import labelled
 from lightning_e5.report.tables.table import Column, Table, number
 from lightning_e5.result_row import Comparison, ResultRow
@@ -58,7 +58,7 @@ def not_compared(rows: Sequence[ResultRow], reference: str) -> dict[str, str]:
         of_set = [row for row in rows if row.collection == name]
         if all(row.model == reference for row in of_set) or any(row.difference is not None for row in of_set):
             continue
-        if name == BEIR15:
+        if name in AVERAGES:
             why = "it is an average; its sets are compared"
         elif all(row.model != reference for row in of_set):
             why = f"{reference} can only search"

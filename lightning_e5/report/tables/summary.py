@@ -95,7 +95,9 @@ def _next_steps(run: RunData, results: Sequence[Result]) -> list[str]:
         own = run.name if run.name not in ("start", "bm25") else "run"
         split = results[0].row.get("split", "test")
         evaluate = ["python", "-m", "lightning_e5", "evaluate", "--model", f"{own}={directory}", _other_model(run), "--beir", str(collection)]
-        commands.append([*evaluate, *(["--split", str(split)] if split != "test" else [])])
+        evaluate += ["--split", str(split)] if split != "test" else []
+        name, rules = results[0].collection, results[0].row.get("rules", {}).get("beir", "")
+        commands.append([*evaluate, *(["--rules", f"{name}={rules}"] if name == f"nano-{rules}" else [])])
     return [*steps, "try next:", *(f"  {shlex.join(command)}" for command in commands)] if commands else steps
 
 

@@ -18,7 +18,7 @@ def hub_server(repositories: dict[str, Path], *, cut: str | None = None) -> Iter
     """Serve folders as repositories; the value is the address for ``HF_ENDPOINT``.
 
     Args:
-        repositories: ``OWNER/NAME`` -> folder.
+        repositories: ``OWNER/NAME`` (of a data set ``datasets/OWNER/NAME``) -> folder.
         cut: a file that is sent only by half before the connection is closed.
     """
 
@@ -34,11 +34,12 @@ def hub_server(repositories: dict[str, Path], *, cut: str | None = None) -> Iter
         def answer(self, body: bool) -> None:
             path = self.path.split("?")[0].lstrip("/")
             for name, folder in repositories.items():
-                if path in (f"api/models/{name}", f"api/models/{name}/revision/main"):
+                api = f"api/{name}" if name.startswith("datasets/") else f"api/models/{name}"
+                if path in (api, f"{api}/revision/main"):
                     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-                    listing = {"id": name, "modelId": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}
+                    listing = {"id": name.removeprefix("datasets/"), "modelId": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}
                     return self.send(200, json.dumps(listing).encode(), {"Content-Type": "application/json"}, body)
-                if path == f"api/models/{name}/tree/{COMMIT}":
+                if path == f"{api}/tree/{COMMIT}":
                     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
                     tree = [{"type": "file", "path": p.relative_to(folder).as_posix(), "size": p.stat().st_size, "oid": "0" * 40} for p in files]
                     return self.send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
