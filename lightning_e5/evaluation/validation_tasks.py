@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from lightning_e5.config.experiment import outside_path
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.collectives import gather, rank, world_size
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir.nano import NANO_HUB, load_nano_beir, nano_set_names
 from lightning_e5.evaluation.load_tasks import TaskSettings, load_tasks
 from lightning_e5.evaluation.tasks.retrieval import CollectionTask
 from lightning_e5.evaluation.tasks.task import EvalTask, items_identity
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.training_record import SEVERAL
 from lightning_e5.ranges import Length
 from lightning_e5.result_row import MAIN_METRIC
 from lightning_e5.text import texts_digest
@@ -69,12 +72,52 @@ class EvaluateOn:
 
     def values(self, model: TextEncoder) -> dict[str, float]:
         """``<set>/<metric>`` -> value, of the encoder's weights as they are; a collective call."""
-        embedder = self._embedders.setdefault(id(model), _TokenisedOnce(model, self.max_length))
-        return {f"{task.name}/{metric}": value for task in self.tasks() for metric, value in [main_value(task, embedder)]}
+        return _main_values(self.tasks(), self._embedders.setdefault(id(model), _TokenisedOnce(model, self.max_length)))
 
     def identities(self) -> dict[str, str]:
         """Set -> the name by content of what is evaluated on."""
         return {task.name: items_identity(task) for task in self.tasks()}
+
+
+@configurable("validation task")
+class NanoBEIR:
+    """NanoBEIR's sets (nDCG@10 of each), and first the mean over them, which is what is monitored by default.
+
+    Args:
+        place: folder of their Parquet files, or their name on the Hub (see `load_nano_beir`).
+        sets: some of them, such as ``nano-msmarco``; all 13 by default.
+        name: of the mean.
+        max_length: tokens per text; by default the encoder's.
+
+    Raises:
+        UserError: as `load_nano_beir`.
+    """
+
+    def __init__(self, *, place: str = NANO_HUB, sets: Sequence[str] = (), name: str = "nano_beir", max_length: Length | None = None) -> None:
+        nano_set_names(place, sets)  # refuses other names before anything is fetched
+        self.place, self.sets, self.name, self.max_length = place, sets, name, max_length
+        self._tasks: list[CollectionTask] | None = None
+        self._embedders: dict[int, _TokenisedOnce] = {}
+
+    def tasks(self) -> list[CollectionTask]:
+        """The tasks, read once."""
+        if self._tasks is None:
+            self._tasks = [CollectionTask(collection, _K, [MAIN_METRIC]) for collection in load_nano_beir(self.place, self.sets)]
+        return self._tasks
+
+    def values(self, model: TextEncoder) -> dict[str, float]:
+        """The mean, then ``<set>/ndcg@10`` of each, of the encoder's weights as they are; a collective call."""
+        values = _main_values(self.tasks(), self._embedders.setdefault(id(model), _TokenisedOnce(model, self.max_length)))
+        return {f"{self.name}/{MAIN_METRIC}": math.fsum(values.values()) / len(values)} | values
+
+    def identities(self) -> dict[str, str]:
+        """The mean and each set -> the name by content of what is evaluated on."""
+        found = {task.name: items_identity(task) for task in self.tasks()}
+        return {self.name: SEVERAL.join(found.values())} | found
+
+
+def _main_values(tasks: Sequence[EvalTask], embedder: Embedder) -> dict[str, float]:
+    return {f"{task.name}/{metric}": value for task in tasks for metric, value in [main_value(task, embedder)]}
 
 
 def main_value(task: EvalTask, embedder: Embedder) -> tuple[str, float]:

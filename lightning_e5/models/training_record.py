@@ -10,6 +10,8 @@ from typing import Any
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import MANIFEST, read_json, read_manifest, sha256_file, write_json
 
+#: Between the names of several sets that chose weights together.
+SEVERAL = ", "
 #: The file, beside the weights of an encoder or of word vectors.
 RECORD = "training_record.json"
 
@@ -59,7 +61,7 @@ class TrainingRecord:
     @property
     def selected_on(self) -> frozenset[str]:
         """What chose the weights, in any of the trainings."""
-        return frozenset(s.selected_on for s in self.stages if s.selected_on is not None)
+        return frozenset(name for s in self.stages if s.selected_on is not None for name in s.selected_on.split(SEVERAL))
 
     def after(
         self, stage: str, metrics: Mapping[str, float], texts: Iterable[str] | None, *, selected_on: str | None = None

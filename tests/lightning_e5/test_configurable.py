@@ -33,7 +33,7 @@ NAMED = {
     "optimizer": "lightning_e5.training: optimizer.AdamWConfig",
     "data module": "data_modules: ccpairs.datamodule.CCPairsDataModule finetune.datamodule.RankedDataModule",
     "validation": "lightning_e5.modules: validation.Validation",
-    "validation task": "lightning_e5.evaluation: validation_tasks.EvaluateOn",
+    "validation task": "lightning_e5.evaluation: validation_tasks.EvaluateOn validation_tasks.NanoBEIR",
     "engine": "lightning_e5.curation.engines: engine.LocalEngine engine.RayEngine",
     "index": "lightning_e5.retrieval: exact.ExactIndex faiss_index.FaissIndex",
     "settings": """lightning_e5: curation.cleaning.duplicates.NearDuplicates curation.cleaning.evaluation_files.EvaluationFiles

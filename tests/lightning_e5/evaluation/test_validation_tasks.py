@@ -10,10 +10,14 @@ import torch
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.collection import load_collection
+from lightning_e5.evaluation.beir.nano import load_nano_beir
+from lightning_e5.evaluation.tasks.retrieval import CollectionTask
 from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
 from lightning_e5.evaluation.tasks.task import items_identity
-from lightning_e5.evaluation.validation_tasks import EvaluateOn
+from lightning_e5.evaluation.validation_tasks import EvaluateOn, NanoBEIR
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.training_record import UNTRAINED
+from tests.lightning_e5.evaluation.beir.test_nano import one_per_set
 
 
 @pytest.fixture
@@ -67,3 +71,16 @@ def test_a_place_that_is_not_there_and_none(tmp_path: Path) -> None:
         EvaluateOn(sts={"x": str(tmp_path / "none")})  # type: ignore[dict-item]
     with pytest.raises(UserError, match="nothing to evaluate on"):
         EvaluateOn().identities()
+
+
+def test_nano_beir_gives_its_mean_first_and_is_refused_where_it_chose(encoder_folder: Path, tmp_path: Path) -> None:
+    encoder = TextEncoder.from_pretrained(encoder_folder)
+    task = NanoBEIR(place=str(one_per_set(tmp_path)), sets=["nano-nq", "nano-scifact"])
+    values = task.values(encoder)
+    assert list(values) == ["nano_beir/ndcg@10", "nano-nq/ndcg@10", "nano-scifact/ndcg@10"]
+    expected = [CollectionTask(collection).evaluate(encoder).value for collection in load_nano_beir(tmp_path, ["nano-nq", "nano-scifact"])]
+    assert list(values.values()) == pytest.approx([sum(expected) / 2, *expected])
+    record = UNTRAINED.after("pretrain", {"pairs_seen": 4.0}, None, selected_on=task.identities()["nano_beir"])
+    assert record.selected_on == {task.identities()[name] for name in ("nano-nq", "nano-scifact")}
+    with pytest.raises(UserError, match="'nano-nqq' is not one of NanoBEIR's sets; did you mean 'nano-nq'"):
+        NanoBEIR(sets=["nano-nqq"])
