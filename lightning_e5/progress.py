@@ -22,7 +22,7 @@ LINE_SECONDS = 30.0
 #: What is being done as a whole, innermost last: the stage of a run, which stands before every title.
 _stages: list[str] = []
 #: A terminal's line of a bar without a rate; what its figures leave of the line is the bar's.
-_WITHOUT_RATE = "{desc}: {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"
+_WITHOUT_RATE = "{desc}: {n_fmt}/{total_fmt} {bar} ETA {remaining}{postfix}"
 #: What `say` has said.
 _said: set[str] = set()
 #: What moves a terminal's cursor, changes its state or turns its text round; and what no stream can encode.

@@ -159,14 +159,17 @@ def figures(row: Mapping[str, float], validated: Mapping[str, float], monitored:
 
     Args:
         row: of the last step; what it lacks is left out.
-        validated: name -> value of the last validation, such as ``val/nano_beir/ndcg@10``; empty before the first.
+        validated: name -> value of the last validation, such as ``val/nano_beir/ndcg@10``; where it is empty, the accuracy in the batch is shown.
         monitored: the one of them that is shown; the first by default.
     """
-    shown = [f"loss {row['loss']:.2f}"] if "loss" in row else []
+    shown = [f"loss {row['loss']:.{2 if row['loss'] < 9.995 else 1}f}"] if "loss" in row else []
     if validated:
         name = monitored if monitored in validated else next(iter(validated))
         short = name.rpartition("/")[2]
-        shown.append(f"{'val ' if short in row else ''}{short} {validated[name]:.3f}")  # "val" where the training has a figure of that name
+        label = f"val {short}".replace("accuracy", "acc") if short in row else short  # the training has a figure of that name, too
+        shown.append(f"{label} {validated[name]:.3f}")
+    elif "accuracy" in row:
+        shown.append(f"acc {row['accuracy']:.2f}")
     shown += [f"{short_number(row[key])} {unit}" for key, unit in (("pairs_per_second", "pairs/s"), ("tokens_per_second", "tok/s")) if key in row]
     if "memory_gb" in row:
         shown.append(f"{row['memory_gb']:.{0 if row['memory_gb'] >= 10 else 1}f} GB")

@@ -106,8 +106,8 @@ def fit(
             strategy=STRATEGIES[strategy](backend) if several else "auto",
             logger=list(loggers) or False,
             callbacks=[
-                *([validation] if validation is not None else []),  # before the checkpoint of the same step, which holds what it found
-                TrainingWatch(warn),
+                *([validation] if validation is not None else []),  # before the checkpoint of the same step, which holds what it found ...
+                TrainingWatch(warn),  # ... and what was said
                 PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),
                 stop,
                 ProgressLine(title),

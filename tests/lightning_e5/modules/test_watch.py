@@ -23,7 +23,6 @@ from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.bi_encoder import BiEncoderModule
-from lightning_e5.modules.callbacks import figures, short_number
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.distilled import DistilledModule
 from lightning_e5.modules.fit import fit
@@ -162,7 +161,7 @@ def test_a_loss_is_stuck_at_or_above_guessing_where_it_does_not_fall() -> None:
     [
         (InBatchModule, {}, 2, 0),
         (InBatchModule, {"mask_duplicates": False}, 0, 0),
-        (PreBatchModule, {"queue_size": 40}, 1, 30),
+        (PreBatchModule, {"queue_size": 40}, 1, 40),
         (MoCoModule, {"queue_size": 40}, 0, 40),
         (SymmetricModule, {}, 0, 0),
         (SymmetricModule, {"symmetric": False, "query_negatives": True}, 1, 0),
@@ -221,7 +220,7 @@ def test_the_spread_of_a_teachers_scores_by_loops() -> None:
 # --- trainings
 
 
-@pytest.mark.parametrize(("scheme", "negatives"), [(InBatchModule, 0), (CrossEncoderModule, 3)])
+@pytest.mark.parametrize(("scheme", "negatives"), [(InBatchModule, 0), (CrossEncoderModule, 2)])
 def test_a_sound_training_says_nothing(trainings: Trainings, scheme: type[TrainingModule], negatives: int) -> None:
     steps = 110
     module = trainings.module(scheme, steps=steps)
@@ -235,7 +234,7 @@ def test_a_sound_training_says_nothing(trainings: Trainings, scheme: type[Traini
 def test_collapsed_embeddings_are_told_once(trainings: Trainings) -> None:
     """A learning rate that puts all texts in one place; the loss of guessing follows from it and is not told beside it."""
     (said,) = trainings.warnings(trainings.module(steps=110, learning_rate=10.0), trainings.data(110))
-    assert said.startswith("step 24: the embeddings have collapsed: standard deviation of the queries 0.0") and "learning_rate (now 8.4e+00)" in said
+    assert said.startswith("step 24: the embeddings have collapsed: standard deviation of the queries 0.0") and "learning_rate (now 8.2e+00)" in said
 
 
 @pytest.mark.parametrize(
@@ -277,8 +276,8 @@ def test_a_spike_of_the_gradient_norm_is_told_once(trainings: Trainings) -> None
 def test_a_loss_that_stays_is_told_once(
     trainings: Trainings, scheme: type[TrainingModule], options: dict[str, Any], negatives: int, message: str
 ) -> None:
-    """A model that does not move."""
-    module = trainings.module(scheme, steps=108, learning_rate=1e-12)
+    """An encoder that does not move, at a temperature where all texts are alike; a teacher whose learning rate broke it."""
+    module = trainings.module(scheme, steps=108, learning_rate=1e-12 if options else 1.0)
     if options:
         module.info_nce = InfoNCE(**options)
     (said,) = trainings.warnings(module, trainings.data(108, negatives=negatives))
@@ -306,7 +305,7 @@ def test_it_is_told_once_in_a_thousand_steps(trainings: Trainings) -> None:
             watch.load_state_dict(state)
             watch.on_train_start(trainer, module)
     # A collapse begins when the mean of 20 steps is below 0.1; from then on no spike is told.
-    assert [message.split(":")[0] for message in said] == ["step 30", "step 719", "step 1,719"]
+    assert [message.split(":")[0] for message in said] == ["step 30", "step 718", "step 1,718"]
     trainer.global_step = 0
     watch.on_train_start(trainer, module)
     assert watch.told == {}  # another training begins
@@ -344,17 +343,3 @@ def test_it_only_reads_and_goes_on_after_a_resume(trainings: Trainings, capsys: 
     fit(resumed, trainings.data(steps), warn=said.append, **place)
     assert [message.split(":")[0] for message in said] == ["step 24"]
     assert all(torch.equal(alone[name], p) for name, p in resumed.named_parameters())
-
-
-# --- the progress line, which shows the same metrics
-
-
-def test_the_progress_line_shows_rates_memory_and_the_last_validation() -> None:
-    row = {"loss": 0.4285, "accuracy": 0.9, "pairs_per_second": 12345.0, "tokens_per_second": 1.96e6, "memory_gb": 61.2}
-    assert figures(row, {}) == "loss 0.43, 12k pairs/s, 2.0M tok/s, 61 GB"
-    validated = {"val/accuracy": 0.5, "val/nano_beir/ndcg@10": 0.4123}
-    assert figures(row, validated) == "loss 0.43, val accuracy 0.500, 12k pairs/s, 2.0M tok/s, 61 GB"
-    assert figures(row, validated, "val/nano_beir/ndcg@10") == "loss 0.43, ndcg@10 0.412, 12k pairs/s, 2.0M tok/s, 61 GB"
-    assert figures(row, validated, "val/other").startswith("loss 0.43, val accuracy 0.500")
-    assert figures({}, {}) == ""
-    assert [short_number(x) for x in (0.0, 7.51, 9.96, 999.4, 999.6, 45_400, 999_600)] == ["0.0", "7.5", "10", "999", "1.0k", "45k", "1.0M"]
