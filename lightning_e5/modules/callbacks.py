@@ -164,7 +164,7 @@ def figures(row: Mapping[str, float], validated: Mapping[str, float], monitored:
     """
     shown = [f"loss {row['loss']:.{2 if row['loss'] < 9.995 else 1}f}"] if "loss" in row else []
     if validated:
-        name = monitored if monitored in validated else next(iter(validated))
+        name = monitored if monitored is not None and monitored in validated else next(iter(validated))
         short = name.rpartition("/")[2]
         label = f"val {short}".replace("accuracy", "acc") if short in row else short  # the training has a figure of that name, too
         shown.append(f"{label} {validated[name]:.3f}")
