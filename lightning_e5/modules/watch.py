@@ -26,13 +26,13 @@ from lightning_e5.types import PairBatch
 PAUSE = 1000
 #: Steps whose mean decides on duplicates, a collapse and a teacher: one batch may be an accident, 20 of them are not.
 STEPS = 20
-#: `embedding_std` below this is a collapse: 0.1 = sqrt(1 - 0.99), so two texts have a cosine of 0.99 on average. In 34 trainings
-#: on documentation it was never below 0.5; a small BERT with random weights begins at 0.15 to 0.3.
+#: `embedding_std` below this is a collapse: 0.1 = sqrt(1 - 0.99), so two texts have a cosine of 0.99 on average. In 36 trainings
+#: on documentation it was never below 0.38; a small BERT with random weights begins at 0.15 to 0.3.
 COLLAPSED_STD = 0.1
 #: Share of a batch's rows that other rows repeat, or of its logits that are masked. A pool of documentation that is not cleaned has
 #: about 0.1 of its rows at a batch of 32.
 DUPLICATES = 0.2
-#: A gradient norm above this many medians is a spike; in those 34 trainings, of up to 1,536 steps, the largest was 4.0.
+#: A gradient norm above this many medians is a spike; in those 36 trainings, of up to 1,536 steps, the largest was 4.0.
 SPIKE = 10.0
 #: Earlier steps whose median it is compared with: at most, and at least.
 NORMS, FEWEST_NORMS = 100, 20
