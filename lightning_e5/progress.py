@@ -21,6 +21,8 @@ from lightning_e5.redaction import hidden
 LINE_SECONDS = 30.0
 #: What is being done as a whole, innermost last: the stage of a run, which stands before every title.
 _stages: list[str] = []
+#: A terminal's line of a bar without a rate; what its figures leave of the line is the bar's.
+_WITHOUT_RATE = "{desc}: {n_fmt}/{total_fmt} {bar} ETA {remaining}{postfix}"
 #: What `say` has said.
 _said: set[str] = set()
 #: What moves a terminal's cursor, changes its state or turns its text round; and what no stream can encode.
@@ -35,9 +37,10 @@ class Bar:
         title: what is being done.
         unit: of ``total``.
         done: what was done before.
+        rate: show ``unit`` per second and the time that has passed; without them there is room for the figures of `note`.
     """
 
-    def __init__(self, total: int | None, title: str, unit: str = "it", done: int = 0) -> None:
+    def __init__(self, total: int | None, title: str, unit: str = "it", done: int = 0, *, rate: bool = True) -> None:
         self.total, self.unit, self.done = total, unit, done
         self.title = printable(" ".join([*_stages[-1:], *([title] if title else [])]).rstrip(":"))
         self._began, self._before, self._noted = time.monotonic(), done, ""
@@ -48,7 +51,7 @@ class Bar:
 
             self._bar = tqdm(
                 total=total, initial=done, desc=self.title, unit=unit, unit_scale=True, file=sys.stderr, mininterval=0.2, leave=False,
-                dynamic_ncols=True,
+                dynamic_ncols=True, bar_format=None if rate else _WITHOUT_RATE,
             )  # fmt: skip
 
     def __call__(self, count: int) -> None:

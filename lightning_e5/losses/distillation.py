@@ -8,10 +8,19 @@ from torch.nn import functional
 
 from lightning_e5.losses.info_nce import TEMPERATURE
 
+#: A teacher's logits of a query's passages that spread less than this are all alike: the teacher has collapsed.
+COLLAPSED = 1e-4
+
 
 def has_teacher(teacher_BG: Tensor) -> Tensor:
     """bool ``[B]``: rows whose logits make a distribution, so without NaN and with one above ``-inf``."""
     return ~teacher_BG.isnan().any(1) & (teacher_BG > -torch.inf).any(1)
+
+
+def score_spread(teacher_BG: Tensor) -> float | None:
+    """Standard deviation of the teacher's logits within a query's passages, mean over the rows whose logits are all finite; None without one."""
+    whole_BG = teacher_BG[teacher_BG.isfinite().all(1)]
+    return float(whole_BG.float().std(1, correction=0).mean()) if len(whole_BG) and whole_BG.shape[1] > 1 else None
 
 
 def positive_first(logits_BG: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _left_to_the_thread(number: int, frame: Any) -> None:
 
 
 class ProgressLine(L.Callback):
-    """Steps, ETA, loss, accuracy in batch, pairs and tokens per second."""
+    """Steps, time left, loss, last validation, pairs and tokens per second, and memory, within the 100 columns of a terminal."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -133,17 +133,13 @@ class ProgressLine(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._bar = Bar(trainer.max_steps, self.title, "step", done=trainer.global_step)
+            self._bar = Bar(trainer.max_steps, self.title, "step", done=trainer.global_step, rate=False)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._bar is None:
             return
-        row = getattr(pl_module, "last_metrics", {})
-        self._bar.note(
-            f"loss {row.get('loss', float('nan')):.3f}, acc {row.get('accuracy', float('nan')):.2f}, "
-            f"{row.get('pairs_per_second', 0):.0f} pairs/s, {row.get('tokens_per_second', 0) / 1000:.0f}k tok/s, "
-            f"{row.get('mfu', 0):.0%} of peak"
-        )
+        validated, monitored = getattr(pl_module, "last_validation", {}), getattr(pl_module, "monitored", None)
+        self._bar.note(figures(getattr(pl_module, "last_metrics", {}), validated, monitored))
         self._bar(trainer.global_step - self._bar.done)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -156,3 +152,32 @@ class ProgressLine(L.Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def figures(row: Mapping[str, float], validated: Mapping[str, float], monitored: str | None = None) -> str:
+    """The figures of a progress line, the most important first.
+
+    Args:
+        row: of the last step; what it lacks is left out.
+        validated: name -> value of the last validation, such as ``val/nano_beir/ndcg@10``; where it is empty, the accuracy in the batch is shown.
+        monitored: the one of them that is shown; the first by default.
+    """
+    shown = [f"loss {row['loss']:.{2 if row['loss'] < 9.995 else 1}f}"] if "loss" in row else []
+    if validated:
+        name = monitored if monitored is not None and monitored in validated else next(iter(validated))
+        short = name.rpartition("/")[2]
+        label = f"val {short}".replace("accuracy", "acc") if short in row else short  # the training has a figure of that name, too
+        shown.append(f"{label} {validated[name]:.3f}")
+    elif "accuracy" in row:
+        shown.append(f"acc {row['accuracy']:.2f}")
+    shown += [f"{short_number(row[key])} {unit}" for key, unit in (("pairs_per_second", "pairs/s"), ("tokens_per_second", "tok/s")) if key in row]
+    if "memory_gb" in row:
+        shown.append(f"{row['memory_gb']:.{0 if row['memory_gb'] >= 10 else 1}f} GB")
+    return ", ".join(shown)
+
+
+def short_number(value: float) -> str:
+    """A rate in at most four characters: 7.5, 123, 45k, 1.2M."""
+    power = 2 if value >= 999_500 else 1 if value >= 999.5 else 0
+    scaled = value / 1000**power
+    return f"{scaled:.{1 if scaled < 9.95 else 0}f}{('', 'k', 'M')[power]}"

@@ -21,6 +21,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
 from lightning_e5.modules.strategy import ShardedStrategy, UnwrappedDDPStrategy
+from lightning_e5.modules.watch import TrainingWatch
 from lightning_e5.ranges import ArgumentsOf, Count, CountOrZero, Seconds, Workers
 from lightning_e5.training.checkpointing import latest_checkpoint
 from lightning_e5.training.grad_cache import GradCache, StepGivenUp
@@ -63,7 +64,7 @@ def fit(
         loggers: Lightning loggers.
         validation: the callback that validates (`lightning_e5.modules.validation.ValidationCallback`); None never does.
         resumed: called with the step that training continues after, before it does.
-        warn: called with messages for the user (a refused checkpoint).
+        warn: called with messages for the user (a refused checkpoint, a training that goes wrong: see `TrainingWatch`).
         checkpoint_seconds: save at least this often.
         checkpoint_steps: and after every so many steps.
         accelerator, devices, num_nodes: as for ``lightning.Trainer``; several devices or nodes run as ranks.
@@ -103,7 +104,8 @@ def fit(
             strategy=STRATEGIES[strategy](backend) if several else "auto",
             logger=list(loggers) or False,
             callbacks=[
-                *([validation] if validation is not None else []),  # before the checkpoint of the same step, which holds what it found
+                *([validation] if validation is not None else []),  # before the checkpoint of the same step, which holds what it found ...
+                TrainingWatch(warn),  # ... and what was said
                 PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),
                 stop,
                 ProgressLine(title),

@@ -28,7 +28,7 @@ def train(
     None in every rank but the first, whose part ends here.
     """
     if not is_first_process():
-        fit(module, data, checkpoints=out / "checkpoints", title="train", validation=validation, **trainer)  # type: ignore[arg-type]
+        fit(module, data, checkpoints=out / "checkpoints", title="", validation=validation, **trainer)  # type: ignore[arg-type]
         return None
     jsonl, wandb = JsonlLogger(out), _wandb(out, context)
     if validation is not None and wandb is not None:
@@ -44,7 +44,7 @@ def train(
             module,
             data,
             checkpoints=out / "checkpoints",
-            title="train",
+            title="",
             loggers=[logger for logger in (jsonl, wandb) if logger is not None],
             resumed=resumed,
             warn=warn,

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.curation.engines.inference import ScoreGroups
-from lightning_e5.curation.mining.teacher_scores import COLLAPSED, group_scores, separation
+from lightning_e5.curation.mining.teacher_scores import group_scores, separation
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import read_parquet, write_parquet
-from lightning_e5.losses.distillation import positive_first
+from lightning_e5.losses.distillation import COLLAPSED, positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.fit import Trainer

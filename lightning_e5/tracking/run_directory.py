@@ -16,7 +16,7 @@ from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.run_layout import ENVIRONMENT
 from lightning_e5.files.storage import read_json, write_json
-from lightning_e5.progress import printable
+from lightning_e5.progress import clear_line, printable
 from lightning_e5.redaction import hidden_message
 
 #: Variables of the process that choose instructions or kernels.
@@ -122,4 +122,5 @@ def check_logger(settings: Node) -> None:
 
 def warn(message: str) -> None:
     """A message to the user beside the progress bars."""
+    clear_line()
     print(printable(hidden_message(message)), file=sys.stderr, flush=True)

@@ -14,8 +14,6 @@ from lightning_e5.curation.engines.run_parts import parts_of, run_parts
 
 #: Groups of a part; the scores of a finished part outlive a kill.
 GROUPS = 2048
-#: Logits of a query's passages that spread less than this are all alike.
-COLLAPSED = 1e-4
 
 
 def group_scores(
