@@ -44,6 +44,8 @@ class ValidatedModule(L.LightningModule):
         self.validation_tasks: Sequence[ValidationTask] = ()
         #: The values of the last validation, by the names that are logged.
         self.last_validation: dict[str, float] = {}
+        #: The one of them that chooses the weights, where one does.
+        self.monitored = ""
         #: Whether a validation in a training is to be given up, since the training was told to stop.
         self.give_up_validation: Callable[[], bool] = lambda: False
         self._batches: list[dict[str, float]] = []

@@ -112,7 +112,7 @@ class ValidationCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ValidatedModule)
         step = trainer.global_step
-        pl_module.last_validation = _values(self.rows[-1]) if self.rows else {}
+        pl_module.last_validation, pl_module.monitored = _values(self.rows[-1]) if self.rows else {}, self.monitor
         # Not yet, where a training was stopped in the validation of the step that it goes on after.
         if not self.rows or (self.rows[-1]["step"] < step and step % self.settings.every_n_steps == 0):
             self._validate(trainer, pl_module)
@@ -176,6 +176,7 @@ class ValidationCallback(L.Callback):
         before = self.rows[:]
         self.rows.append({"step": step, "pairs": pairs, **values})
         self._choose_monitor()
+        pl_module.monitored = self.monitor
         if self.settings.keep == "last" or not before or self._best_of_rows() == step:
             self.best_step, self.best = step, weights_of(self.model)
         if trainer.is_global_zero:
