@@ -92,6 +92,11 @@ class TrainingModule(L.LightningModule):
         set_learning_rates(optimizer, self.adamw.schedule_factor(self.global_step, self.max_steps))
         return optimizer
 
+    def setup(self, stage: str) -> None:
+        # Lightning leaves the modes as they are, and a model that was loaded is in evaluation mode: without its dropout.
+        if stage == "fit":
+            self.train()
+
     def configure_callbacks(self) -> list[L.Callback]:
         check_trainer(self.trainer)  # the first hook of a training, before Lightning's own checks
         return []
@@ -99,10 +104,6 @@ class TrainingModule(L.LightningModule):
     def step_seed(self) -> int:
         """The seed of this step's randomness on this rank: a function of (seed, step, rank) alone."""
         return derive_seed(self.seed, "step", self.global_step, self.global_rank)
-
-    def on_fit_start(self) -> None:
-        # Lightning leaves the modes as they are, and a model that was loaded is in evaluation mode: without its dropout.
-        self.train()
 
     def on_train_start(self) -> None:
         if (planned := self.trainer.estimated_stepping_batches) > self.max_steps:
