@@ -126,7 +126,7 @@ def train(out: Path, scheme: str, workers: int) -> None:
     )
     logger = JsonlLogger(out)
     fit(
-        module, data, checkpoints=out / "checkpoints", title=f"{scheme}-{workers}", loggers=[logger], resumed=logger.truncate,
+        module, data, checkpoints=out / "checkpoints", title=f"{scheme}-{workers}", logs=[logger], resumed=logger.truncate,
         accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS, chunk_tokens=256, graph_tokens=512,
     )  # fmt: skip
     logger.finalize("success")

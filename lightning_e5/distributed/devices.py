@@ -25,6 +25,28 @@ def runs_in_bf16(precision: Precision, device: torch.device | str) -> bool:
     return native_bf16(str(device).partition(":")[0])
 
 
+def backbone_autocast(precision: Precision, device: torch.device | str) -> torch.autocast:
+    """Autocast of a backbone: bfloat16 where `runs_in_bf16`, else as the caller's autocast is, such as that of
+    ``Trainer(precision="bf16-mixed")``.
+
+    Within a caller's autocast the copies of weights in half precision would be kept from a forward pass without a gradient to
+    the next one with a gradient, which would give the weights none; so they are not kept.
+    """
+    import torch
+
+    kind = str(device).partition(":")[0]
+    own = runs_in_bf16(precision, device)
+    dtype = torch.bfloat16 if own or not torch.is_autocast_enabled(kind) else torch.get_autocast_dtype(kind)
+    return torch.autocast(kind, dtype=dtype, enabled=own or torch.is_autocast_enabled(kind), cache_enabled=False)
+
+
+def without_autocast(device: torch.device | str) -> torch.autocast:
+    """What is computed inside keeps its precision whatever the caller's autocast is: pooling, scores, losses."""
+    import torch
+
+    return torch.autocast(str(device).partition(":")[0], enabled=False)
+
+
 @functools.cache
 def native_bf16(kind: str) -> bool:
     """Whether this kind of device multiplies bfloat16 itself: a fact of the hardware, the same in every run on it.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_e5.distributed.devices import Precision, runs_in_bf16
+from lightning_e5.distributed.devices import Precision, backbone_autocast, without_autocast
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, reading
 from lightning_e5.models.encoder import TextEncoder
@@ -130,7 +130,7 @@ class CrossEncoder(nn.Module):
 
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""
-        with torch.autocast(ids_T.device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, ids_T.device)):
+        with backbone_autocast(self.precision, ids_T.device):
             segments_T = self._segments(ids_T, lengths)
             if self.packed is not None:
                 states_TD = self.packed(ids_T, lengths, segments_T)
@@ -138,8 +138,10 @@ class CrossEncoder(nn.Module):
                 states_TD = padded_states(self.backbone, ids_T, lengths, segments_T)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
         text_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(ids_T.device)
-        sides = segment_means(precise, 2 * text_T + segments_T, 2 * len(lengths)).view(len(lengths), 2, -1)
-        return self.head(sides[:, 0], sides[:, 1])
+        with without_autocast(ids_T.device):
+            sides = segment_means(precise, 2 * text_T + segments_T, 2 * len(lengths)).view(len(lengths), 2, -1)
+            logits_B1: Tensor = self.head(sides[:, 0], sides[:, 1])
+        return logits_B1
 
     def _segments(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """0 up to and with the first separator of each pair, 1 after it."""

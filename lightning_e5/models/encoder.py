@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_e5.distributed.devices import Precision, runs_in_bf16
+from lightning_e5.distributed.devices import Precision, backbone_autocast, runs_in_bf16, without_autocast
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
@@ -33,8 +33,8 @@ class TextEncoder(nn.Module):
         backbone: a Hugging Face encoder; a ``BertModel`` runs without padding, any other padded and sorted by length.
         tokenizer: with the prefixes and the length limit that belong to the weights.
         head: pooling, dense layers and similarity; E5's by default.
-        precision: ``bf16`` runs the backbone under autocast, ``auto`` where the hardware multiplies bfloat16 itself; pooling,
-            normalisation and all scores stay float32.
+        precision: ``bf16`` runs the backbone under autocast, ``auto`` where the hardware multiplies bfloat16 itself, ``fp32`` only
+            where the caller does (``Trainer(precision="bf16-mixed")``); pooling, normalisation and all scores stay float32.
 
     Raises:
         UserError: the length limit is above the model's positions.
@@ -74,8 +74,9 @@ class TextEncoder(nn.Module):
         max_length: int | None = None,
         precision: Precision = "fp32",
         training_start: bool = False,
+        dropout: float | None = None,
     ) -> TextEncoder:
-        """Load a Hugging Face or sentence-transformers folder (or hub name) with all that it says of its use.
+        """Load a Hugging Face or sentence-transformers folder (or hub name) with all that it says of its use, in evaluation mode.
 
         Args:
             directory: the folder or name.
@@ -85,13 +86,14 @@ class TextEncoder(nn.Module):
             precision: of the backbone.
             training_start: load it to train it as an E5: E5's prefixes where the folder stores none, and cosines, whatever it
                 was compared by before.
+            dropout: while it is trained, in the place of what its ``config.json`` says.
 
         Raises:
             UserError: not there, not fetchable, damaged, no encoder, or something that is not supported.
         """
         from lightning_e5.models.pretrained import load_pretrained, stored_length
 
-        loaded = load_pretrained(str(directory))
+        loaded = load_pretrained(str(directory), dropout=dropout)
         stored = loaded.stored
         if prefixes is None and stored.prefixes is None:
             prefixes = E5_PREFIXES if training_start else default_prefixes(str(directory), loaded.directory)
@@ -141,10 +143,11 @@ class TextEncoder(nn.Module):
 
         ``prompt``: tokens of the prefix at the beginning of each text; they matter where the model does not pool them.
         """
-        with self._autocast(ids_T.device.type):
+        with backbone_autocast(self.precision, ids_T.device):
             states_TD = self.packed(ids_T, lengths) if self.packed is not None else padded_states(self.backbone, ids_T, lengths)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
-        pooled_BD: Tensor = self.head(precise, length_runs(lengths), prompt)
+        with without_autocast(ids_T.device):
+            pooled_BD: Tensor = self.head(precise, length_runs(lengths), prompt)
         return pooled_BD
 
     @torch.inference_mode()
@@ -210,9 +213,6 @@ class TextEncoder(nn.Module):
     def prompt_of(self, kind: Kind) -> int:
         """Tokens of a kind's prefix, where the model does not pool them; else 0."""
         return 0 if self.head.settings.include_prompt else self.tokenizer.prompt_length(kind)
-
-    def _autocast(self, device: str) -> torch.autocast:
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

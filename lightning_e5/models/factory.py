@@ -27,7 +27,9 @@ class EncoderSpec:
             vocabulary of its own, to which the values from ``vocab_size`` on belong.
         max_length: tokens per text; None, of a pretrained encoder, for what it stores.
         vocab_size: WordPiece vocabulary trained on the pool.
-        layers, hidden_size, heads, intermediate_size, dropout, max_positions: of the small BERT.
+        layers, hidden_size, heads, intermediate_size, max_positions: of the small BERT.
+        dropout: share of values that training sets to 0, stored in the encoder's ``config.json`` for every stage that trains it or a
+            cross-encoder from it; None for what a pretrained encoder's ``config.json`` says (BERT, MiniLM: 0.1), and 0 in the small BERT.
         initialisation: ``weighted_average`` starts the small BERT as an average of word vectors weighted by IDF (see
             `lightning_e5.models.initialisation`), ``bert`` as BERT itself.
         prefixes: ``query`` and ``passage``, put before all texts and stored with the encoder; None for E5's; ``own``, of a pretrained
@@ -41,7 +43,7 @@ class EncoderSpec:
     hidden_size: Size = 256
     heads: Size = 4
     intermediate_size: Size = 512
-    dropout: Annotated[float, Range(0, 0.99)] = 0.0
+    dropout: Annotated[float, Range(0, 0.99)] | None = None
     max_positions: Length = 512
     initialisation: Literal["weighted_average", "bert"] = "weighted_average"
     prefixes: Mapping[str, str] | Literal["own"] | None = None
@@ -65,11 +67,11 @@ class EncoderSpec:
         return Prefixes(self.prefixes["query"], self.prefixes["passage"]) if isinstance(self.prefixes, Mapping) else E5_PREFIXES
 
     def load_pretrained(self, folder: Path) -> TextEncoder:
-        """The encoder of ``pretrained``, whose folder is here, with these prefixes and this length limit."""
+        """The encoder of ``pretrained``, whose folder is here, with these prefixes, this length limit and this dropout."""
         prefixes = self.text_prefixes
         if self.prefixes == "own":
             prefixes = stored_settings(folder).prefixes or default_prefixes(str(self.pretrained), folder)
-        return TextEncoder.from_pretrained(folder, prefixes=prefixes, max_length=self.max_length, training_start=True)
+        return TextEncoder.from_pretrained(folder, prefixes=prefixes, max_length=self.max_length, training_start=True, dropout=self.dropout)
 
     def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
         """A small BERT from torch's current random state.
@@ -81,14 +83,15 @@ class EncoderSpec:
         """
         from transformers import BertConfig, BertModel
 
+        dropout = self.dropout or 0.0
         config = BertConfig(
             vocab_size=tokenizer.backend.get_vocab_size(),
             hidden_size=self.hidden_size,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             intermediate_size=self.intermediate_size,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.dropout,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
             max_position_embeddings=self.max_positions,
         )
         bert = BertModel(config, add_pooling_layer=False)

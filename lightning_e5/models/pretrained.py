@@ -22,6 +22,11 @@ from lightning_e5.text import TextTokenizer, TokenizerSettings
 _ENCODER_HALVES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel", "longt5": "LongT5EncoderModel"}
 #: Files of which at least one must be there for a tokenizer; without any, transformers makes an empty one.
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+#: What configurations of transformers call the dropout within an encoder; heads of other uses have names of their own.
+_DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "embedding_dropout",
+    "mlp_dropout", "dropout_rate", "embd_pdrop", "attn_pdrop", "resid_pdrop",
+)  # fmt: skip
 #: Weights of other uses of the same architecture, which an encoder does not miss: heads, poolers, decoders and counted positions.
 _OTHER_USES = ("pooler", "cls.", "lm_head", "classifier", "qa_outputs", "score", "decoder", "vocab_", "generator_", "discriminator_", "lm_", "mask_")
 
@@ -40,14 +45,16 @@ class PretrainedEncoder(NamedTuple):
     stored: FolderSettings
 
 
-def load_pretrained(name: str) -> PretrainedEncoder:
+def load_pretrained(name: str, *, dropout: float | None = None) -> PretrainedEncoder:
     """The model of a folder.
 
     Args:
         name: see `model_folder`.
+        dropout: in the place of what its ``config.json`` says; it is stored with the model when that is saved.
 
     Raises:
-        UserError: nothing there, nothing that can be loaded or is supported, or weights that the model needs and the folder lacks.
+        UserError: nothing there, nothing that can be loaded or is supported, weights that the model needs and the folder lacks,
+            or a dropout for a model that has none.
     """
     directory = model_folder(name)
     stored = stored_settings(directory)
@@ -55,7 +62,7 @@ def load_pretrained(name: str) -> PretrainedEncoder:
     if not (place / "config.json").is_file():
         raise UserError(f"{name}: no model folder (has no config.json)")
     with quiet_transformers():
-        backbone = _backbone(name, place)
+        backbone = _backbone(name, place, dropout)
         tokenizer = load_tokenizer(name, place)
     backend = tokenizer.backend_tokenizer
     check_vocabulary(name, backend, backbone)
@@ -65,11 +72,17 @@ def load_pretrained(name: str) -> PretrainedEncoder:
     return PretrainedEncoder(directory, backbone, backend, tokenizer_settings(tokenizer), limit if 0 < limit < 1 << 24 else None, stored)
 
 
-def _backbone(name: str, place: Path) -> Any:
+def _backbone(name: str, place: Path, dropout: float | None) -> Any:
     """The Transformer of a folder, in float32."""
     import transformers
 
     config = load_config(place)
+    if dropout is not None:
+        named = [key for key in _DROPOUTS if key in config.to_dict()]
+        if dropout and not named:
+            raise UserError(f"{place / 'config.json'}: dropout: {dropout} for a model that has none; the rule is null or 0 for such a model")
+        for key in named:
+            setattr(config, key, dropout)
     kind = getattr(config, "model_type", "")
     if kind in _ENCODER_HALVES:
         backbone = load_weights(name, place, getattr(transformers, _ENCODER_HALVES[kind]), config)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_e5.distributed.collectives import (
@@ -19,16 +21,17 @@ from lightning_e5.distributed.collectives import (
     rank_means,
     world_size,
 )
-from lightning_e5.distributed.devices import runs_in_bf16
+from lightning_e5.distributed.devices import runs_in_bf16, without_autocast
 from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed_bert import PackedBert
 from lightning_e5.models.padded import checkpoint_layers
+from lightning_e5.modules.trainer_arguments import check_trainer
 from lightning_e5.modules.validated import ValidatedModule
 from lightning_e5.ranges import Count, Seed
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import CachedStep, EmbeddingLoss, EncodeChunk, GradCache
-from lightning_e5.training.optimizer import AdamWConfig, clip_gradients, freeze_position_embeddings
+from lightning_e5.training.optimizer import AdamWConfig, clip_gradients, freeze_position_embeddings, set_learning_rates
 from lightning_e5.training.sharding import ParameterShards
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 from lightning_e5.types import PairBatch, TokenBatch
@@ -44,10 +47,13 @@ class NonFiniteError(TrainingStopped):
 class TrainingModule(ValidatedModule):
     """A model and its gradient-cached optimizer steps; each scheme writes out its own ``training_step``.
 
+    It trains by `lightning_e5.modules.fit.fit`, or by a plain ``lightning.Trainer``, whose callbacks and loggers get each step's
+    row as ``train/loss``, ``train/accuracy`` and so on.
+
     Args:
-        model: what is trained.
+        model: what is trained, in training mode: with the dropout that its configuration says (see `EncoderSpec`).
         optimizer: AdamW, its schedule, and which parameters it moves.
-        max_steps: optimizer steps of the training.
+        max_steps: optimizer steps of the training; the schedule ends with the last, and a longer training keeps its learning rate.
         seed: of dropout.
     """
 
@@ -83,13 +89,30 @@ class TrainingModule(ValidatedModule):
             self.shards = ParameterShards(groups, self.model)
             groups = self.shards.optimizer_groups
         beta_1, beta_2 = self.adamw.betas  # a list in a YAML
-        return torch.optim.AdamW(groups, betas=(beta_1, beta_2), eps=self.adamw.eps)
+        optimizer = torch.optim.AdamW(groups, betas=(beta_1, beta_2), eps=self.adamw.eps)
+        set_learning_rates(optimizer, self.adamw.schedule_factor(self.global_step, self.max_steps))
+        return optimizer
+
+    def setup(self, stage: str) -> None:
+        # Lightning leaves the modes as they are, and a model that was loaded is in evaluation mode: without its dropout.
+        if stage == "fit":
+            self.train()
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        check_trainer(self.trainer)  # the first hook of a training, before Lightning's own checks
+        return []
 
     def step_seed(self) -> int:
         """The seed of this step's randomness on this rank: a function of (seed, step, rank) alone."""
         return derive_seed(self.seed, "step", self.global_step, self.global_rank)
 
     def on_train_start(self) -> None:
+        if (planned := self.trainer.estimated_stepping_batches) > self.max_steps:
+            last = self.adamw.learning_rate * self.adamw.schedule_factor(self.max_steps, self.max_steps)
+            rank_zero_warn(
+                f"max_steps: the Trainer makes {planned:,.0f} steps, and the schedule of this module ends with step {self.max_steps:,}; "
+                f"after it the learning rate stays at {last:.3g}"
+            )
         # Sharded parameters are empty now; they were broadcast before they were cut into shards.
         broadcast_from_first([t for t in (*self.parameters(), *self.buffers()) if t.numel()])
 
@@ -114,7 +137,8 @@ class TrainingModule(ValidatedModule):
             without_gradient: texts that were encoded beside them, for the record.
         """
         of_model = [p for p in self.model.parameters() if p.requires_grad]
-        with self.whole_parameters():
+        encode = partial(_under_autocast, encode) if torch.is_autocast_enabled(self.device.type) else encode
+        with self.whole_parameters(), without_autocast(self.device):  # backward passes, too
             step = self.grad_cache.step(
                 texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters()
             )
@@ -166,10 +190,10 @@ class TrainingModule(ValidatedModule):
         if any_rank(not finite, loss.device):
             self._refuse(batch, loss, norm, step.embeddings_ND)
         factor = self.adamw.schedule_factor(self.global_step, self.max_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+        set_learning_rates(optimizer, factor)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        set_learning_rates(optimizer, self.adamw.schedule_factor(self.global_step, self.max_steps))  # as callbacks see it before a step
         return {"learning_rate": self.adamw.learning_rate * factor, "gradient_norm": float(norm)}
 
     def text_places(self, texts: int, rows: int) -> Tensor:
@@ -193,7 +217,7 @@ class TrainingModule(ValidatedModule):
         )
 
     def _log_step(self, logs: Mapping[str, float | Tensor], pairs: int, tokens: float) -> None:
-        """Write one row per optimizer step to every logger: means over the ranks, rates of all ranks together."""
+        """Log one row per optimizer step: means over the ranks, rates of all ranks together."""
         *means, tokens = rank_means([*map(float, logs.values()), float(tokens)], self.device)
         row = dict(zip(logs, means, strict=True))
         ranks = world_size()
@@ -206,8 +230,9 @@ class TrainingModule(ValidatedModule):
             "tokens_per_second": tokens * ranks / row["seconds"],
         }
         self.last_metrics = row
-        for logger in self.loggers:
-            logger.log_metrics(row, step=self.global_step)
+        # To callbacks and Lightning's loggers; no mean over ranks, as these are.
+        for name, value in row.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=False, batch_size=pairs)
 
     @cached_property
     def _packed(self) -> list[PackedBert]:
@@ -226,11 +251,18 @@ class TrainingModule(ValidatedModule):
 
     def _peak(self) -> float:
         """The measured peak of this device at the model's precision, FLOP/s."""
-        half = runs_in_bf16(getattr(self.model, "precision", "fp32"), self.device)
+        half = runs_in_bf16(getattr(self.model, "precision", "fp32"), self.device) or torch.is_autocast_enabled(self.device.type)
         return gemm_peak(self.device, torch.bfloat16 if half else torch.float32)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = {"pairs": self.trained_pairs, "tokens": self.trained_tokens}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.trained_pairs, self.trained_tokens = checkpoint["seen"]["pairs"], checkpoint["seen"]["tokens"]
+        seen = checkpoint.get("seen", {})  # not in one of weights alone
+        self.trained_pairs, self.trained_tokens = seen.get("pairs", 0), seen.get("tokens", 0)
+
+
+def _under_autocast(encode: EncodeChunk, ids_T: Tensor, lengths: list[int]) -> Tensor:
+    """A chunk as ``Trainer(precision="bf16-mixed")`` has it encoded."""
+    with torch.autocast(ids_T.device.type, dtype=torch.bfloat16):
+        return encode(ids_T, lengths)

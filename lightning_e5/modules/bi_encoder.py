@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.distributed.collectives import gather, gather_with_grad, rank
+from lightning_e5.distributed.devices import without_autocast
 from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask
 from lightning_e5.losses.info_nce import TEMPERATURE, InfoNCE
 from lightning_e5.models.encoder import TextEncoder
@@ -85,7 +86,8 @@ class BiEncoderModule(TrainingModule):
     def held_out_values(self, batch: PairBatch) -> Mapping[str, float | Tensor]:
         """Loss and accuracy against the passages of the batch, and the parts of the loss; the embeddings are kept for the pool."""
         queries_BD, passages_ND = (self.encoder.embed_tokens(texts).to(self.device) for texts in (batch.queries, batch.passages))
-        output = self.batch_loss(batch, torch.cat([queries_BD, passages_ND]))
+        with without_autocast(self.device):
+            output = self.batch_loss(batch, torch.cat([queries_BD, passages_ND]))
         own = (queries_BD, passages_ND, batch.query_text_B, batch.passage_text_P)
         self._held_out.append(tuple(gather(tensor).cpu() for tensor in own))  # type: ignore[arg-type]
         parts = {name: value for name, value in output.logs.items() if name not in ("temperature", "std_query", "std_passage")}

@@ -1,13 +1,13 @@
-"""Callbacks of every training: verified checkpoints, an orderly stop on a signal, a progress line with an ETA."""
+"""Callbacks of every training: each step's row, verified checkpoints, an orderly stop on a signal, a progress line with an ETA."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
@@ -18,6 +18,28 @@ from lightning_e5.interrupts import STOPPING, end_now, handlers, listening
 from lightning_e5.progress import Bar
 from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
 from lightning_e5.training.grad_cache import StepGivenUp
+
+
+class StepLog(Protocol):
+    """A log of a training with one row per optimizer step."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write the row of ``step``, the number of steps done, this one included."""
+        ...
+
+
+class StepRecords(L.Callback):
+    """Hands the row of every step to logs that keep each one, as it was computed.
+
+    Lightning's loggers get rows as float32, under the names of ``self.log``, and only every ``log_every_n_steps``.
+    """
+
+    def __init__(self, logs: Sequence[StepLog]) -> None:
+        self.logs = logs
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        for log in self.logs:
+            log.log_metrics(getattr(pl_module, "last_metrics", {}), step=trainer.global_step)
 
 
 class VerifiedCheckpointIO(CheckpointIO):

@@ -12,14 +12,20 @@ from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.distributed.collectives import close_process_group
 from lightning_e5.distributed.launch import shared_threads
 from lightning_e5.distributed.ranks import join
 from lightning_e5.errors import UserError
 from lightning_e5.modules.base import TrainingModule
-from lightning_e5.modules.callbacks import PeriodicCheckpoint, ProgressLine, StopOnSignal, VerifiedCheckpointIO
+from lightning_e5.modules.callbacks import (
+    PeriodicCheckpoint,
+    ProgressLine,
+    StepLog,
+    StepRecords,
+    StopOnSignal,
+    VerifiedCheckpointIO,
+)
 from lightning_e5.modules.strategy import ShardedStrategy, UnwrappedDDPStrategy
 from lightning_e5.modules.watch import TrainingWatch
 from lightning_e5.ranges import ArgumentsOf, Count, CountOrZero, Seconds, Workers
@@ -39,7 +45,7 @@ def fit(
     *,
     checkpoints: Path,
     title: str,
-    loggers: Sequence[Logger] = (),
+    logs: Sequence[StepLog] = (),
     validation: L.Callback | None = None,
     resumed: Callable[[int], object] = lambda step: None,
     warn: Callable[[str], None] = lambda message: None,
@@ -61,7 +67,7 @@ def fit(
         data: its batches.
         checkpoints: directory of the checkpoints; the newest whole one is continued from.
         title: of the progress line.
-        loggers: Lightning loggers.
+        logs: get the row of every step.
         validation: the callback that validates (`lightning_e5.modules.validation.ValidationCallback`); None never does.
         resumed: called with the step that training continues after, before it does.
         warn: called with messages for the user (a refused checkpoint, a training that goes wrong: see `TrainingWatch`).
@@ -102,8 +108,9 @@ def fit(
             devices=devices,
             num_nodes=num_nodes,
             strategy=STRATEGIES[strategy](backend) if several else "auto",
-            logger=list(loggers) or False,
+            logger=False,
             callbacks=[
+                StepRecords(logs),  # before the checkpoint of the same step, which a resume goes on from behind its row
                 *([validation] if validation is not None else []),  # before the checkpoint of the same step, which holds what it found ...
                 TrainingWatch(warn),  # ... and what was said
                 PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),

@@ -59,6 +59,9 @@ class UnwrappedDDPStrategy(DDPStrategy):
         timeout_minutes: after which a rank that waits for another gives up.
     """
 
+    #: It leaves the gradients to the step; see `lightning_e5.modules.trainer_arguments.check_trainer`.
+    step_averages_gradients = True
+
     def __init__(self, backend: str | None = None, timeout_minutes: float = 30.0, **ddp: Any) -> None:
         super().__init__(process_group_backend=backend, timeout=timedelta(minutes=timeout_minutes), **ddp)
 

@@ -1,13 +1,15 @@
-"""What the training stages share: loggers, the resumable fit, and the record of what was seen."""
+"""What the training stages share: logs, the resumable fit, and the record of what was seen."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import lightning as L
 
 from lightning_e5.config.experiment import read_yaml
 from lightning_e5.distributed.launch import is_first_process
+from lightning_e5.errors import UserError
 from lightning_e5.files.run_layout import VALIDATION
 from lightning_e5.files.storage import read_log
 from lightning_e5.modules.base import TrainingModule
@@ -45,13 +47,15 @@ def train(
             data,
             checkpoints=out / "checkpoints",
             title="",
-            loggers=[logger for logger in (jsonl, wandb) if logger is not None],
+            logs=[log for log in (jsonl, wandb) if log is not None],
             resumed=resumed,
             warn=warn,
             validation=validation,
             **trainer,  # type: ignore[arg-type]
         )
     except BaseException as error:
+        with suppress(UserError):  # such as a full disk, which the error is about
+            jsonl.finalize("failed")
         if wandb is not None:
             wandb.fail(error)
         raise

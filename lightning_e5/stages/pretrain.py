@@ -14,6 +14,7 @@ from lightning_e5.models.training_record import texts_of_tokens
 from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.modules.fit import Trainer
 from lightning_e5.modules.validation import ValidationArguments
+from lightning_e5.pipeline.fingerprint import result_version
 from lightning_e5.pipeline.kept_weights import KeptWeights, with_hold_out
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
@@ -23,6 +24,7 @@ from lightning_e5.training.optimizer import AdamWConfig
 
 
 @configurable("stage")
+@result_version(2)  # trained with the dropout that config.json says, which was off before
 def pretrain(
     out: Path,
     *,

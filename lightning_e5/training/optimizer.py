@@ -73,7 +73,7 @@ class AdamWConfig:
         return [{"params": ps, "lr": rate, "initial_lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
 
     def schedule_factor(self, step: int, max_steps: int) -> float:
-        """The factor in [0, 1] on the peak learning rate.
+        """The factor in [0, 1] on the peak learning rate; past the end of the training it stays that of the last step.
 
         Args:
             step: optimizer steps done before this one, from 0.
@@ -85,14 +85,21 @@ class AdamWConfig:
         warmup_steps = self.warmup_steps
         if not 0 <= warmup_steps <= max_steps:
             raise UserError(f"warmup_steps: {warmup_steps} is not in 0 .. max_steps = {max_steps}")
+        step = min(step, max_steps - 1)  # at max_steps a decay is at 0, where a longer training would learn nothing more
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        remaining = max(0.0, (max_steps - step) / max(1, max_steps - warmup_steps))
+        remaining = (max_steps - step) / max(1, max_steps - warmup_steps)
         if self.schedule == "constant":
             return 1.0
         if self.schedule == "linear":
             return remaining
         return 0.5 * (1.0 + math.cos(math.pi * (1.0 - remaining)))
+
+
+def set_learning_rates(optimizer: Any, factor: float) -> None:
+    """Give each parameter group of `AdamWConfig.parameter_groups` its peak learning rate times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
 
 
 def freeze_position_embeddings(module: nn.Module) -> int:

@@ -22,6 +22,14 @@ def test_warm_up_and_decay(warmup: int) -> None:
         assert [optimizer.schedule_factor(step, steps) for step in range(steps)] == pytest.approx([*rising, *decay])
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_past_its_end_the_schedule_holds_the_last_steps_value(schedule: str) -> None:
+    for warmup in (0, 4, 10):
+        optimizer = AdamWConfig(learning_rate=1e-3, warmup_steps=warmup, schedule=schedule)  # type: ignore[arg-type]
+        last = optimizer.schedule_factor(9, 10)
+        assert last > 0 and [optimizer.schedule_factor(step, 10) for step in (10, 11, 1000)] == [last] * 3
+
+
 def test_a_warm_up_longer_than_the_training_is_refused() -> None:
     with pytest.raises(UserError, match=r"warmup_steps: 11 is not in 0 \.\. max_steps = 10"):
         AdamWConfig(learning_rate=1e-3, warmup_steps=11).schedule_factor(0, 10)
