@@ -177,7 +177,7 @@ class CrossEncoder(nn.Module):
         """float32 ``[N]`` logits, on the CPU, of joined pairs (see `join_pairs`)."""
         training, device = self.training, next(self.parameters()).device
         self.eval()
-        logits_N = torch.empty(len(pairs.lengths_B))
+        logits_N = torch.empty(len(pairs.lengths_B), dtype=torch.float32)
         for chunk in sorted_chunks(pairs, chunk_tokens):
             logits_N[chunk.rows_B.cpu()] = self(chunk.ids_T.to(device), chunk.lengths).float().squeeze(1).cpu()
             if progress is not None:

@@ -199,7 +199,7 @@ class TextEncoder(nn.Module):
         """Embeddings of texts that are tokens already; as `embed`, with ``prompt`` as `forward` has it."""
         device = next(self.parameters()).device
         chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if runs_in_bf16(self.precision, device) else 2048)
-        result_BD = torch.empty(len(batch.lengths_B), self.width)
+        result_BD = torch.empty(len(batch.lengths_B), self.width, dtype=torch.float32)
         with self._evaluating():
             for chunk in sorted_chunks(batch, chunk_tokens):
                 embedded = self(chunk.ids_T.to(device), chunk.lengths, prompt).float()

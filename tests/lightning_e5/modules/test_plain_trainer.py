@@ -22,7 +22,6 @@ from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules import distilled
 from lightning_e5.modules.base import TrainingModule
-from lightning_e5.modules.bi_encoder import own_positives
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.distilled import DistilledModule
 from lightning_e5.modules.fit import fit
@@ -59,20 +58,6 @@ class Pairs(RandomPairs):
         return DataLoader([self.batch(step, 0, 1) for step in (100, 101, 102)], batch_size=None)  # type: ignore[arg-type]
 
     test_dataloader = val_dataloader
-
-
-class Validated(InBatchModule):
-    """In-batch training that logs ``val/loss`` and ``test/loss``, as a module of the user's own might."""
-
-    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        self.log("val/loss", self.loss_of(batch), batch_size=len(batch.rows_B))
-
-    def test_step(self, batch: PairBatch, batch_idx: int) -> None:
-        self.log("test/loss", self.loss_of(batch), batch_size=len(batch.rows_B))
-
-    def loss_of(self, batch: PairBatch) -> Tensor:
-        queries_BD, passages_PD = (self.embed_chunk(texts.ids_T, texts.lengths_B.tolist()) for texts in (batch.queries, batch.passages))
-        return self.info_nce(queries_BD, passages_PD, own_positives(batch)).loss
 
 
 def trainer(folder: Path, **settings: Any) -> L.Trainer:
@@ -150,7 +135,7 @@ def test_without_dropout_the_weights_are_those_of_evaluation_mode(tmp_path: Path
 
 
 def test_a_validation_between_the_steps_leaves_the_mode_and_the_weights(tmp_path: Path, folder: Path) -> None:
-    plain, validated = (module(Validated, load(folder, dropout=None)) for _ in range(2))
+    plain, validated = (module(InBatchModule, load(folder, dropout=None)) for _ in range(2))
     modes, step, validate = [], validated.training_step, validated.validation_step
 
     def noted(name: str, call: Any) -> Any:
@@ -173,7 +158,7 @@ def test_a_validation_between_the_steps_leaves_the_mode_and_the_weights(tmp_path
 def test_callback_metrics_hold_the_steps_row(tmp_path: Path, folder: Path) -> None:
     made, plain = module(InBatchModule, load(folder)), trainer(tmp_path)
     plain.fit(made, Pairs())
-    found = {name: float(value) for name, value in plain.callback_metrics.items()}
+    found = {name: float(value) for name, value in plain.callback_metrics.items() if name.startswith("train/")}
     assert found == pytest.approx({f"train/{name}": value for name, value in made.last_metrics.items()}, rel=1e-6)
     assert {"train/loss", "train/accuracy", "train/gradient_norm", "train/pairs"} <= set(found) and found["train/pairs"] == 8 * STEPS
     assert set(plain.progress_bar_metrics) == {"train/loss"}
@@ -215,7 +200,7 @@ def test_csv_logger_gets_every_nth_row(tmp_path: Path, folder: Path) -> None:
     rows: dict[int, float] = {}
     made.on_train_batch_end = lambda *args: rows.update({made.global_step: made.last_metrics["loss"]})
     trainer(tmp_path, logger=logger, log_every_n_steps=2).fit(made, Pairs())
-    found = {int(row["step"]) + 1: float(row["train/loss"]) for row in read_csv(tmp_path / "csv")}  # Lightning counts from 0
+    found = {int(row["step"]) + 1: float(row["train/loss"]) for row in read_csv(tmp_path / "csv") if row["train/loss"]}  # Lightning counts from 0
     assert found == pytest.approx({step: rows[step] for step in (2, 4)}, rel=1e-6)
 
 
@@ -223,7 +208,7 @@ def test_wandb_logger(tmp_path: Path, folder: Path) -> None:
     pytest.importorskip("wandb")
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="plain")
     plain = trainer(tmp_path, logger=logger, log_every_n_steps=1)
-    plain.fit(module(Validated, load(folder)), Pairs())
+    plain.fit(module(InBatchModule, load(folder)), Pairs())
     found = {name: logger.experiment.summary[name] for name in ("train/loss", "val/loss", "trainer/global_step")}
     logger.experiment.finish()
     expected = {name: float(plain.callback_metrics[name]) for name in ("train/loss", "val/loss")}
@@ -259,7 +244,7 @@ def test_learning_rate_monitor_sees_the_rate_of_the_step(tmp_path: Path, folder:
 def test_rich_progress_bar(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rich")
     plain = trainer(tmp_path, enable_progress_bar=True, callbacks=[RichProgressBar(refresh_rate=1)])
-    plain.fit(module(Validated, load(folder)), Pairs())
+    plain.fit(module(InBatchModule, load(folder)), Pairs())
     shown = capsys.readouterr().out
     assert f"{STEPS}/{STEPS}" in shown and f"train/loss: {float(plain.callback_metrics['train/loss']):.3f}" in shown
 
@@ -267,13 +252,16 @@ def test_rich_progress_bar(tmp_path: Path, folder: Path, capsys: pytest.CaptureF
 # Stopping early, and the best checkpoint.
 
 
-class Foretold(Validated):
+class Foretold(InBatchModule):
     """``val/loss`` after every second step as it is said here."""
 
     values = (9.0, 5.0, 3.0, 4.0, 4.5, 2.0, 1.0)
 
-    def loss_of(self, batch: PairBatch) -> Tensor:
-        return torch.tensor(self.values[self.global_step // 2])
+    def held_out_values(self, batch: PairBatch) -> dict[str, float | Tensor]:
+        return {"loss": self.values[self.global_step // 2]}
+
+    def held_out_pool_values(self) -> dict[str, float]:
+        return {}
 
 
 def test_early_stopping(tmp_path: Path, folder: Path) -> None:
@@ -328,22 +316,26 @@ def test_a_training_goes_on_from_a_model_checkpoint(tmp_path: Path, folder: Path
 
 
 def test_validate_and_test(tmp_path: Path, folder: Path) -> None:
-    made = module(Validated, load(folder))
-    batches = [made.loss_of(batch) for batch in Pairs().val_dataloader()]
-    expected = pytest.approx(float(torch.stack(batches).mean()), rel=1e-5)
-    assert trainer(tmp_path).validate(made, Pairs(), verbose=False) == [{"val/loss": expected}]
-    assert trainer(tmp_path).test(made, Pairs(), verbose=False) == [{"test/loss": expected}]
+    made = module(InBatchModule, load(folder))
+    losses = []
+    for batch in Pairs().val_dataloader():
+        embedded = [made.embed_chunk(texts.ids_T, texts.lengths_B.tolist()) for texts in (batch.queries, batch.passages)]
+        losses.append(made.batch_loss(batch, torch.cat(embedded)).loss)
+    for prefix, entry in (("val", "validate"), ("test", "test")):
+        (found,) = getattr(trainer(tmp_path), entry)(made, Pairs(), verbose=False)
+        assert set(found) == {f"{prefix}/{name}" for name in ("loss", "accuracy", "mrr@10", "std_query", "std_passage")}
+        assert found[f"{prefix}/loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
 def test_limit_val_batches_and_fast_dev_run(tmp_path: Path, folder: Path) -> None:
-    made, validated = module(Validated, load(folder)), []
+    made, validated = module(InBatchModule, load(folder)), []
     made.on_validation_batch_end = lambda outputs, batch, batch_idx: validated.append(batch_idx)
     trainer(tmp_path, limit_val_batches=2, num_sanity_val_steps=0).fit(made, Pairs())
     assert validated == [0, 1]
     validated.clear()
     callbacks = [EarlyStopping("val/loss"), ModelCheckpoint(tmp_path / "none", monitor="val/loss")]
     quick = trainer(tmp_path, fast_dev_run=True, enable_checkpointing=True, callbacks=callbacks)
-    quick.fit(module(Validated, load(folder)), Pairs())
+    quick.fit(module(InBatchModule, load(folder)), Pairs())
     assert quick.global_step == 1 and {"train/loss", "val/loss"} <= set(quick.callback_metrics) and not (tmp_path / "none").exists()
 
 
@@ -372,7 +364,7 @@ def test_a_longer_training_keeps_the_last_learning_rate_and_says_so_once(tmp_pat
     ],
 )
 def test_what_the_step_does_itself_is_refused(tmp_path: Path, folder: Path, settings: dict[str, Any], message: str) -> None:
-    made = module(Validated, load(folder))
+    made = module(InBatchModule, load(folder))
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, **settings).fit(made, Pairs())
     assert made.global_step == 0
