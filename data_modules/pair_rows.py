@@ -1,8 +1,8 @@
-"""Rows of pairs: those that a filter keeps, single ones and the sources of a `PairStore`, reading only the shards that hold them."""
+"""Rows of pairs: those that a list holds or a filter keeps, single ones and the sources of a `PairStore`, reading only the shards that hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,30 @@ from numpy.typing import NDArray
 from data_modules.pair_store import COLUMNS, PairStore
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import read_parquet
+from lightning_e5.types import TextPair
 
 #: The rank of a pair that an earlier round of the consistency filter dropped and this one did not rank.
 NOT_RANKED = 0
 
 #: The source of all pairs of a folder that names none.
 NO_SOURCE = "pairs"
+
+
+def text_pairs(pairs: Iterable[TextPair | tuple[str, str]]) -> list[TextPair]:
+    """Pairs as a user lists them; of a plain tuple (query, passage) the source is empty.
+
+    Raises:
+        UserError: one of them is no pair of texts, or there is none.
+    """
+    found = []
+    for number, pair in enumerate(pairs):
+        whole = pair if isinstance(pair, TextPair) else TextPair(*pair, source="") if isinstance(pair, tuple | list) and len(pair) == 2 else None
+        if whole is None or not isinstance(whole.query, str) or not isinstance(whole.passage, str):
+            raise UserError(f"pairs: number {number} is {repr(pair)[:60]}; the rule is a (query, passage) of two texts")
+        found.append(whole)
+    if not found:
+        raise UserError("pairs: there is none")
+    return found
 
 
 def kept_rows(path: Path, rows: int, of: Path) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from lightning_e5.pipeline.kept_weights import KeptWeights
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Share
-from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.rng import order_seed, seed_torch
 from lightning_e5.training.optimizer import AdamWConfig
 
 
@@ -60,7 +60,7 @@ def finetune(
     """
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision, training_start=True)
-    batches = data(ranked=ranked, tokenizer=model.tokenizer.cut_at(train_length), cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
+    batches = data(ranked=ranked, tokenizer=model.tokenizer.cut_at(train_length), cache_dir=out / "tokens", seed=order_seed(seed))
     scheme = module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed)
     kept = KeptWeights(out, model, validate=validate, validation=validation, keep_general=keep_general, general=general)
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))

@@ -18,7 +18,7 @@ from lightning_e5.pipeline.kept_weights import KeptWeights
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Share
-from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.rng import order_seed, seed_torch
 from lightning_e5.training.optimizer import AdamWConfig
 
 
@@ -66,7 +66,7 @@ def pretrain(
     """
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, precision=precision, training_start=True)
-    batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"))
+    batches = data(tokens=tokens, keep=keep, seed=order_seed(seed))
     scheme = module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed)
     kept = KeptWeights(out, model, validate=validate, validation=validation, keep_general=keep_general, general=general)
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))

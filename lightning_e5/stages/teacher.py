@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.curation.engines.inference import ScoreGroups
-from lightning_e5.curation.mining.teacher_scores import COLLAPSED, group_scores, separation
+from lightning_e5.curation.mining.teacher_scores import checked_separation, group_scores, separation
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import read_parquet, write_parquet
@@ -25,7 +25,7 @@ from lightning_e5.modules.fit import Trainer
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Weight, WorkersOrZero
-from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.rng import order_seed, seed_torch
 from lightning_e5.training.chunks import sorted_chunks
 from lightning_e5.training.optimizer import AdamWConfig
 
@@ -63,7 +63,7 @@ def teacher(
     """
     seed_torch(seed)
     model = CrossEncoder.from_start(encoder, max_length=max_length, precision=precision)
-    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=derive_seed(seed, "order"))
+    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=order_seed(seed))
     metrics = train(out, module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed), batches, context, **(trainer or {}))
     if metrics is None:
         return {}
@@ -138,10 +138,7 @@ def teacher_scores(
     retrieved = _retriever_scores(path, groups) if retriever_scale else []
     scorer = ScoreGroups(str(teacher), max_length, passage_format, precision)
     scores = group_scores(scorer, table["query"].to_pylist(), groups, out / "parts", engine=engine, gpus_per_task=gpus_per_task)
-    metrics = separation(scores)
-    if metrics["score_spread"] < COLLAPSED:
-        spread = f"{metrics['score_spread']:.1e}"
-        raise UserError(f"{teacher}: the teacher has collapsed (its scores differ by {spread} within a query's passages)")
+    metrics = checked_separation(str(teacher), scores)
     if retrieved:
         scores = [s + retriever_scale * r for s, r in zip(scores, retrieved, strict=True)]
         whole = [s for s in scores if not np.isnan(s).any()]
