@@ -29,10 +29,10 @@ def text_pairs(pairs: Iterable[TextPair | tuple[str, str]]) -> list[TextPair]:
     """
     found = []
     for number, pair in enumerate(pairs):
-        whole = pair if isinstance(pair, TextPair) else TextPair(*pair, source="") if isinstance(pair, tuple | list) and len(pair) == 2 else None
-        if whole is None or not isinstance(whole.query, str) or not isinstance(whole.passage, str):
+        texts = (pair.query, pair.passage) if isinstance(pair, TextPair) else pair
+        if not isinstance(texts, tuple | list) or len(texts) != 2 or not all(isinstance(text, str) for text in texts):
             raise UserError(f"pairs: number {number} is {repr(pair)[:60]}; the rule is a (query, passage) of two texts")
-        found.append(whole)
+        found.append(pair if isinstance(pair, TextPair) else TextPair(*texts, source=""))
     if not found:
         raise UserError("pairs: there is none")
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -68,9 +69,9 @@ def recipe(small: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def train(scheme: type[e5.InBatchModule], model: nn.Module, data: L.LightningDataModule, seed: int, **options: float) -> None:
+def train(scheme: Any, model: nn.Module, data: Any, seed: int, **options: float) -> None:
     """With Lightning's own Trainer, and nothing of ours around it."""
-    module = scheme(model, optimizer=e5.AdamWConfig(**OPTIMIZER), max_steps=data.max_steps, seed=seed, **options)  # type: ignore[arg-type]
+    module = scheme(model, optimizer=e5.AdamWConfig(**OPTIMIZER), max_steps=data.max_steps, seed=seed, **options)
     L.Trainer(max_steps=data.max_steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False).fit(module, data)
 
 
@@ -87,7 +88,9 @@ def test_python_trains_what_the_yaml_trains(tmp_path: Path, small_experiment: di
     columns = dict.fromkeys(("query", "passage", "source", "passage_kind"), "string")
     pairs = [e5.TextPair(**row) for row in read_parquet(stages / "pairs" / "pairs.parquet", columns).to_pylist()]
     start = stages / "vocabulary" / "encoder"
-    torch.manual_seed(987)  # whatever was drawn before must not matter
+    # As in a program that nothing of ours has prepared, whatever it has drawn before.
+    torch.set_flush_denormal(False)
+    torch.manual_seed(987)
 
     def pretrained(pairs: list[e5.TextPair], seed: int) -> e5.TextEncoder:
         encoder = e5.TextEncoder.from_pretrained(start, training_start=True)
@@ -121,15 +124,15 @@ def test_python_trains_what_the_yaml_trains(tmp_path: Path, small_experiment: di
     e5.seed_torch(seed)
     teacher = e5.CrossEncoder.from_start(tmp_path / "mine")
     data = e5.RankedDataModule.from_groups(groups, teacher.tokenizer, batch_size=8, negatives=2, epochs=1, seed=seed)
-    train(e5.CrossEncoderModule, teacher, data, seed)  # type: ignore[arg-type]
+    train(e5.CrossEncoderModule, teacher, data, seed)
     assert differing(teacher, load_pair_scorer(stages / "teacher")) == []
 
     scored = e5.score_groups(teacher, groups, retriever_scale=20.0)
-    torch.testing.assert_close(*(torch.tensor([list(s) for s in side]) for side in ([g.teacher_scores for g in scored], [r["teacher_scores"] for r in rows])), rtol=0, atol=0, equal_nan=True)  # type: ignore[arg-type,misc]
+    np.testing.assert_array_equal([g.teacher_scores for g in scored], [r["teacher_scores"] for r in rows])
 
     seed = e5.stage_seed(1, "finetune")
     data = e5.RankedDataModule.from_groups(scored, encoder.tokenizer, batch_size=8, negatives=2, epochs=1, seed=seed)
-    train(e5.DistilledModule, encoder, data, seed, temperature=0.05)  # type: ignore[arg-type]
+    train(e5.DistilledModule, encoder, data, seed, temperature=0.05)
     assert differing(encoder, yaml_encoder("finetune")) == []
     assert differing(encoder, yaml_encoder("pretrain")), "and it did train"
 

@@ -55,7 +55,7 @@ def mine_hard_negatives(
         are drawn at random, which a message says.
 
     Raises:
-        UserError: no texts, as many positives as queries are not given, or the corpus is too small.
+        UserError: no query, not one positive for each, what is no text, or a corpus that is too small.
 
     Source: paper section 4.2.
     """
