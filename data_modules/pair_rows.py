@@ -1,8 +1,8 @@
-"""Rows of pairs: those that a filter keeps, single ones and the sources of a `PairStore`, reading only the shards that hold them."""
+"""Rows of pairs: those that a list holds or a filter keeps, single ones and the sources of a `PairStore`, reading only the shards that hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,30 @@ from numpy.typing import NDArray
 from data_modules.pair_store import COLUMNS, PairStore
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import read_parquet
+from lightning_e5.types import TextPair
 
 #: The rank of a pair that an earlier round of the consistency filter dropped and this one did not rank.
 NOT_RANKED = 0
 
 #: The source of all pairs of a folder that names none.
 NO_SOURCE = "pairs"
+
+
+def text_pairs(pairs: Iterable[TextPair | tuple[str, str]]) -> list[TextPair]:
+    """Pairs as a user lists them; of a plain tuple (query, passage) the source is empty.
+
+    Raises:
+        UserError: one of them is no pair of texts, or there is none.
+    """
+    found = []
+    for number, pair in enumerate(pairs):
+        texts = (pair.query, pair.passage) if isinstance(pair, TextPair) else pair
+        if not isinstance(texts, tuple | list) or len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"pairs: number {number} is {repr(pair)[:60]}; the rule is a (query, passage) of two texts")
+        found.append(pair if isinstance(pair, TextPair) else TextPair(*texts, source=""))
+    if not found:
+        raise UserError("pairs: there is none")
+    return found
 
 
 def kept_rows(path: Path, rows: int, of: Path) -> NDArray[np.int64]:

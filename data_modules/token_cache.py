@@ -6,6 +6,10 @@ Every text column ``name`` is stored as ``name`` (its token ids) and ``name_text
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,6 +156,29 @@ class TokenCache:
                 (a.offsets.to_numpy(zero_copy_only=True), a.values.to_numpy(zero_copy_only=True)) for a in arrays
             ]
         return self._views[column]
+
+
+def temporary_token_cache(
+    columns: Mapping[str, tuple[Sequence[str], Kind]], tokenizer: TextTokenizer, *, sources: Mapping[str, int] | None = None
+) -> TokenCache:
+    """A cache in a folder of its own, which is removed with the cache, and at the end of this process at the latest.
+
+    Args: see `write_token_cache`. Data workers open the files as long as this process holds the cache.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="lightning_e5-tokens-"))
+    try:
+        write_token_cache(folder, columns, tokenizer, sources=sources)
+        cache = TokenCache(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(cache, _remove, folder, os.getpid())
+    return cache
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a fork has the cache, too
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take(values: NDArray[Any], offsets: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -25,6 +25,19 @@ def derive_seed(seed: int, *path: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed that an experiment with ``seed: SEED`` gives to its stage of a name.
+
+    With it, as the ``seed`` of a training module and of its data module, Python trains what the YAML trains.
+    """
+    return derive_seed(seed, stage) % 2**31
+
+
+def order_seed(seed: int) -> int:
+    """The seed of the order of a training's batches, from that of the training."""
+    return derive_seed(seed, "order")
+
+
 def generator(seed: int, *path: int | str) -> np.random.Generator:
     """A numpy generator for one purpose."""
     return np.random.default_rng(derive_seed(seed, *path))

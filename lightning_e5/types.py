@@ -142,6 +142,23 @@ class RankedExample:
     passage_kind: Kind = "passage"
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingGroup:
+    """A query with one positive and its hard negatives: a row of ``ranked.parquet``.
+
+    ``teacher_scores`` and ``retriever_scores`` (by which mining found the passages; NaN for one that was not retrieved): the
+    positive's, then one per negative; ``None`` without a teacher, or without mining.
+    """
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...]
+    teacher_scores: tuple[float, ...] | None = None
+    source: str = ""
+    passage_kind: Kind = "passage"
+    retriever_scores: tuple[float, ...] | None = None
+
+
 class TokenBatch(NamedTuple):
     """Texts as one run of tokens, without padding.
 

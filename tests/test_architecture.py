@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+import lightning_e5
+
 ROOT = Path(__file__).resolve().parents[1]
 #: Room of `lightning_e5` (a folder, or a file beside them) -> its layer. ``data_modules`` is of layer 1 and imports layer 0 only.
 #: ``config`` and ``distributed`` are of layer 0: a data module declares what a YAML may say of it and waits for other ranks.
@@ -154,6 +156,18 @@ def test_results_only_read() -> None:
     planted = {"lightning_e5/results/planted.py": "def f():\n    from lightning_e5.models.encoder import TextEncoder"}
     (found,) = beyond_reading({**product(), **planted})
     assert found == "lightning_e5/results/planted.py: results imports lightning_e5/models/encoder.py, which does more than read"
+
+
+def by_public_names(sources: Sources) -> list[str]:
+    """Files that import what the package offers to users, instead of the module that it is in: no other rule sees that way."""
+    offered = {f"lightning_e5.{name}" for name in lightning_e5.__all__}
+    return [f"{path}: imports {name}; name its module" for path, source in sources.items() for name in sorted(imported(path, source) & offered)]
+
+
+def test_our_own_code_imports_from_modules() -> None:
+    assert by_public_names(product()) == []
+    planted = "def f():\n    from lightning_e5 import TextEncoder, interrupts"
+    assert by_public_names({"lightning_e5/losses/planted.py": planted}) == ["lightning_e5/losses/planted.py: imports lightning_e5.TextEncoder; name its module"]
 
 
 def test_folders_form_no_circle() -> None:

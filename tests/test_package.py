@@ -73,4 +73,4 @@ def test_what_is_no_code_is_in_the_package() -> None:
     """Every file beside the code has a suffix that ``package-data`` names."""
     folder = Path(str(resources.files("lightning_e5")))
     others = {p.suffix for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts} - {".py"}
-    assert others <= {".j2", ".yaml"}
+    assert others <= {".j2", ".yaml", ".pyi", ".typed"}

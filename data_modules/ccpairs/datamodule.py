@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from data_modules.base import StepDataModule, check_duration, resolve_steps
 from data_modules.order import BatchOrder, Permutation
-from data_modules.pair_rows import kept_rows
-from data_modules.token_cache import TokenCache
+from data_modules.pair_rows import kept_rows, text_pairs
+from data_modules.token_cache import TokenCache, temporary_token_cache
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
-from lightning_e5.types import PairBatch, TokenBatch
+from lightning_e5.rng import order_seed
+from lightning_e5.text import TextTokenizer
+from lightning_e5.types import PairBatch, TextPair, TokenBatch
 
 #: The key of the permutation by which pairs are held out.
 HOLD_OUT = 5077
@@ -28,7 +32,7 @@ class CCPairsDataModule(StepDataModule):
     """In-batch-negative batches of (query, passage) token pairs.
 
     Args:
-        tokens: a token cache with the columns ``query`` and ``passage``.
+        tokens: a token cache (its folder, or opened) with the columns ``query`` and ``passage``.
         batch_size: pairs of the global batch (E5: 32,768).
         seed: of the order.
         max_steps, epochs: give one of them (E5: 20,000 steps, about 2.5 epochs).
@@ -47,7 +51,7 @@ class CCPairsDataModule(StepDataModule):
     def __init__(
         self,
         *,
-        tokens: Path,
+        tokens: Path | TokenCache,
         batch_size: BatchSize,
         seed: Seed,
         max_steps: Count | None = None,
@@ -60,7 +64,7 @@ class CCPairsDataModule(StepDataModule):
         hold_out: CountOrZero = 0,
         num_workers: WorkersOrZero = 0,
     ) -> None:
-        cache = TokenCache(Path(tokens))
+        cache = tokens if isinstance(tokens, TokenCache) else TokenCache(Path(tokens))
         kept = kept_rows(Path(keep), cache.rows, cache.directory) if keep is not None else None
         if kept is not None and not len(kept):
             raise UserError(f"{keep}: keeps no pair")
@@ -94,6 +98,30 @@ class CCPairsDataModule(StepDataModule):
             list(self.sources.values()), batch_size, seed,
             weights=shares, alpha=alpha, one_source_per_batch=one_source_per_batch,
         )  # fmt: skip
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[TextPair | tuple[str, str]], tokenizer: TextTokenizer, *, seed: int = 0, **settings: Any) -> Self:
+        """Batches of a list of pairs, which is tokenised here.
+
+        Args:
+            pairs: (query, passage) or `TextPair`, whose sources can be drawn from by ``alpha`` and ``weights`` where each one's pairs
+                stand together.
+            tokenizer: of the encoder that is trained.
+            seed: of the training, the same as its module's: the order that is drawn is the one of a stage with this seed.
+            **settings: see the class; ``batch_size`` and one of ``max_steps`` and ``epochs`` are needed.
+
+        Raises:
+            UserError: something that is no pair of texts, or as the class.
+
+        Example:
+            ``CCPairsDataModule.from_pairs([("how to sort", "list.sort() sorts in place.")] * 8, encoder.tokenizer, batch_size=4, epochs=1)``
+        """
+        rows = text_pairs(pairs)
+        queries, passages = [row.query for row in rows], [row.passage for row in rows]
+        runs = [(name, len(list(run))) for name, run in itertools.groupby(row.source for row in rows)]
+        sources = dict(runs) if len(dict(runs)) == len(runs) else None
+        tokens = temporary_token_cache({"query": (queries, "query"), "passage": (passages, "passage")}, tokenizer, sources=sources)
+        return cls(tokens=tokens, seed=order_seed(seed), **settings)
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
         rows = self.order.rows(step)[self.rank_slice(rank, world_size)]

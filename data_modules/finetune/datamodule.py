@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from data_modules.base import StepDataModule, check_duration, resolve_steps
-from data_modules.finetune.groups import KINDS, Choice, RankedTable, read_ranked
+from data_modules.finetune.groups import KINDS, Choice, RankedTable, read_ranked, write_groups
 from data_modules.order import BatchOrder
-from data_modules.token_cache import TokenCache, write_token_cache
+from data_modules.token_cache import TokenCache, temporary_token_cache, write_token_cache
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.launch import is_first_process, wait_for
 from lightning_e5.distributed.ranks import loss
@@ -20,8 +22,9 @@ from lightning_e5.errors import TrainingStopped, UserError, suggestion
 from lightning_e5.files.storage import empty_directory, read_manifest, verify_manifest
 from lightning_e5.progress import progress
 from lightning_e5.ranges import BatchSize, Count, CountOrZero, Epochs, Seed, Weight, WorkersOrZero
+from lightning_e5.rng import order_seed
 from lightning_e5.text import TextTokenizer, texts_digest
-from lightning_e5.types import Kind, PairBatch, TokenBatch
+from lightning_e5.types import Kind, PairBatch, TokenBatch, TrainingGroup
 
 
 @configurable("data module", check=check_duration)
@@ -34,7 +37,7 @@ class RankedDataModule(StepDataModule):
             it has ``passage_kind``, passages of kind ``query`` get the query's prefix (NLI). Or a mapping of names to
             such files.
         tokenizer: of the model that is trained.
-        cache_dir: where texts are tokenised to, once.
+        cache_dir: where texts are tokenised to, once for all processes; None: to a temporary folder, by each process for itself.
         batch_size: queries of the global batch (E5: 256).
         seed: of the order.
         negatives: N (E5: 7).
@@ -55,7 +58,7 @@ class RankedDataModule(StepDataModule):
         *,
         ranked: Path | Mapping[str, Path],
         tokenizer: TextTokenizer,
-        cache_dir: Path,
+        cache_dir: Path | None = None,
         batch_size: BatchSize,
         seed: Seed,
         negatives: CountOrZero = 7,
@@ -83,9 +86,35 @@ class RankedDataModule(StepDataModule):
         self.group, self.choose, self.rows = 1 + negatives, choose, len(table.queries)
         self.held_out, self.trained = held_out, np.flatnonzero(trained)
         self.starts, self.members, self.teacher = table.starts, table.members, table.teacher
-        self.queries = _cached(Path(cache_dir) / "queries", table.queries, "query", tokenizer)
-        self.passages = _Passages(Path(cache_dir), table.passages, tokenizer)
+        folder = None if cache_dir is None else Path(cache_dir)
+        self.queries = _cached(folder, "queries", table.queries, "query", tokenizer)
+        self.passages = _Passages(folder, table.passages, tokenizer)
         self.order = BatchOrder(sizes, batch_size, seed, weights=_weights(weights, list(paths)))
+
+    @classmethod
+    def from_groups(cls, groups: Iterable[TrainingGroup | tuple[Any, ...]], tokenizer: TextTokenizer, *, seed: int = 0, **settings: Any) -> Self:
+        """Batches of a list of training groups, such as `lightning_e5.curation.mining.mine_hard_negatives` makes.
+
+        Args:
+            groups: `TrainingGroup`, or tuples (query, positive, negatives), as fourth with a list of the teacher's logits, the
+                positive's first.
+            tokenizer: of the model that is trained.
+            seed: of the training, the same as its module's: the order that is drawn is the one of a stage with this seed.
+            **settings: see the class; ``batch_size`` and one of ``max_steps`` and ``epochs`` are needed.
+
+        Raises:
+            UserError: something that is no group, or as the class.
+
+        Example:
+            ``RankedDataModule.from_groups([("how to sort", "list.sort() sorts.", ["open() opens."])] * 8, encoder.tokenizer, negatives=1, batch_size=4, epochs=1)``
+        """
+        with tempfile.TemporaryDirectory(prefix="lightning_e5-groups-") as folder:
+            path = Path(folder, "groups.parquet")
+            write_groups(path, groups)
+            try:
+                return cls(ranked=path, tokenizer=tokenizer, seed=order_seed(seed), **settings)
+            except UserError as error:  # the rows of the file are the groups of the list
+                raise UserError(str(error).replace(str(path), "groups")) from None
 
     def batch(self, step: int, rank: int, world_size: int) -> PairBatch:
         rows, epochs = self.order.draws(step)
@@ -139,9 +168,9 @@ def _held_out(table: RankedTable, count: int) -> tuple[NDArray[np.int64], NDArra
 class _Passages:
     """The token caches of the passages, one per kind, numbered one behind the other."""
 
-    def __init__(self, cache_dir: Path, texts: Mapping[Kind, list[str]], tokenizer: TextTokenizer) -> None:
+    def __init__(self, cache_dir: Path | None, texts: Mapping[Kind, list[str]], tokenizer: TextTokenizer) -> None:
         self.caches = {
-            kind: _cached(cache_dir / ("passages" if kind == "passage" else f"passages-{kind}"), texts[kind], kind, tokenizer)
+            kind: _cached(cache_dir, "passages" if kind == "passage" else f"passages-{kind}", texts[kind], kind, tokenizer)
             for kind in KINDS
             if texts[kind]
         }
@@ -192,8 +221,11 @@ def _weights(weights: Mapping[str, float] | None, names: Sequence[str]) -> list[
     return [float(weights[name]) for name in names]
 
 
-def _cached(directory: Path, texts: list[str], kind: Kind, tokenizer: TextTokenizer) -> TokenCache:
+def _cached(cache_dir: Path | None, name: str, texts: list[str], kind: Kind, tokenizer: TextTokenizer) -> TokenCache:
     """The token cache of ``texts``; one of other texts or another tokenizer, or an unfinished one, is made again."""
+    if cache_dir is None:
+        return temporary_token_cache({"text": (texts, kind)}, tokenizer)
+    directory = cache_dir / name
     wanted = (tokenizer.fingerprint(), {"text": texts_digest(texts)})
 
     def made() -> bool:

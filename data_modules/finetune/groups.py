@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
-from lightning_e5.files.parquet import read_parquet
-from lightning_e5.types import Kind
+from lightning_e5.files.parquet import read_parquet, write_parquet
+from lightning_e5.text import encodable
+from lightning_e5.types import Kind, TrainingGroup
 
 #: ``first``: the first N negatives of a row, always; ``window``: the next N in each epoch, around and around.
 Choice = Literal["first", "window"]
@@ -82,6 +83,38 @@ def read_ranked(paths: list[Path], negatives: int, choice: Choice) -> RankedTabl
     if any(t is not None for t in teachers):
         teacher = np.concatenate([np.full(int(n.sum()), np.nan, np.float32) if t is None else t for t, n in zip(teachers, lengths, strict=True)])
     return RankedTable(queries, {kind: list(places[kind]) for kind in KINDS}, starts, every_member, teacher, [len(n) for n in lengths])
+
+
+def write_groups(path: Path, groups: Iterable[TrainingGroup | tuple[Any, ...]]) -> None:
+    """Write a list of groups, or of tuples with a group's first values, as a ranked file.
+
+    Raises:
+        UserError: one of them is no group, or there is none.
+    """
+    rows = [_group(number, group) for number, group in enumerate(groups)]
+    if not rows:
+        raise UserError("groups: there is none")
+    types = {
+        "query": pa.string(), "positive": pa.string(), "negatives": pa.list_(pa.string()), "passage_kind": pa.string(),
+        **({"teacher_scores": pa.list_(pa.float32())} if any(row.teacher_scores is not None for row in rows) else {}),
+    }  # fmt: skip
+    write_parquet(path, {name: pa.array([getattr(row, name) for row in rows], kind) for name, kind in types.items()})
+
+
+def _group(number: int, group: Any) -> TrainingGroup:
+    """A group of what a list holds; UserError where that is none."""
+    found = group if isinstance(group, TrainingGroup) else TrainingGroup(*group) if isinstance(group, tuple) and 3 <= len(group) <= 4 else None
+    if found is None or not isinstance(found.negatives, tuple | list) or not all(isinstance(t, str) for t in (found.query, found.positive, *found.negatives)):
+        raise UserError(f"groups: number {number} is {repr(group)[:60]}; the rule is (query, positive, list of negatives) of texts, with or without teacher scores")
+    scores = found.teacher_scores
+    try:
+        scores = None if scores is None else tuple(map(float, scores))
+    except (TypeError, ValueError):
+        raise UserError(f"groups: number {number} has the teacher scores {repr(scores)[:60]}; the rule is a list of numbers") from None
+    if scores is not None and len(scores) != 1 + len(found.negatives):
+        raise UserError(f"groups: number {number} has {len(scores)} teacher scores for {1 + len(found.negatives)} passages, the positive and its negatives")
+    negatives = tuple(encodable(negative) for negative in found.negatives)
+    return TrainingGroup(encodable(found.query), encodable(found.positive), negatives, scores, found.source, found.passage_kind)
 
 
 def _numbered(texts: Any, places: dict[str, int]) -> NDArray[np.int64]:

@@ -16,9 +16,8 @@ from lightning_e5.files.beir_layout import is_beir
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.reference import model_folder
-from lightning_e5.retrieval.stored_embeddings import kept_embeddings
+from lightning_e5.retrieval.index import Index
 from lightning_e5.retrieval.text_files import load_text_files
-from lightning_e5.types import compares_by_cosine
 
 #: Where a run keeps the embeddings of the corpora that were searched with it.
 CACHE = "search_cache"
@@ -46,11 +45,9 @@ class Searcher:
         self.folder = Path(corpus) if corpus else _own_collection(model)
         empty: list[Path] = []
         documents = load_corpus(self.folder) if is_beir(self.folder) else load_text_files(self.folder, empty)
-        self.names, self.texts = list(documents), list(documents.values())
+        self.names = list(documents)
         self.encoder = TextEncoder.from_pretrained(place).to(inference_device())
-        stored = kept_embeddings(run / CACHE if is_run else _user_cache(), self.encoder, self.texts)
-        assert stored is not None  # a TextEncoder has a fingerprint
-        self._stored = stored
+        self._index = Index(self.encoder, list(documents.values()), cache_dir=run / CACHE if is_run else _user_cache())
         tokenizer, length = self.encoder.tokenizer, self.encoder.tokenizer.max_length
         self.description = (
             f"{len(self.names):,} passages of {self.folder}, searched with {place} "
@@ -61,11 +58,10 @@ class Searcher:
 
     def answer(self, text: str, k: int) -> str:
         """The ``k`` passages nearest to ``text`` with their cosines (or dot products), as text for a terminal."""
-        scores, rows = self._stored.search(self.encoder.embed([text], "query", normalize=compares_by_cosine(self.encoder)), k)
         lines: list[str] = []
-        for place, (score, row) in enumerate(zip(scores[0].tolist(), rows[0].tolist(), strict=True), start=1):
-            lines.append(f"{place}. {score:.3f}  {self.names[row]}")
-            lines += _passage(self.texts[row])
+        for place, hit in enumerate(self._index.search([text], k)[0], start=1):
+            lines.append(f"{place}. {hit.score:.3f}  {self.names[hit.row]}")
+            lines += _passage(hit.text)
         return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.fusion import FusedModels
 from lightning_e5.evaluation.beir.average import beir_averages
 from lightning_e5.evaluation.beir.model_differences import checked_previous, compare_models
+from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.evaluation.contamination import Contamination, Item, check_training_texts
 from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, fused_models, load_models
 from lightning_e5.evaluation.published import Published, check_published, published_of
@@ -25,7 +26,7 @@ from lightning_e5.files.run_layout import TABLE, TASKS
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import progress
 from lightning_e5.result_row import Comparison, ResultRow, TextsRead
-from lightning_e5.types import Run
+from lightning_e5.types import Embedder, Run
 
 
 @dataclass
@@ -40,7 +41,7 @@ class _Evaluated:
 
 
 def evaluate(
-    models: Sequence[ModelSpec],
+    models: Sequence[ModelSpec] | Mapping[str, str | Path | Searcher | Embedder],
     tasks: Iterable[EvalTask],
     *,
     seed: int = 0,
@@ -58,7 +59,7 @@ def evaluate(
     """Evaluate every model on every task that it can do: all of them on retrieval, those that embed on the others.
 
     Args:
-        models: loaded first, each once.
+        models: loaded first, each once; in short name -> a loaded one, a folder, or whatever else `model_folder` takes.
         tasks: each is done, with all models, before the next one is taken (see `load_tasks`).
         seed: of all bootstraps.
         out: gets ``<model>/<set>/`` (TREC run, per-query or per-item values) and the rows, as ``table.json`` and ``tasks.json``.

@@ -16,6 +16,7 @@ from lightning_e5.files.storage import check_component
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.folder import stored_settings
+from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import TrainingRecord, read_record, record_of
 from lightning_e5.result_row import TextsRead
 from lightning_e5.text import Prefixes, TextTokenizer
@@ -98,8 +99,10 @@ class ModelSpec:
         return LoadedModel(encoder.to(inference_device()), read_record(directory), differs)
 
 
-def load_models(specs: Sequence[ModelSpec]) -> dict[str, LoadedModel]:
-    """The models by name, in their order; UserError for none, or as `ModelSpec.load`."""
+def load_models(specs: Sequence[ModelSpec] | Mapping[str, str | Path | Searcher | Embedder]) -> dict[str, LoadedModel]:
+    """The models by name, in their order; UserError for none, or as `ModelSpec.load` and `model_folder`."""
+    if isinstance(specs, Mapping):
+        specs = [ModelSpec(name, model_folder(model) if isinstance(model, str) else model) for name, model in specs.items()]
     models = {spec.name: spec.load() for spec in specs}
     if not models:
         raise UserError("evaluate: no model to evaluate (give encoders, word_vectors or baselines)")

@@ -51,7 +51,7 @@ class PreparedStage:
     """A stage's function with its arguments, and the fingerprint that marks its results."""
 
     def __init__(self, experiment: Node, name: str, out: Path, outputs: Mapping[str, Path], digests: FileDigests) -> None:
-        from lightning_e5.rng import derive_seed  # imports torch, which reading a stage's state does not need
+        from lightning_e5.rng import stage_seed  # imports torch, which reading a stage's state does not need
 
         node = experiment["stages"][name]
         self.name, self.out, self.node = name, out, node
@@ -61,7 +61,7 @@ class PreparedStage:
         self.arguments = {k: instantiate(v, f"stages.{name}.{k}") for k, v in own.items()}
         self.fingerprint = stage_fingerprint(experiment, name, node, outputs, self.arguments, digests)
         context = StageContext(experiment["name"], name, run_directory(experiment), experiment.get("logger") or {}, node)
-        offered = {"out": out, "seed": derive_seed(experiment["seed"], name) % 2**31, "context": context}
+        offered = {"out": out, "seed": stage_seed(experiment["seed"], name), "context": context}
         self.given = {k: v for k, v in offered.items() if k in parameters and k not in self.arguments}
         self.outputs = outputs
         #: The shared stage that this becomes when it is finished, None where it may be no shared one.

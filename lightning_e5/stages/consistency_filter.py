@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from data_modules.pair_rows import NOT_RANKED, source_codes, take_rows
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
+from lightning_e5.curation.consistency_filter.filter_pairs import ROWS_PER_PART, pool_rows
 from lightning_e5.curation.consistency_filter.metrics import by_source, filter_metrics, label_noise, rows_by_source
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.curation.engines.engine import Engine
@@ -68,7 +69,7 @@ def consistency_filter(
     max_length: Length | None = None,
     exact_up_to: CountOrZero | None = None,
     previous: Path | None = None,
-    rows_per_part: Count = 131_072,
+    rows_per_part: Count = ROWS_PER_PART,
     engine: Engine | Literal["local", "ray"] | None = None,
     gpus_per_task: WorkersOrZero = 0,
     device: str = "auto",
@@ -160,13 +161,12 @@ def draw_pool(folder: Path, store: PairStore, kind: PoolKind, size: int, seed: i
     if (folder / TEXTS).is_file():
         return np.bincount(read_parquet(folder / TEXTS, {"source": "int32"})["source"].to_numpy(), minlength=len(names))
     if kind == "global":
-        rows = generator(seed, "pool").permutation(store.rows)[:size]
+        rows = pool_rows(store.rows, size, seed)
     else:
         drawn = []
         for name, own in zip(names, rows_by_source(code_N, len(names)), strict=True):
             drawn.append(own[generator(seed, "pool", name).permutation(len(own))[:size]])
-        rows = np.concatenate(drawn)
-    rows = np.sort(rows)
+        rows = np.sort(np.concatenate(drawn))
     passages = take_rows(store, rows, ["passage"])["passage"]
     order = np.argsort(code_N[rows], kind="stable") if kind == "per_source" else np.arange(len(rows))
     texts = np.fromiter((text_id(p) for p in passages.to_pylist()), np.int64, len(rows))

@@ -19,7 +19,7 @@ from lightning_e5.pipeline.kept_weights import KeptWeights, with_hold_out
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Share
-from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.rng import order_seed, seed_torch
 from lightning_e5.training.optimizer import AdamWConfig
 
 
@@ -63,7 +63,7 @@ def finetune(
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, max_length=max_length, precision=precision, training_start=True)
     kept = KeptWeights(out, model, validation=validation, collections=validation_collections, keep_general=keep_general, general=general)
-    tokenizer, order = model.tokenizer.cut_at(train_length), derive_seed(seed, "order")
+    tokenizer, order = model.tokenizer.cut_at(train_length), order_seed(seed)
     batches = data(ranked=ranked, tokenizer=tokenizer, cache_dir=out / "tokens", seed=order, **with_hold_out(data, kept.hold_out))
     scheme = kept.attach(module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed))
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))

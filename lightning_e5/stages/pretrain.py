@@ -19,7 +19,7 @@ from lightning_e5.pipeline.kept_weights import KeptWeights, with_hold_out
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Share
-from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.rng import order_seed, seed_torch
 from lightning_e5.training.optimizer import AdamWConfig
 
 
@@ -69,7 +69,7 @@ def pretrain(
     seed_torch(seed)
     model = TextEncoder.from_pretrained(encoder, precision=precision, training_start=True)
     kept = KeptWeights(out, model, validation=validation, collections=validation_collections, keep_general=keep_general, general=general)
-    batches = data(tokens=tokens, keep=keep, seed=derive_seed(seed, "order"), **with_hold_out(data, kept.hold_out))
+    batches = data(tokens=tokens, keep=keep, seed=order_seed(seed), **with_hold_out(data, kept.hold_out))
     scheme = kept.attach(module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed))
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:

@@ -12,14 +12,14 @@ from typing import IO, Any
 
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.mining.collections import COLLECTION_FACTS
-from lightning_e5.curation.mining.training_groups import Positives, TrainingGroup, training_groups
+from lightning_e5.curation.mining.training_groups import Positives, training_groups
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, write_json
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Share
 from lightning_e5.text import text_id
 from lightning_e5.tracking.run_directory import warn
-from lightning_e5.types import Kind, RankedSource, ReadReport
+from lightning_e5.types import Kind, RankedSource, ReadReport, TrainingGroup
 
 #: Rows of a row group, so the most that wait in memory; a row may hold hundreds of passages.
 _ROWS_AT_ONCE = 2048

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.curation.engines.inference import ScoreGroups
-from lightning_e5.curation.mining.teacher_scores import group_scores, separation
+from lightning_e5.curation.mining.teacher_scores import checked_separation, group_scores, separation
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import read_parquet, write_parquet
-from lightning_e5.losses.distillation import COLLAPSED, positive_first
+from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.fit import Trainer
@@ -27,7 +27,7 @@ from lightning_e5.pipeline.kept_weights import KeptWeights, with_hold_out
 from lightning_e5.pipeline.stage import StageContext
 from lightning_e5.pipeline.training import train
 from lightning_e5.ranges import Given, Length, Weight, WorkersOrZero
-from lightning_e5.rng import derive_seed, seed_torch
+from lightning_e5.rng import order_seed, seed_torch
 from lightning_e5.training.optimizer import AdamWConfig
 
 
@@ -70,8 +70,7 @@ def teacher(
     if validation is not None and validation.get("tasks"):
         raise UserError("validation.tasks: are of encoders; a cross-encoder is validated on held-out groups, by pairs: {hold_out: N}")
     kept = KeptWeights(out, model, validation=validation)
-    order = derive_seed(seed, "order")
-    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=order, **with_hold_out(data, kept.hold_out))
+    batches = data(ranked=ranked, tokenizer=model.tokenizer, cache_dir=out / "tokens", seed=order_seed(seed), **with_hold_out(data, kept.hold_out))
     scheme = kept.attach(module(model, optimizer=optimizer, max_steps=batches.max_steps, seed=seed))
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:
@@ -139,10 +138,7 @@ def teacher_scores(
     retrieved = _retriever_scores(path, groups) if retriever_scale else []
     scorer = ScoreGroups(str(teacher), max_length, passage_format, precision)
     scores = group_scores(scorer, table["query"].to_pylist(), groups, out / "parts", engine=engine, gpus_per_task=gpus_per_task)
-    metrics = separation(scores)
-    if metrics["score_spread"] < COLLAPSED:
-        spread = f"{metrics['score_spread']:.1e}"
-        raise UserError(f"{teacher}: the teacher has collapsed (its scores differ by {spread} within a query's passages)")
+    metrics = checked_separation(str(teacher), scores)
     if retrieved:
         scores = [s + retriever_scale * r for s, r in zip(scores, retrieved, strict=True)]
         whole = [s for s in scores if not np.isnan(s).any()]

@@ -1,6 +1,6 @@
 """What parts are computed with: an encoder's embeddings and a cross-encoder's scores, as functions of `run_parts`.
 
-A model is loaded at its first use and kept with the object that holds it, so a worker loads it once, and this process no
+A model that a folder names is loaded at its first use and kept with the object that holds it, so a worker loads it once, and this process no
 longer than its work lasts.
 """
 
@@ -22,7 +22,22 @@ from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.sequence_classifier import SequenceClassifier
-from lightning_e5.types import Kind, compares_by_cosine
+from lightning_e5.types import Kind, PairScorer, compares_by_cosine
+
+
+@dataclass(frozen=True)
+class EmbedBy:
+    """As `EmbedTexts`, by an encoder that is loaded."""
+
+    model: TextEncoder
+
+    def __call__(self, work: tuple[Kind, Sequence[str]], progress: Progress) -> dict[str, NDArray[np.float32]]:
+        return {"embeddings": embedded(self.model, work[1], work[0], progress).numpy()}
+
+
+def embedded(model: TextEncoder, texts: Sequence[str], kind: Kind, progress: Progress) -> torch.Tensor:
+    """``[N, D]`` on the CPU, compared as the encoder was trained to."""
+    return model.embed(texts, kind, normalize=compares_by_cosine(model), progress=progress)
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,8 @@ class EmbedTexts:
         return TextEncoder.from_pretrained(self.folder, max_length=self.max_length, precision=self.precision).to(self.torch_device)
 
     def embed(self, texts: Sequence[str], kind: Kind, progress: Progress) -> torch.Tensor:
-        """``[N, D]`` on the CPU, compared as the encoder was trained to."""
-        return self.model.embed(texts, kind, normalize=compares_by_cosine(self.model), progress=progress)
+        """See `embedded`."""
+        return embedded(self.model, texts, kind, progress)
 
     def __call__(self, work: tuple[Kind, Sequence[str]], progress: Progress) -> dict[str, NDArray[np.float32]]:
         kind, texts = work
@@ -79,9 +94,23 @@ class ScoreGroups:
         return scorer.to(inference_device())
 
     def __call__(self, work: tuple[Sequence[str], Sequence[Sequence[str]]], progress: Progress) -> dict[str, NDArray[np.float32]]:
-        queries, groups = work
-        sizes = [len(group) for group in groups]
-        asked = [query for query, group in zip(queries, groups, strict=True) for _ in group]
-        scores = np.full((len(sizes), max(sizes)), np.nan, dtype=np.float32)
-        scores[np.arange(max(sizes)) < np.asarray(sizes)[:, None]] = self.model.score(asked, [p for group in groups for p in group]).numpy()
-        return {"scores": scores}
+        return scored(self.model, *work)
+
+
+@dataclass(frozen=True)
+class ScoreBy:
+    """As `ScoreGroups`, by a cross-encoder that is loaded."""
+
+    model: PairScorer
+
+    def __call__(self, work: tuple[Sequence[str], Sequence[Sequence[str]]], progress: Progress) -> dict[str, NDArray[np.float32]]:
+        return scored(self.model, *work)
+
+
+def scored(model: PairScorer, queries: Sequence[str], groups: Sequence[Sequence[str]]) -> dict[str, NDArray[np.float32]]:
+    """``scores`` of a part, as `ScoreGroups` gives them."""
+    sizes = [len(group) for group in groups]
+    asked = [query for query, group in zip(queries, groups, strict=True) for _ in group]
+    scores = np.full((len(sizes), max(sizes)), np.nan, dtype=np.float32)
+    scores[np.arange(max(sizes)) < np.asarray(sizes)[:, None]] = model.score(asked, [p for group in groups for p in group]).numpy()
+    return {"scores": scores}

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.engines.inference import EmbedTexts
-from lightning_e5.curation.engines.run_parts import Progress, parts_of, run_parts
+from lightning_e5.curation.engines.run_parts import Function, Progress, parts_of, run_parts
 from lightning_e5.curation.mining.collections import MiningData
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.exact import ExactIndex, exact_scores
@@ -29,11 +28,12 @@ class Candidates(NamedTuple):
 
 
 def dense_candidates(
-    data: MiningData, embedder: EmbedTexts, depth: int, folder: Path, *, passage_kind: Kind = "passage", **where: Any
+    data: MiningData, embedder: Function, depth: int, folder: Path, *, passage_kind: Kind = "passage", **where: Any
 ) -> Candidates:
     """By an encoder's cosine (or dot product, where that is its similarity), over all passages, exactly.
 
     Args:
+        embedder: (kind, texts) -> ``embeddings`` (`EmbedTexts`, `EmbedBy`).
         depth: candidates of each query.
         folder: of the parts: embeddings and searches.
         where: `run_parts`' engine and GPUs, for the embeddings.

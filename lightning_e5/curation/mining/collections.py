@@ -54,12 +54,13 @@ def sampled_rows(rows: int, most: int | None, seed: int) -> NDArray[np.int64]:
 
 
 def of_pairs(
-    queries: Sequence[str], passages: Sequence[str], sources: Sequence[str], *, max_queries: int | None, seed: int
+    queries: Sequence[str], passages: Sequence[str], sources: Sequence[str], *, more_passages: Sequence[str] = (), max_queries: int | None, seed: int
 ) -> MiningData:
-    """Of training pairs: the corpus is their passages, a query's known answers are those of all pairs with its text."""
-    query_text, passage_text = [text_id(q) for q in queries], [text_id(p) for p in passages]
+    """Of training pairs: the corpus is their passages and ``more_passages``, a query's known answers are those of all pairs with its text."""
+    texts = [*passages, *more_passages]
+    query_text, passage_text = [text_id(q) for q in queries], [text_id(p) for p in texts]
     known: dict[int, set[int]] = {}
-    for q, p in zip(query_text, passage_text, strict=True):
+    for q, p in zip(query_text, passage_text[: len(passages)], strict=True):
         known.setdefault(q, set()).add(p)
     corpus = sorted({text: row for row, text in reversed(list(enumerate(passage_text)))}.values())
     place = {passage_text[row]: i for i, row in enumerate(corpus)}
@@ -70,7 +71,7 @@ def of_pairs(
         positives=np.asarray([place[passage_text[r]] for r in rows], dtype=np.int64),
         positive_texts=[passages[r] for r in rows],
         known=[known[query_text[r]] for r in rows],
-        corpus=[passages[r] for r in corpus],
+        corpus=[texts[r] for r in corpus],
     )
 
 

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from lightning_e5.text import text_id
-from lightning_e5.types import Kind, RankedExample
+from lightning_e5.types import RankedExample, TrainingGroup
 
 #: ``first``: the first positive of each example; ``each``: a group per positive.
 Positives = Literal["first", "each"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingGroup:
-    """A row of ``ranked.parquet``. teacher_scores: the positive's logit, then one per negative; None without a teacher."""
-
-    query: str
-    positive: str
-    negatives: tuple[str, ...]
-    source: str
-    passage_kind: Kind
-    teacher_scores: tuple[float, ...] | None
 
 
 def training_groups(example: RankedExample, positives: Positives, counts: Counter[str]) -> Iterator[TrainingGroup]:
@@ -50,4 +37,4 @@ def training_groups(example: RankedExample, positives: Positives, counts: Counte
     for place, positive in enumerate(example.positives[:1] if positives == "first" else example.positives):
         own = None if scores is None else (scores[place], *(scores[len(example.positives) + k] for k in kept))
         negatives = tuple(example.negatives[k] for k in kept)
-        yield TrainingGroup(example.query, positive, negatives, example.source, example.passage_kind, own)
+        yield TrainingGroup(example.query, positive, negatives, own, example.source, example.passage_kind)

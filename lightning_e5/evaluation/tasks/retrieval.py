@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.collection import Collection, grouped
 from lightning_e5.evaluation.beir.cosine_sample import CosineSample, RememberingEncoder
+from lightning_e5.evaluation.beir.data import RetrievalData
 from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS
 from lightning_e5.evaluation.beir.retrieval import RetrievalResult, Searcher
 from lightning_e5.evaluation.statistics.answers import Answers
@@ -24,7 +26,8 @@ from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
 from lightning_e5.result_row import MAIN_METRIC, RETRIEVAL
 from lightning_e5.retrieval.exact import VectorIndex
-from lightning_e5.types import Embedder, Kind, Metrics
+from lightning_e5.text import check_texts
+from lightning_e5.types import Embedder, Kind, Metrics, Qrels
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,35 @@ class CollectionTask:
     index: VectorIndex | None = None
     cache_dir: Path | str | None = None
     cosines: bool = False
+
+    @classmethod
+    def from_texts(cls, queries: Mapping[str, str], corpus: Mapping[str, str], qrels: Qrels, *, name: str = "texts", **settings: Any) -> CollectionTask:
+        """Retrieval on texts in memory.
+
+        Args:
+            queries: query id -> text; only those with a judgement are searched for.
+            corpus: document id -> text.
+            qrels: query id -> document id -> grade, above 0 for a relevant one.
+            name: of the collection.
+            **settings: see the class.
+
+        Raises:
+            UserError: something that is no text, no document, or no query with a text and a relevant document.
+        """
+        check_texts(list(queries.values()))
+        check_texts(list(corpus.values()))
+        if not corpus:
+            raise UserError(f"{name}: the corpus has 0 documents")
+        judged = {query: dict(grades) for query, grades in qrels.items() if queries.get(query)}
+        if not any(grade > 0 for grades in judged.values() for grade in grades.values()):
+            raise UserError(f"{name}: 0 queries with a text and a relevant judgement (a score above 0)")
+        without = len(qrels) - len(judged)
+        missing = sum(document not in corpus for grades in judged.values() for document in grades)
+        data = RetrievalData(
+            name, "test", dict(corpus), {query: queries[query] for query in judged}, judged, missing,
+            left_out={"queries_without_text": without} if without else {},
+        )  # fmt: skip
+        return cls(Collection(data, {}, None), **settings)
 
     @property
     def name(self) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lightning_e5.errors import UserError
+from lightning_e5.evaluation.beir.data import load_beir
 from lightning_e5.evaluation.evaluate import evaluate
 from lightning_e5.evaluation.load_tasks import TaskSettings, load_tasks
 from lightning_e5.evaluation.loaded_models import ModelSpec
+from lightning_e5.evaluation.tasks.retrieval import CollectionTask
 from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
 from lightning_e5.evaluation.validation_tasks import EvaluateOn
+from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.training_record import UNTRAINED
 from lightning_e5.report.tables.evaluation import labelled
 from lightning_e5.result_row import flat
@@ -52,3 +56,31 @@ def test_a_set_that_chose_the_weights_is_refused_unless_it_is_meant(tmp_path: Pa
     assert [row.facts.get("selected_on_this") for row in rows] == [None, True, None]
     assert [labelled(row.as_json()) for row in rows] == ["bm25", "small (chosen on this set)", "small"]
     assert read_rows(tmp_path / "out") == rows
+
+
+def test_loaded_models_and_texts_in_memory_give_the_rows_of_their_folders(encoder_folder: Path, collection: Path) -> None:
+    data = load_beir(collection)
+    rows = evaluate([ModelSpec("small", encoder_folder), ModelSpec("bm25", BM25())], load_tasks({"collections": {"toy": collection}}, TaskSettings()), reference="bm25")
+    qrels = {**data.qrels, "forgotten": {"d0": 1}}
+    task = CollectionTask.from_texts({**data.queries, "not judged": "x"}, data.corpus, qrels, name="toy")
+    for model in (TextEncoder.from_pretrained(encoder_folder), encoder_folder, str(encoder_folder)):
+        found = evaluate({"small": model, "bm25": BM25()}, [task], reference="bm25")
+        assert [(row.value, row.low, row.high, row.others, row.difference) for row in found] == [(row.value, row.low, row.high, row.others, row.difference) for row in rows]
+    assert found[0].facts["left_out"] == {"queries_without_text": 1} and "left_out" not in rows[0].facts
+    with pytest.raises(UserError, match="no such model folder"):
+        evaluate({"small": "./not-there"}, [task])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"corpus": {}}, "toy: the corpus has 0 documents"),
+        ({"qrels": {"q": {"d": 0}}}, "toy: 0 queries with a text and a relevant judgement"),
+        ({"qrels": {"other": {"d": 1}}}, "toy: 0 queries with a text and a relevant judgement"),
+        ({"queries": {"q": 3}}, "number 0 is a int, not a text"),
+    ],
+)
+def test_texts_that_make_no_collection(changed: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"queries": {"q": "a"}, "corpus": {"d": "a"}, "qrels": {"q": {"d": 1}}, **changed}
+    with pytest.raises(UserError, match=said):
+        CollectionTask.from_texts(**given, name="toy")
