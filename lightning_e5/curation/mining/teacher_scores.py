@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lightning_e5.curation.engines.inference import ScoreBy
 from lightning_e5.curation.engines.run_parts import Function, parts_of, run_parts
 from lightning_e5.errors import UserError
+from lightning_e5.losses.distillation import COLLAPSED
 from lightning_e5.types import PairScorer, TrainingGroup
 
 #: Groups of a part; the scores of a finished part outlive a kill.
