@@ -1,8 +1,9 @@
-"""SIGKILL at random moments, resume, and compare with the uninterrupted run: weights, optimizer and every logged loss.
+"""SIGKILL at random moments, resume, and compare with the uninterrupted run: weights, optimizer, every logged loss and validation.
 
 Trainings of three schemes (in-batch, MoCo, distilled), with 0 and 2 data workers, dropout on, over more than two epochs
-of real text, a checkpoint every few steps. Half the kills fall at random times, half inside the writing of a checkpoint,
-whose temporary file the killer waits for; TMPDIR is on another file system where there is one (/dev/shm).
+of real text, a checkpoint and a validation on held-out rows every few steps. A third of the kills fall at random times, a third inside the writing
+of a checkpoint, whose temporary file the killer waits for, a third inside a validation, which leaves a mark while it runs; TMPDIR is
+on another file system where there is one (/dev/shm).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 SCHEMES = ("in_batch", "moco", "distilled")
-PAIRS, BATCH, EPOCHS, CHECKPOINT_STEPS = 240, 16, 2.5, 3
+PAIRS, BATCH, EPOCHS, CHECKPOINT_STEPS, HELD_OUT, VALIDATION_STEPS = 240, 16, 2.5, 3, 32, 4
+#: Where a kill may fall: at a random time, while a checkpoint is written, within a validation.
+PLACES = ("at a random time", "while a checkpoint was written", "in a validation")
+_MARK = "validating"
 
 
 def main() -> int:
@@ -46,7 +50,7 @@ def main() -> int:
             whole, killed = (Path(folder) / f"{scheme}-{workers}-{kind}" for kind in ("whole", "killed"))
             seconds = _run(whole, scheme, workers)
             for number in range(kills):
-                where = _run_and_kill(killed, scheme, workers, seconds, draw, in_save=number % 2 == 1)
+                where = _run_and_kill(killed, scheme, workers, seconds, draw, place=number % len(PLACES))
                 resumes += 1
                 print(f"resume {resumes:2}: {scheme}, {workers} workers, killed {where}", flush=True)
             _run(killed, scheme, workers)
@@ -106,13 +110,14 @@ def train(out: Path, scheme: str, workers: int) -> None:
     from lightning_e5.modules.fit import fit
     from lightning_e5.modules.in_batch import InBatchModule
     from lightning_e5.modules.moco import MoCoModule
+    from lightning_e5.modules.validation import Validation, ValidationCallback
     from lightning_e5.tracking.metrics_log import JsonlLogger
     from lightning_e5.training.optimizer import AdamWConfig
 
     torch.set_num_threads(1)
     data_folder = out.parent / "data"
     encoder = TextEncoder.from_pretrained(data_folder / "encoder").train()
-    common: dict[str, Any] = {"batch_size": BATCH, "seed": 5, "epochs": EPOCHS, "num_workers": workers}
+    common: dict[str, Any] = {"batch_size": BATCH, "seed": 5, "epochs": EPOCHS, "num_workers": workers, "hold_out": HELD_OUT}
     if scheme == "distilled":
         data: Any = RankedDataModule(
             ranked=data_folder / "ranked.parquet", tokenizer=encoder.tokenizer, cache_dir=out / "tokens", negatives=2, **common
@@ -125,13 +130,33 @@ def train(out: Path, scheme: str, workers: int) -> None:
         encoder, temperature=0.05, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=data.max_steps, seed=3, **extra
     )
     logger = JsonlLogger(out)
+    module.validation_tasks = [_Marked(out / _MARK)]
+    validation = ValidationCallback(Validation(every_n_steps=VALIDATION_STEPS, monitor="val/mrr@10"), encoder)
     fit(
         module, data, checkpoints=out / "checkpoints", title=f"{scheme}-{workers}", logs=[logger], resumed=logger.truncate,
-        accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS, chunk_tokens=256, graph_tokens=512,
+        accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS, chunk_tokens=256, graph_tokens=512, validation=validation,
     )  # fmt: skip
     logger.finalize("success")
     with atomic_path(out / "final.pt") as temporary:
-        torch.save({"module": module.state_dict(), "optimizer": module.optimizers().state_dict()}, temporary)
+        torch.save({"module": module.state_dict(), "optimizer": module.optimizers().state_dict(), "validation": validation.state_dict()}, temporary)
+
+
+class _Marked:
+    """A validation task that takes a moment, in which its file is there."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def values(self, model: Any) -> dict[str, float]:
+        """One value, always the same."""
+        self.mark.touch()
+        time.sleep(0.05)
+        self.mark.unlink()
+        return {"marked/constant": 0.5}
+
+    def identities(self) -> dict[str, str]:
+        """Of nothing."""
+        return {"marked": "items none"}
 
 
 def _start(out: Path, scheme: str, workers: int) -> subprocess.Popen[bytes]:
@@ -151,7 +176,7 @@ def _run(out: Path, scheme: str, workers: int) -> float:
     return max(stamps) - min(stamps) + 1.0
 
 
-def _run_and_kill(out: Path, scheme: str, workers: int, seconds: float, draw: random.Random, *, in_save: bool) -> str:
+def _run_and_kill(out: Path, scheme: str, workers: int, seconds: float, draw: random.Random, *, place: int) -> str:
     """Start, wait for the drawn moment, SIGKILL the whole session; a run that ended first is taken back and run again."""
     while True:
         before = _rows(out)
@@ -159,15 +184,16 @@ def _run_and_kill(out: Path, scheme: str, workers: int, seconds: float, draw: ra
         target = before + draw.randint(0, max(1, round(PAIRS * EPOCHS / BATCH) // 3))
         delay = draw.uniform(0.0, 0.2)
         while process.poll() is None:
-            writing = list(out.glob("checkpoints/.*")) if in_save else []
-            if (writing or not in_save) and _rows(out) >= target:
-                time.sleep(0.0 if in_save else delay)
+            there = [True, any(out.glob("checkpoints/.*")), (out / _MARK).exists()][place]
+            if there and _rows(out) >= target:
+                time.sleep(0.0 if place else delay)
                 break
-            time.sleep(0.0 if in_save and _rows(out) >= target else 0.002)
+            time.sleep(0.0 if place and _rows(out) >= target else 0.002)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            return f"{'while a checkpoint was written' if writing else 'at a random time'}, after {_rows(out)} logged steps"
+            (out / _MARK).unlink(missing_ok=True)
+            return f"{PLACES[place]}, after {_rows(out)} logged steps"
         process.communicate()
         shutil.rmtree(out)  # it ended before the moment came: from the start again
 

@@ -7,6 +7,8 @@ from lightning_e5.curation.mining.teacher_scores import score_groups as score_gr
 from lightning_e5.errors import UserError as UserError
 from lightning_e5.evaluation.evaluate import evaluate as evaluate
 from lightning_e5.evaluation.tasks.retrieval import CollectionTask as CollectionTask
+from lightning_e5.evaluation.validation_tasks import EvaluateOn as EvaluateOn
+from lightning_e5.evaluation.validation_tasks import NanoBEIR as NanoBEIR
 from lightning_e5.models.cross_encoder import CrossEncoder as CrossEncoder
 from lightning_e5.models.encoder import TextEncoder as TextEncoder
 from lightning_e5.modules.cross_encoder import CrossEncoderModule as CrossEncoderModule
@@ -15,6 +17,7 @@ from lightning_e5.modules.in_batch import InBatchModule as InBatchModule
 from lightning_e5.modules.moco import MoCoModule as MoCoModule
 from lightning_e5.modules.pre_batch import PreBatchModule as PreBatchModule
 from lightning_e5.modules.symmetric import SymmetricModule as SymmetricModule
+from lightning_e5.modules.watch import TrainingWatch as TrainingWatch
 from lightning_e5.retrieval.bm25 import BM25 as BM25
 from lightning_e5.retrieval.index import Index as Index
 from lightning_e5.rng import seed_torch as seed_torch
