@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.collectives import any_rank, rank_means
-from lightning_e5.training.grad_cache import StepGivenUp
+from lightning_e5.training.grad_cache import GradCache, StepGivenUp
 from lightning_e5.types import PairBatch
 
 
@@ -37,6 +37,8 @@ class ValidatedModule(L.LightningModule):
 
     #: What is trained, and evaluated by the tasks.
     model: nn.Module
+    #: Its steps, which are told to stop.
+    grad_cache: GradCache
 
     def __init__(self) -> None:
         super().__init__()
