@@ -16,6 +16,7 @@ from lightning_e5.ablation.plan import plan_ablation
 from lightning_e5.config.ablation_spec import is_ablation, load_ablation
 from lightning_e5.config.experiment import Node
 from lightning_e5.errors import UserError
+from lightning_e5.files.run_layout import VALIDATED
 from lightning_e5.files.storage import write_json
 from lightning_e5.report.tables.escaping import markdown
 from lightning_e5.report.tables.table import Column, Table
@@ -23,7 +24,7 @@ from lightning_e5.result_row import MAIN_METRIC
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.recorded_config import load_recorded
 from lightning_e5.results.result_files import read_result
-from lightning_e5.tracking.wandb_run import PROJECT, VALIDATED, first_line, history_name, key_present
+from lightning_e5.tracking.wandb_run import PROJECT, first_line, history_name, key_present
 
 #: Curves of every training stage: column of ``metrics.jsonl`` -> title.
 CURVES = {

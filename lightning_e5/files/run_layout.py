@@ -6,6 +6,8 @@ from __future__ import annotations
 CONFIG, METRICS, LOG, TIMING, ENVIRONMENT = "config.yaml", "metrics.json", "metrics.jsonl", "timing.json", "environment.json"
 #: Of a training stage that is validated: a row per validation.
 VALIDATION = "validation.jsonl"
+#: What the names of a validation's values begin with.
+VALIDATED = "val/"
 #: Of a stage that read own texts: what they were taken for and how they were split, what was left out, and ten pairs.
 OWN_TEXTS, DROPPED, EXAMPLES = "own_texts.json", "dropped.json", "examples.json"
 #: Of an evaluation: the rows of retrieval, and those of all other tasks and of averages.

@@ -21,6 +21,7 @@ from lightning_e5.distributed.launch import is_first_process, use_threads, wait_
 from lightning_e5.distributed.ranks import loss
 from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.files.digests import MEMORY, FileDigests
+from lightning_e5.files.run_layout import VALIDATED
 from lightning_e5.files.storage import MANIFEST, empty_directory, read_json, write_json, write_manifest
 from lightning_e5.pipeline.check import check_experiment
 from lightning_e5.pipeline.claim import METRICS, changed_keys, check_directory, claim
@@ -258,7 +259,8 @@ def _compute(prepared: PreparedStage, shared: SharedStages, key: str | None, say
 
 def _named(stage: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """Metric names of the run: ``<stage>/<name>``, but for names that are full already (``<model>/<set>/<metric>``)."""
-    return {name if "/" in name else f"{stage}/{name}": value for name, value in metrics.items()}
+    full = {name for name in metrics if "/" in name and not name.startswith(VALIDATED)}
+    return {name if name in full else f"{stage}/{name}": value for name, value in metrics.items()}
 
 
 def _copy_encoder(source: Path, target: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_e5.config.experiment import Node
-from lightning_e5.files.run_layout import VALIDATION
+from lightning_e5.files.run_layout import VALIDATED, VALIDATION
 from lightning_e5.modules.validation import LOWER
 from lightning_e5.tracking.metrics_log import TIMED
 from lightning_e5.tracking.run_directory import warn
-from lightning_e5.tracking.wandb_run import VALIDATED, first_line, history_name, log_columns, read_history, start_run
+from lightning_e5.tracking.wandb_run import first_line, history_name, log_columns, read_history, start_run
 
 #: What a process that SIGTERM stopped ends with.
 _STOPPED = 143

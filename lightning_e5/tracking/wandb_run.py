@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.config.experiment import Node
+from lightning_e5.files.run_layout import VALIDATED
 from lightning_e5.files.storage import sha256_text, write_text
 from lightning_e5.redaction import hidden_message, redact_all
 
@@ -27,8 +28,6 @@ RESULTS = "results"
 _IDENTITY = "run_id"
 #: The name of a W&B run of an ablation: of its run directory, and of the stage (or `RESULTS`).
 ABLATION_RUN = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)/(?P<stage>.+)")
-#: What the values of a validation begin with.
-VALIDATED = "val/"
 #: Columns of ``metrics.jsonl`` that the metrics of a stage call by another name.
 RENAMED = {"pairs": "pairs_seen", "tokens": "tokens_seen"}
 #: A process that was killed leaves its file to W&B's own process, which may take this long to end as well.

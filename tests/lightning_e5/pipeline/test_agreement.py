@@ -66,7 +66,7 @@ def changed(**values: Any) -> dict[str, Any]:
         ({"pretrain__validation": {"pairs": {"holdout": 3}}}, "stages.pretrain.validation.pairs: has no argument 'holdout'; did you mean 'hold_out'"),
         ({"pretrain__validation": {"every": 3}}, "stages.pretrain.validation: has no argument 'every'"),
         ({"pretrain__validation": {"tasks": [{"_target_": "lightning_e5.retrieval.bm25.BM25"}]}}, "stages.pretrain.validation.tasks[0]: BM25 is not"),
-        ({"pretrain__inputs__validation_collections": {"own": "pairs/test"}}, "stages.pretrain.inputs.validation_collections: needs validation, too"),
+        ({"noisy__inputs__validation_collections": {"own": "pairs/test"}}, "stages.noisy.inputs.validation_collections: needs validation, too"),
         ({"pretrain__inputs__validation_collections": {"own": "pairs"}, "pretrain__validation": {"every_n_steps": 2}}, "'pairs' is a pairs, where validation_collections has to be of the kind 'collection'; it is 'pairs/test'"),
         ({"negatives__first_rank": 9, "negatives__last_rank": 3}, "stages.negatives"),
         ({"pretrain__module___target_": "lightning_e5.modules.cross_encoder.CrossEncoderModule"}, "stages.pretrain.module: CrossEncoderModule is not a node"),

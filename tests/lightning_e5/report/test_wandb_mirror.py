@@ -39,7 +39,7 @@ def test_the_smoke_run_is_mirrored(smoke_run: Path) -> None:
     assert kinds.pop("filter/ranks") == "histogram" and kinds.pop("report") == "html-file"
     assert {name for name, kind in kinds.items() if kind == "table-file"} == {"results", "per_query/python-docs"}
     pictures = {name for name, kind in kinds.items() if kind == "image-file"}
-    assert pictures == {f"figures/{n}" for n in ("ndcg", "loss", "cosines", "filter_ranks", "filter_sources")}
+    assert pictures == {f"figures/{n}" for n in ("ndcg", "validation", "loss", "cosines", "filter_ranks", "filter_sources")}
     files = run_files(smoke_run)[0].parent / "files"
     assert (files / row["report.path"]).read_bytes() == (smoke_run / "report.html").read_bytes()
     assert all((files / row[f"{name}.path"]).read_bytes().startswith(b"\x89PNG") for name in pictures)
