@@ -45,8 +45,8 @@ _COSINES_TEXT = (
     "cosine is above a random pair's; 50% is chance."
 )
 _VALIDATION_NOTE = (
-    "A validation chose the weights that are kept (the star); its sets are not evaluated on above. Losses of training and validation "
-    "are comparable where both have the same number of passages to tell apart: training has dropout and, with a queue, more negatives."
+    "The star is the step whose weights are kept. Losses of training and validation, where both are drawn, compare as far as both tell as many "
+    "passages apart: training has dropout and, with a queue, more negatives."
 )
 _TIME_NOTE = "The peak is the process's so far, so it never falls from one stage to the next of the same process."
 
