@@ -64,7 +64,7 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     timed = _Timed(Validation(every_n_steps=1, keep="last"), encoder)
     steps: list[float] = []
     log = type("Log", (), {"log_metrics": lambda self, metrics, step=None: steps.append(metrics["seconds"])})()
-    fit(module, data, checkpoints=folder / "checkpoints", title="", logs=[log], validation=timed, accelerator="cpu", devices=1, checkpoint_seconds=1e6)
+    fit(module, data, checkpoints=folder / "checkpoints", title="train", logs=[log], validation=timed, accelerator="cpu", devices=1, checkpoint_seconds=1e6)
     step, validation = statistics.median(steps[1:]), statistics.median(timed.seconds[1:])
     return {
         "shape": given.shape, "batch": given.batch, "held_out_pairs": given.hold_out, "step_seconds": round(step, 3),
