@@ -62,7 +62,7 @@ class EvaluateOn:
         self.places = {kind: {name: _place(place) for name, place in (places or {}).items()} for kind, places in given.items()}
         self.split, self.max_length = split, max_length
         self._tasks: list[EvalTask] | None = None
-        self._embedders: dict[int, _TokenisedOnce] = {}
+        self._embedder: _TokenisedOnce | None = None
 
     def tasks(self) -> list[EvalTask]:
         """The tasks, read once."""
@@ -72,7 +72,8 @@ class EvaluateOn:
 
     def values(self, model: TextEncoder) -> dict[str, float]:
         """``<set>/<metric>`` -> value, of the encoder's weights as they are; a collective call."""
-        return _main_values(self.tasks(), self._embedders.setdefault(id(model), _TokenisedOnce(model, self.max_length)))
+        self._embedder = _of(model, self._embedder, self.max_length)
+        return _main_values(self.tasks(), self._embedder)
 
     def identities(self) -> dict[str, str]:
         """Set -> the name by content of what is evaluated on."""
@@ -97,7 +98,7 @@ class NanoBEIR:
         nano_set_names(place, sets)  # refuses other names before anything is fetched
         self.place, self.sets, self.name, self.max_length = place, sets, name, max_length
         self._tasks: list[CollectionTask] | None = None
-        self._embedders: dict[int, _TokenisedOnce] = {}
+        self._embedder: _TokenisedOnce | None = None
 
     def tasks(self) -> list[CollectionTask]:
         """The tasks, read once."""
@@ -107,13 +108,19 @@ class NanoBEIR:
 
     def values(self, model: TextEncoder) -> dict[str, float]:
         """The mean, then ``<set>/ndcg@10`` of each, of the encoder's weights as they are; a collective call."""
-        values = _main_values(self.tasks(), self._embedders.setdefault(id(model), _TokenisedOnce(model, self.max_length)))
+        self._embedder = _of(model, self._embedder, self.max_length)
+        values = _main_values(self.tasks(), self._embedder)
         return {f"{self.name}/{MAIN_METRIC}": math.fsum(values.values()) / len(values)} | values
 
     def identities(self) -> dict[str, str]:
         """The mean and each set -> the name by content of what is evaluated on."""
         found = {task.name: items_identity(task) for task in self.tasks()}
         return {self.name: SEVERAL.join(found.values())} | found
+
+
+def _of(model: TextEncoder, before: _TokenisedOnce | None, max_length: int | None) -> _TokenisedOnce:
+    """The embedder of a model: that of the validation before, with its tokens, where the model is the same."""
+    return before if before is not None and before.encoder is model else _TokenisedOnce(model, max_length)
 
 
 def _main_values(tasks: Sequence[EvalTask], embedder: Embedder) -> dict[str, float]:

@@ -142,8 +142,8 @@ class ValidationCallback(L.Callback):
     @property
     def exhausted(self) -> bool:
         """Whether there were as many validations without a better value as the settings have patience for."""
-        last_better = max((i for i, row in enumerate(self.rows) if row["step"] <= self._best_of_rows()), default=0)
-        return self.settings.patience is not None and len(self.rows) - 1 - last_better >= self.settings.patience
+        patience = self.settings.patience
+        return patience is not None and sum(row["step"] > self._best_of_rows() for row in self.rows) >= patience
 
     def value_at(self, step: int) -> float:
         """The monitored value after a step that was validated."""
@@ -173,11 +173,10 @@ class ValidationCallback(L.Callback):
         assert isinstance(pl_module, ValidatedModule)
         values = pl_module.last_validation
         step, pairs = trainer.global_step, getattr(pl_module, "trained_pairs", 0)
-        before = self.rows[:]
         self.rows.append({"step": step, "pairs": pairs, **values})
         self._choose_monitor()
         pl_module.monitored = self.monitor
-        if self.settings.keep == "last" or not before or self._best_of_rows() == step:
+        if self.settings.keep == "last" or self._best_of_rows() == step:
             self.best_step, self.best = step, weights_of(self.model)
         if trainer.is_global_zero:
             self.record(self.rows)
