@@ -147,3 +147,24 @@ def _longer(tokenizer: TextTokenizer, texts: Sequence[str], kind: Kind) -> int:
     wider = tokenizer.cut_at(tokenizer.max_length + 1)
     step = 32768
     return sum(int((wider.encode(texts[i : i + step], kind)[1] > tokenizer.max_length).sum()) for i in range(0, len(texts), step))
+
+
+def chosen_on(identity: str, name: str, models: Mapping[str, LoadedModel], allowed: bool) -> list[str]:
+    """The models whose weights a validation on a set has chosen.
+
+    Args:
+        identity: of the set's items (see `lightning_e5.evaluation.tasks.task.items_identity`).
+        name: of the set.
+        models: by name.
+        allowed: whether they may be evaluated on it.
+
+    Raises:
+        UserError: there is one, and it is not allowed.
+    """
+    found = [model for model, loaded in models.items() if loaded.training is not None and identity in loaded.training.selected_on]
+    if found and not allowed:
+        raise UserError(
+            f"{name}: chose the step whose weights {found[0]} has, so its figure there says little of other texts; evaluate on another "
+            "split or set, or say that it is meant (--selected-on-this, in a YAML selected_on_this: true): the row will say so"
+        )
+    return found
