@@ -82,17 +82,17 @@ def make_encoder(shape: str, tokenizer: TextTokenizer, *, precision: str = "fp32
 
     layers, width, heads, inner = SHAPES[shape]
     torch.manual_seed(0)
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": inner,
         "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
     }  # fmt: skip
     if family == "distilbert":
-        own = {"vocab_size": VOCABULARY, "dim": width, "n_layers": layers, "n_heads": heads, "hidden_dim": inner, "dropout": dropout, "attention_dropout": dropout}
+        own: dict[str, Any] = {"vocab_size": VOCABULARY, "dim": width, "n_layers": layers, "n_heads": heads, "hidden_dim": inner, "dropout": dropout, "attention_dropout": dropout}
         backbone: Any = transformers.DistilBertModel(transformers.DistilBertConfig(**own))
-    elif family == "modernbert":  # feed-forward layers of 1.5 times the width, as in ModernBERT-base, and no dropout but what is asked for
-        rates = {"embedding_dropout": dropout, "attention_dropout": dropout, "mlp_dropout": dropout}
-        special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "cls_token_id": None, "sep_token_id": None}
-        own = {**{k: v for k, v in sizes.items() if "prob" not in k}, "intermediate_size": 3 * width // 2, **rates, **special}
+    elif family == "modernbert":  # feed-forward layers of 1.5 times the width, as in ModernBERT-base
+        own = {**{k: v for k, v in sizes.items() if "prob" not in k}, "intermediate_size": 3 * width // 2, "pad_token_id": 0}
+        own |= dict.fromkeys(["embedding_dropout", "attention_dropout", "mlp_dropout"], dropout)
+        own |= dict.fromkeys(["bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"], None)  # its own are beyond this vocabulary
         backbone = transformers.ModernBertModel(transformers.ModernBertConfig(**own))
     else:
         config, model = {

