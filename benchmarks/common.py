@@ -36,6 +36,8 @@ SHAPES = {
     "bert-base": (12, 768, 12, 3072),
     "bert-large": (24, 1024, 16, 4096),
 }
+#: Those that run without padding.
+FAMILIES = ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "modernbert")
 #: BERT's vocabulary: the size of the word-embedding table, whatever the tokenizer uses of it.
 VOCABULARY = 30522
 _TEXT_PACKAGES = ["stdlib", "torch", "transformers", "lightning", "numpy", "networkx", "sympy"]
@@ -74,17 +76,31 @@ def real_pairs(max_length: int = 256) -> Pairs:
     return Pairs(tokenizer, queries, passages, ids[0], ids[1])
 
 
-def make_encoder(shape: str, tokenizer: TextTokenizer, *, precision: str = "fp32", dropout: float = 0.1) -> TextEncoder:
-    """A BERT of this shape with random weights, always the same."""
-    from transformers import BertConfig, BertModel
+def make_encoder(shape: str, tokenizer: TextTokenizer, *, precision: str = "fp32", dropout: float = 0.1, family: str = "bert") -> TextEncoder:
+    """An encoder of this shape and family with random weights, always the same; of every family with BERT's vocabulary."""
+    import transformers
 
     layers, width, heads, inner = SHAPES[shape]
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=inner, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
-    return TextEncoder(BertModel(config, add_pooling_layer=False), tokenizer, precision=precision)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": inner,
+        "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
+    }  # fmt: skip
+    if family == "distilbert":
+        own: dict[str, Any] = {"vocab_size": VOCABULARY, "dim": width, "n_layers": layers, "n_heads": heads, "hidden_dim": inner, "dropout": dropout, "attention_dropout": dropout}
+        backbone: Any = transformers.DistilBertModel(transformers.DistilBertConfig(**own))
+    elif family == "modernbert":  # feed-forward layers of 1.5 times the width, as in ModernBERT-base
+        own = {**{k: v for k, v in sizes.items() if "prob" not in k}, "intermediate_size": 3 * width // 2, "pad_token_id": 0}
+        own |= dict.fromkeys(["embedding_dropout", "attention_dropout", "mlp_dropout"], dropout)
+        own |= dict.fromkeys(["bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"], None)  # its own are beyond this vocabulary
+        backbone = transformers.ModernBertModel(transformers.ModernBertConfig(**own))
+    else:
+        config, model = {
+            "bert": (transformers.BertConfig, transformers.BertModel), "roberta": (transformers.RobertaConfig, transformers.RobertaModel),
+            "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel), "mpnet": (transformers.MPNetConfig, transformers.MPNetModel),
+        }[family]  # fmt: skip
+        backbone = model(config(**sizes, pad_token_id=0), add_pooling_layer=False)
+    return TextEncoder(backbone, tokenizer, precision=precision)  # type: ignore[arg-type]
 
 
 def sentence_transformer(encoder: TextEncoder, folder: Path) -> Any:

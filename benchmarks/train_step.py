@@ -7,6 +7,7 @@ recomputation's included) per second over the measured peak of a matrix product.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,17 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.common import SHAPES, alternate, arguments, make_encoder, real_pairs, report, sentence_transformer, told
+from benchmarks.common import (
+    FAMILIES,
+    SHAPES,
+    alternate,
+    arguments,
+    make_encoder,
+    real_pairs,
+    report,
+    sentence_transformer,
+    told,
+)
 from lightning_e5.losses.info_nce import InfoNCE
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.training.chunks import concatenate
@@ -94,10 +105,10 @@ def best_mini_batch(model: Any, precision: str, batch: int = 128) -> int:
     return min(seconds, key=lambda size: seconds[size])
 
 
-def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, minutes: float, mini_batch: int | None) -> list[dict[str, Any]]:
-    """Rows of one shape and precision."""
+def measure(family: str, shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, minutes: float, mini_batch: int | None) -> list[dict[str, Any]]:
+    """Rows of one family, shape and precision."""
     pairs = real_pairs()
-    encoder = make_encoder(shape, pairs.tokenizer, precision=precision)
+    encoder = make_encoder(shape, pairs.tokenizer, precision=precision, family=family)
     peak = gemm_peak(torch.device("cpu"), torch.bfloat16 if precision == "bf16" else torch.float32, seconds=1.0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +118,7 @@ def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_t
         for graph in (0, None):
             Ours(encoder, *pairs.batch(64), graph, chunk_tokens)()
         for batch in batches:
-            told(f"{shape} {precision} batch {batch}")
+            told(f"{family} {shape} {precision} batch {batch}")
             queries, passages = pairs.batch(batch)
             replayed, kept = (Ours(encoder, queries, passages, graph, chunk_tokens) for graph in (0, None))
             peers = {"cached": Peer(model, queries, passages, precision, mini_batch)}
@@ -121,7 +132,7 @@ def measure(shape: str, precision: str, batches: list[int], rounds: int, chunk_t
                 for against in peers:
                     peer = f"{against} mb{mini_batch}" if against == "cached" else against
                     rows.append({
-                        "name": f"{shape} {name} / {peer}", "batch": batch, "precision": precision, "rounds": times[name].rounds,
+                        "name": f"{family} {shape} {name} / {peer}", "batch": batch, "precision": precision, "rounds": times[name].rounds,
                         "ours_s": times[name].wall, "peer_s": times[against].wall,
                         "ratio": times[against].wall / times[name].wall, "gemm_share": done / times[name].wall / peak,
                         "ours_cpu_s": times[name].cpu, "peer_cpu_s": times[against].cpu,
@@ -135,6 +146,7 @@ def main() -> None:
     chosen = arguments(
         __doc__ or "",
         batch={"type": int, "nargs": "+", "default": [256, 2048]},
+        family={"nargs": "+", "default": ["bert"], "choices": list(FAMILIES)},
         shape={"nargs": "+", "default": ["4x256", "MiniLM-L6"], "choices": list(SHAPES)},
         precision={"nargs": "+", "default": ["fp32", "bf16"], "choices": ["fp32", "bf16"]},
         chunk_tokens={"type": int, "default": 4096},
@@ -143,10 +155,9 @@ def main() -> None:
         plain_up_to={"type": int, "default": 256, "help": "largest batch at which the plain loss, all in one graph, runs too, for 4 layers x 256; of larger models less, by layers x width (MiniLM-L6 at 256 takes over 24 GB)"},
     )
     rows: list[dict[str, Any]] = []
-    for shape in chosen.shape:
-        for precision in chosen.precision:
-            rows += measure(shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.minutes, chosen.mini_batch)
-    report(rows, chosen.json)
+    for family, shape, precision in itertools.product(chosen.family, chosen.shape, chosen.precision):
+        rows += measure(family, shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.minutes, chosen.mini_batch)
+        report(rows, chosen.json)  # after each: what was measured stays where a later one is stopped
 
 
 if __name__ == "__main__":

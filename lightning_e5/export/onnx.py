@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, naming_the_file, read_json, write_json
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.pooling import length_runs
+from lightning_e5.models.packed.layout import length_runs
 from lightning_e5.types import Kind
 
 #: Where readers look for the model, below its folder.

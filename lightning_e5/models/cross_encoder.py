@@ -14,7 +14,7 @@ from lightning_e5.distributed.devices import Precision, backbone_autocast, witho
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, reading
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.packed_bert import PackedBert, is_packable
+from lightning_e5.models.packed.families import packed_encoder
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.progress import say
 from lightning_e5.text import E5_PREFIXES, TextTokenizer, check_texts
@@ -63,8 +63,8 @@ class CrossEncoder(nn.Module):
     """Relevance logits of (query, passage) token pairs.
 
     Args:
-        backbone: a Hugging Face encoder, with token type 1 from the passage on where it has token types; a ``BertModel``
-            runs without padding, any other padded.
+        backbone: a Hugging Face encoder, with token type 1 from the passage on where it has token types; it runs
+            without padding where `lightning_e5.models.packed.families` has its family, else padded.
         tokenizer: with prefixes and the length limit of each side; begins and ends a text with one special token each.
         precision: of the backbone.
 
@@ -77,7 +77,7 @@ class CrossEncoder(nn.Module):
     def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "fp32") -> None:
         super().__init__()
         self.backbone, self.tokenizer, self.precision = backbone, tokenizer, precision
-        self.packed: PackedBert | None = PackedBert(backbone) if is_packable(backbone) else None
+        self.packed = packed_encoder(backbone)
         self.head = InteractionHead(int(backbone.config.hidden_size))
         special = tokenizer.backend.encode("").ids
         if len(special) != 2:

@@ -17,9 +17,9 @@ from lightning_e5.errors import UserError
 from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
 from lightning_e5.models.head import EmbeddingHead, Similarity
-from lightning_e5.models.packed_bert import PackedBert, is_packable
+from lightning_e5.models.packed.families import packed_encoder
+from lightning_e5.models.packed.layout import length_runs
 from lightning_e5.models.padded import padded_states, usable_positions
-from lightning_e5.models.pooling import length_runs
 from lightning_e5.progress import say
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer, check_texts
 from lightning_e5.training.chunks import sorted_chunks
@@ -30,7 +30,8 @@ class TextEncoder(nn.Module):
     """Texts or tokens to embeddings.
 
     Args:
-        backbone: a Hugging Face encoder; a ``BertModel`` runs without padding, any other padded and sorted by length.
+        backbone: a Hugging Face encoder; it runs without padding where `lightning_e5.models.packed.families` has its family,
+            else padded and sorted by length.
         tokenizer: with the prefixes and the length limit that belong to the weights.
         head: pooling, dense layers and similarity; E5's by default.
         precision: ``bf16`` runs the backbone under autocast, ``auto`` where the hardware multiplies bfloat16 itself, ``fp32`` only
@@ -50,7 +51,7 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.head = head or EmbeddingHead(int(backbone.config.hidden_size))
         self.precision = precision
-        self.packed: PackedBert | None = PackedBert(backbone) if is_packable(backbone) else None
+        self.packed = packed_encoder(backbone)
         limit = usable_positions(backbone)
         if limit is not None and tokenizer.max_length > limit:
             raise UserError(f"max_length: {tokenizer.max_length} is above the {limit} positions that the model has for tokens")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_e5.errors import UserError
-from lightning_e5.models.pooling import POOLING_MODES, LengthRun, pool
+from lightning_e5.models.packed.layout import LengthRun
+from lightning_e5.models.pooling import POOLING_MODES, pool
 
 Similarity = Literal["cosine", "dot"]
 

@@ -1,4 +1,4 @@
-"""Hugging Face encoders other than BERT: texts padded to the longest of their chunk."""
+"""Hugging Face encoders without a padding-free view: texts padded to the longest of their chunk."""
 
 from __future__ import annotations
 

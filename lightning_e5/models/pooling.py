@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from lightning_e5.models.packed.layout import LengthRun
 
 #: The ways of pooling that sentence-transformers has, in the order in which it joins the vectors of several.
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
 
 
-class LengthRun(NamedTuple):
-    """Neighbouring texts of equal length in a packed batch: ``texts`` texts of ``length`` tokens from token ``start``."""
-
-    start: int
-    texts: int
-    length: int
-
-
-def length_runs(lengths: Sequence[int]) -> list[LengthRun]:
-    """The runs of equal length; few where texts are sorted by length."""
-    runs: list[LengthRun] = []
-    start = 0
-    for length in lengths:
-        if runs and runs[-1].length == length:
-            runs[-1] = runs[-1]._replace(texts=runs[-1].texts + 1)
-        else:
-            runs.append(LengthRun(start, 1, length))
-        start += length
-    return runs
-
-
 def average_pool(states_TD: Tensor, runs: Sequence[LengthRun]) -> Tensor:
     """Mean of each text's token states, special tokens and prefix included: ``[T, D] -> [B, D]``.
 
     Example:
+        >>> from lightning_e5.models.packed.layout import length_runs
         >>> states = torch.tensor([[1.0], [3.0], [5.0]])  # a text of two tokens and one of one
         >>> average_pool(states, length_runs([2, 1])).tolist()
         [[2.0], [5.0]]

@@ -24,7 +24,7 @@ from lightning_e5.distributed.collectives import (
 from lightning_e5.distributed.devices import runs_in_bf16, without_autocast
 from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
-from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.padded import checkpoint_layers
 from lightning_e5.modules.trainer_arguments import check_trainer
 from lightning_e5.modules.validated import ValidatedModule
@@ -235,9 +235,9 @@ class TrainingModule(ValidatedModule):
             self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=False, batch_size=pairs)
 
     @cached_property
-    def _packed(self) -> list[PackedBert]:
+    def _packed(self) -> list[PackedEncoder]:
         """The encoders in the model that run without padding; none where it pads."""
-        return [m for m in self.model.modules() if isinstance(m, PackedBert)]
+        return [m for m in self.model.modules() if isinstance(m, PackedEncoder)]
 
     @cached_property
     def _encoder_config(self) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_e5.config.experiment import Node, load_experiment, outside_path
 from lightning_e5.config.known_encoders import KNOWN_ENCODERS
 from lightning_e5.errors import UserError
+from lightning_e5.models.padding_cost import padding_line, padding_share
 from lightning_e5.pipeline.check import check_experiment
 from lightning_e5.pipeline.stage import run_directory
 from lightning_e5.progress import printable
@@ -63,13 +64,49 @@ def plan(experiment: Node) -> list[str]:
     sizes = _encoder_sizes(experiment.get("encoder"))
     if sizes is not None:
         lines.append(f"encoder: {parameters(*sizes) / 1e6:.1f} M parameters ({sizes[0]} layers x {sizes[1]}), max length {_max_length(experiment)}")
+    padded, said = _padding(experiment.get("encoder"))
+    lines += said
     for number, (name, node) in enumerate(experiment["stages"].items(), start=1):
         inputs = ", ".join(_flat(node.get("inputs") or {}))
         lines.append(f"{number:2}. {name}: {node['_target_'].rsplit('.', 1)[-1]}" + (f" <- {inputs}" if inputs else ""))
         lines += [f"      not here yet: {path}" for path in _absent(node.get("inputs") or {})]
         lines += [f"      {line}" for line in training_lines(node, sizes, _max_length(experiment))]
+        lines += [f"      {line}" for line in _padding_of_stage(node, padded, _max_length(experiment))]
         lines += [f"      {line}" for line in _days(node, sizes, _max_length(experiment), experiment.get("throughput") or [])]
     return lines
+
+
+def _padding(spec: Any) -> tuple[bool, list[str]]:
+    """Whether the experiment's encoder is padded, and what is said of it; a BERT of one's own never is."""
+    if not isinstance(spec, dict) or not spec.get("pretrained"):
+        return False, []
+    padded, line = padding_line(spec["pretrained"])
+    return bool(padded), [f"encoder: {line}"]
+
+
+def _padding_of_stage(node: Node, padded: bool, max_length: int) -> list[str]:
+    """What a training stage pays for padding: by the experiment's encoder, or by the one whose folder it names itself."""
+    data, inputs = node.get("data"), node.get("inputs")
+    lines: list[str] = []
+    own = inputs.get("encoder") if isinstance(inputs, dict) else None
+    if isinstance(own, str) and outside_path(own) is not None:
+        found, line = padding_line(own)
+        padded = bool(found)
+        lines += [f"encoder: {line}"] if found is not None else []  # one that is not here yet is told above
+    if padded and isinstance(data, dict) and isinstance(node.get("module"), dict) and "batch_size" in data:
+        length = node.get("max_length") or max_length
+        share = padding_share(step_texts(data), length, (node.get("trainer") or {}).get("chunk_tokens", 8192))
+        lines.append(
+            f"padded path: about {share:.2f}x the tokens, reckoned for lengths spread evenly up to {length}, after sorting by length; "
+            "the training logs its padding_share"
+        )
+    return lines
+
+
+def step_texts(data: Node) -> int:
+    """Queries and passages of a step."""
+    group = 1 + data.get("negatives", 7) if "RankedDataModule" in data["_target_"] else 1
+    return int(data["batch_size"] * (1 + group))
 
 
 def _max_length(experiment: Node) -> int:
@@ -109,8 +146,8 @@ def training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, max
     if not isinstance(data, dict) or not isinstance(module, dict) or "batch_size" not in data:
         return []
     batch = data["batch_size"]
-    group = 1 + data.get("negatives", 7) if "RankedDataModule" in data["_target_"] else 1
-    texts = batch * (1 + group)
+    texts = step_texts(data)
+    group = texts // batch - 1
     length = node.get("max_length") or max_length
     steps = f"{data['max_steps']:,} steps" if data.get("max_steps") else f"{data.get('epochs')} epochs"
     pairs = f", {data['max_steps'] * batch:,} pairs" if data.get("max_steps") else ""

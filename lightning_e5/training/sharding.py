@@ -11,7 +11,7 @@ For each float32 value a rank holds 12 / R bytes between steps (replicas: 12) an
 16), and some buckets of `ParameterShards`: the weights are gathered as a whole, not layer by layer, and their gradients
 add up over all chunks. Measured with two ranks of gloo and 67 M values in buckets of 4 M: 7.3 and 15.6 bytes.
 
-Why not ``torch.distributed.fsdp.fully_shard``: ranks encode different numbers of chunks, and PackedBert reads the
+Why not ``torch.distributed.fsdp.fully_shard``: ranks encode different numbers of chunks, and PackedEncoder reads the
 weights of its layers without calling them, so neither collectives per layer nor per backward pass can be had. Around
 the whole encoder FSDP2 does these four points, too, but starts its reduce-scatter in a backward pass, which a rank that
 runs out of memory never ends while the others wait in it, and a module cannot be taken out of it again for export.

@@ -17,13 +17,22 @@ _SHAPES = {"cuda": [(4096, 768, 3072)], "cpu": [(1024, 768, 3072), (2048, 384, 1
 def encoder_flops(config: Any, lengths: Sequence[int]) -> float:
     """Floating-point operations of one forward pass of a BERT-like encoder over texts of these lengths.
 
-    Two per multiply-add of the linear layers and of the two attention products; embeddings, LayerNorms and softmax are
-    not counted. A backward pass costs twice as much.
+    Two per multiply-add of the linear layers and of the two attention products (in a local layer of ModernBERT, of the pairs
+    of tokens within its window); embeddings, LayerNorms and softmax are not counted. A backward pass costs twice as much.
     """
-    width, inner = int(config.hidden_size), int(getattr(config, "intermediate_size", 4 * config.hidden_size))
-    tokens, squares = float(sum(lengths)), float(sum(length * length for length in lengths))
-    per_layer = 2.0 * tokens * (4 * width * width + 2 * width * inner) + 4.0 * squares * width
-    return int(config.num_hidden_layers) * per_layer
+    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width)
+    gated = getattr(config, "model_type", None) == "modernbert"  # by a second product of the same size
+    linear = 4 * width * width + (3 if gated else 2) * width * inner
+    windows = [config.sliding_window if kind == "sliding_attention" else None for kind in config.layer_types] if gated else [None] * layers
+    pairs = float(sum(_pairs_of_tokens(length, window) for window in windows for length in lengths))
+    return 2.0 * layers * float(sum(lengths)) * linear + 4.0 * width * pairs
+
+
+def _pairs_of_tokens(length: int, window: int | None) -> int:
+    """How many pairs of a text's tokens attention computes: all, or those at most ``window`` tokens apart."""
+    beyond = 0 if window is None else max(0, length - 1 - window)
+    return length * length - beyond * (beyond + 1)
 
 
 def gemm_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:

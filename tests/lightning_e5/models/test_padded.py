@@ -1,4 +1,4 @@
-"""Encoders other than BERT: their padded call, sorted by length, is Hugging Face's own; what is not packable is not packed."""
+"""The padded call of encoders, sorted by length, is Hugging Face's own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch.nn import functional
 from transformers import (
-    BertConfig,
-    BertModel,
     DistilBertConfig,
     DistilBertModel,
     ElectraConfig,
@@ -20,7 +18,6 @@ from transformers import (
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.packed_bert import is_packable
 from lightning_e5.models.padded import usable_positions
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.training.grad_cache import GradCache
@@ -41,6 +38,14 @@ def backbone(name: str, vocab: int, positions: int = 64) -> Any:
     return ElectraModel(ElectraConfig(**bert_like, embedding_size=16))
 
 
+def padded_encoder(model: Any, tokenizer: Any) -> TextEncoder:
+    """The way that ELECTRA takes, and of the others the configurations that have no padding-free view."""
+    encoder = TextEncoder(model, tokenizer)
+    assert (encoder.packed is None) == (type(model).__name__ == "ElectraModel")
+    encoder.packed = None
+    return encoder
+
+
 @pytest.fixture
 def tokens(small_tokenizer, texts):  # type: ignore[no-untyped-def]
     ids, lengths = small_tokenizer.encode(texts[:40], "passage")
@@ -51,8 +56,7 @@ def tokens(small_tokenizer, texts):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("name", BACKBONES)
 def test_embeddings_are_those_of_hugging_faces_padded_call(name: str, small_tokenizer, texts, tokens) -> None:  # type: ignore[no-untyped-def]
     model = backbone(name, small_tokenizer.backend.get_vocab_size())
-    encoder = TextEncoder(model, small_tokenizer).eval()
-    assert encoder.packed is None
+    encoder = padded_encoder(model, small_tokenizer).eval()
     pieces = torch.split(tokens.ids_T, tokens.lengths_B.tolist())
     pad = model.config.pad_token_id
     padded = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=pad)
@@ -102,7 +106,7 @@ def gradients(encoder: TextEncoder, tokens: TokenBatch) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("name", BACKBONES)
 def test_gradient_checkpointing_of_other_encoders_changes_no_gradient(name: str, small_tokenizer, tokens) -> None:  # type: ignore[no-untyped-def]
     model = backbone(name, small_tokenizer.backend.get_vocab_size())
-    encoder = TextEncoder(model, small_tokenizer).double()
+    encoder = padded_encoder(model, small_tokenizer).double()
     TrainingModule(encoder, optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1)
     assert not model.is_gradient_checkpointing
     plain = gradients(encoder.train(), tokens)
@@ -119,9 +123,3 @@ def test_gradient_checkpointing_of_other_encoders_changes_no_gradient(name: str,
 def test_gradient_checkpointing_of_what_cannot_is_refused() -> None:
     with pytest.raises(UserError, match="gradient_checkpointing: Linear cannot"):
         TrainingModule(torch.nn.Linear(2, 2), optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1).checkpoint_activations()
-
-
-def test_a_bert_that_reads_left_to_right_is_not_packed(small_bert) -> None:  # type: ignore[no-untyped-def]
-    assert is_packable(small_bert)
-    config = BertConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, is_decoder=True)
-    assert not is_packable(BertModel(config, add_pooling_layer=False))

@@ -42,7 +42,7 @@ def test_a_training_depends_on_its_loss_and_not_on_the_report() -> None:
     node = {"_target_": "lightning_e5.stages.pretrain.pretrain", "module": {"_target_": "lightning_e5.modules.in_batch.InBatchModule"}, "x": [{"_target_": "a.b"}]}
     assert list(targets(node)) == ["lightning_e5.stages.pretrain.pretrain", "lightning_e5.modules.in_batch.InBatchModule", "a.b"]
     found, libraries = code_files(targets(node))
-    assert {"lightning_e5", "lightning_e5.losses.info_nce", "lightning_e5.models.packed_bert", "lightning_e5.training.optimizer"} <= set(found)
+    assert {"lightning_e5", "lightning_e5.losses.info_nce", "lightning_e5.models.packed.bert", "lightning_e5.training.optimizer"} <= set(found)
     assert not any(name.startswith(("lightning_e5.report", "lightning_e5.results", "lightning_e5.cli")) for name in found)
     assert not libraries, "the fingerprint has the versions of what our own stages use"
 

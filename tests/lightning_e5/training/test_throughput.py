@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_e5.models.packed_bert import PackedBert
+from lightning_e5.models.packed.bert import PackedBert
+from lightning_e5.models.packed.modernbert import PackedModernBert
 from lightning_e5.training.out_of_memory import activation_bytes, available_bytes, is_out_of_memory
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
+from tests.lightning_e5.models.packed.small_models import small_model
 
 
 def test_encoder_flops_are_those_that_torch_counts(small_bert) -> None:  # type: ignore[no-untyped-def]
@@ -18,6 +20,17 @@ def test_encoder_flops_are_those_that_torch_counts(small_bert) -> None:  # type:
     # torch does not count the attention products where it runs them fused.
     linear_only = encoder_flops(small_bert.config, lengths) - 2 * 4.0 * sum(n * n for n in lengths) * 32
     assert linear_only <= counter.get_total_flops() <= encoder_flops(small_bert.config, lengths)
+
+
+def test_a_windows_pairs_and_a_gates_product_are_counted() -> None:
+    model = small_model("modernbert").eval()  # a global layer and a local one, of 4 tokens to each side
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        PackedModernBert(model).eval()(torch.full((7,), 5), [1] * 7)
+    assert counter.get_total_flops() == encoder_flops(model.config, [1] * 7)
+    near = sum(abs(a - b) <= 4 for a in range(20) for b in range(20))
+    assert encoder_flops(model.config, [20]) - 20 * encoder_flops(model.config, [1]) == 4 * 32 * (20 * 20 + near - 2 * 20)
+    inner = small_model("distilbert").config
+    assert encoder_flops(inner, [1]) == 2 * (2 * (4 * 32 * 32 + 2 * 32 * 48) + 4 * 32)
 
 
 def test_a_peak_is_measured() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.packed_bert import PackedBert
-from lightning_e5.models.pooling import LengthRun, average_pool, length_runs
+from lightning_e5.models.packed.bert import PackedBert
+from lightning_e5.models.packed.layout import LengthRun, length_runs
+from lightning_e5.models.pooling import average_pool
 from lightning_e5.training.optimizer import freeze_position_embeddings
 
 

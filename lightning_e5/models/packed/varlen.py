@@ -7,6 +7,7 @@ compute capability 8.0 (Ampere) or later; V100 and T4 have less and take the gro
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -40,8 +41,14 @@ def _torch_varlen() -> Callable[..., Any] | None:
     return varlen_attn  # type: ignore[no-any-return, unused-ignore]
 
 
-def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float, width: int = 64) -> bool:
-    """Whether `varlen_attention` can run with these, heads of so many values included."""
+@cache
+def _torch_has_windows() -> bool:
+    attend = _torch_varlen()
+    return attend is not None and "window_size" in inspect.signature(attend).parameters  # not in its first versions
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float, width: int = 64, *, windowed: bool = False) -> bool:
+    """Whether `varlen_attention` can run with these, heads of so many values and attention within a window included."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or width > _WIDEST or width % 8:
         return False
     if torch.cuda.get_device_capability(device) < _CAPABILITY:
@@ -49,7 +56,7 @@ def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float, width: 
     if _flash() is not None:
         return True
     # torch promises one order of sums for its padded kernels, not for this one.
-    return dropout == 0.0 and not deterministic_kernels() and _torch_varlen() is not None
+    return dropout == 0.0 and not deterministic_kernels() and (_torch_has_windows() if windowed else _torch_varlen() is not None)
 
 
 def cumulative(lengths: Sequence[int], device: torch.device) -> Tensor:
@@ -58,14 +65,15 @@ def cumulative(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 
 def varlen_attention(
-    query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, starts_B1: Tensor, longest: int, dropout: float
+    query_THW: Tensor, key_THW: Tensor, value_THW: Tensor, starts_B1: Tensor, longest: int, dropout: float, window: int | None = None
 ) -> Tensor:
-    """Softmax attention within each text: three of ``[T, H, W] -> [T, H, W]``."""
+    """Softmax attention within each text: three of ``[T, H, W] -> [T, H, W]``; a token attends to those at most ``window`` from it."""
     flash = _flash()
+    near: dict[str, Any] = {} if window is None else {"window_size": (window, window)}
     if flash is not None:
         return flash(  # type: ignore[no-any-return]
-            query_THW, key_THW, value_THW, starts_B1, starts_B1, longest, longest, dropout_p=dropout, deterministic=deterministic_kernels()
+            query_THW, key_THW, value_THW, starts_B1, starts_B1, longest, longest, dropout_p=dropout, deterministic=deterministic_kernels(), **near
         )
     attend = _torch_varlen()
     assert attend is not None and dropout == 0.0
-    return attend(query_THW, key_THW, value_THW, starts_B1, starts_B1, longest, longest)  # type: ignore[no-any-return]
+    return attend(query_THW, key_THW, value_THW, starts_B1, starts_B1, longest, longest, **near)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_e5 import rng
-from lightning_e5.models import varlen
+from lightning_e5.models.packed import varlen
 
 CUDA = torch.device("cuda", 0)
 
@@ -34,6 +34,29 @@ def test_types_widths_and_dropout(ampere: pytest.MonkeyPatch) -> None:
     assert not varlen.has_varlen(CUDA, torch.bfloat16, 0.1)
     ampere.setattr(varlen, "_flash", lambda: object())
     assert varlen.has_varlen(CUDA, torch.bfloat16, 0.1)
+
+
+def test_a_window_is_asked_for_where_the_library_has_it(ampere: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def without_window(*args: object) -> None: ...
+
+    def with_window(*args: object, window_size: tuple[int, int] = (-1, -1)) -> None:
+        given["window_size"] = window_size
+
+    for attend, expected in ((without_window, False), (with_window, True)):
+        varlen._torch_has_windows.cache_clear()
+        ampere.setattr(varlen, "_torch_varlen", lambda attend=attend: attend)
+        assert varlen.has_varlen(CUDA, torch.bfloat16, 0.0) and varlen.has_varlen(CUDA, torch.bfloat16, 0.0, windowed=True) is expected
+    varlen._torch_has_windows.cache_clear()
+    tokens = [torch.zeros(4, 2, 8)] * 3
+    varlen.varlen_attention(*tokens, torch.tensor([0, 4]), 4, 0.0, 64)
+    assert given.pop("window_size") == (64, 64)
+    varlen.varlen_attention(*tokens, torch.tensor([0, 4]), 4, 0.0)
+    assert given == {"window_size": (-1, -1)}
+    ampere.setattr(varlen, "_flash", lambda: lambda *args, **kwargs: given.update(kwargs))
+    varlen.varlen_attention(*tokens, torch.tensor([0, 4]), 4, 0.1, 64)
+    assert given == {"window_size": (64, 64), "dropout_p": 0.1, "deterministic": False}
 
 
 def test_deterministic_kernels_alone_where_asked_for(ampere: pytest.MonkeyPatch) -> None:

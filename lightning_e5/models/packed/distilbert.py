@@ -1,0 +1,38 @@
+"""DistilBERT without padding: BERT's layers without token types, and without dropout behind the attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_e5.models.packed.attention import self_attention
+from lightning_e5.models.packed.encoder import PackedEncoder, joined_linear, residual
+from lightning_e5.models.packed.layout import Layout
+
+
+class PackedDistilBert(PackedEncoder):
+    """A padding-free view of a ``DistilBertModel``."""
+
+    def embed(self, words_TD: Tensor, layout: Layout, segments_T: Tensor | None) -> Tensor:
+        """Words and positions, summed and normalised; there are no token types."""
+        table = self.backbone.embeddings
+        positions_TD = functional.embedding(layout.positions(words_TD.device), table.position_embeddings.weight)
+        return functional.dropout(table.LayerNorm(words_TD + positions_TD), table.dropout.p, self.training)
+
+    def layers(self) -> Iterable[Any]:
+        """Those of its ``transformer``."""
+        return self.backbone.transformer.layer  # type: ignore[no-any-return]
+
+    def layer(self, layer: Any, states_TD: Tensor, layout: Layout, shared: Any) -> Tensor:
+        """Attention and feed-forward, each added to its input and normalised, as ``TransformerBlock`` computes it."""
+        attention, feed = layer.attention, layer.ffn
+        qkv_TE = joined_linear(states_TD, [attention.q_lin, attention.k_lin, attention.v_lin])
+        qkv_T3HW = qkv_TE.view(-1, 3, attention.n_heads, attention.attention_head_size)
+        attended_TD = self_attention(qkv_T3HW, layout, self.rate(attention.dropout))
+        states_TD = layer.sa_layer_norm(residual(attention.out_lin, 0.0, attended_TD, states_TD))
+        inner = feed.activation(feed.lin1(states_TD))
+        normalised_TD: Tensor = layer.output_layer_norm(residual(feed.lin2, self.rate(feed.dropout), inner, states_TD))
+        return normalised_TD

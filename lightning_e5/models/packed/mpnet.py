@@ -1,0 +1,56 @@
+"""MPNet without padding: RoBERTa's positions, and a learned bias on the scores by the distance of two tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_e5.models.packed.attention import self_attention
+from lightning_e5.models.packed.encoder import PackedEncoder, joined_linear, residual
+from lightning_e5.models.packed.layout import Layout
+
+
+class PackedMPNet(PackedEncoder):
+    """A padding-free view of an ``MPNetModel``."""
+
+    def embed(self, words_TD: Tensor, layout: Layout, segments_T: Tensor | None) -> Tensor:
+        """Words and positions, summed and normalised; there are no token types."""
+        table = self.backbone.embeddings
+        positions_T = layout.positions(words_TD.device) + table.padding_idx + 1
+        states_TD = table.LayerNorm(words_TD + functional.embedding(positions_T, table.position_embeddings.weight))
+        return functional.dropout(states_TD, table.dropout.p, self.training)
+
+    def shared(self, states_TD: Tensor, layout: Layout) -> list[Tensor]:
+        """The bias ``[H, L, L]`` of each run's length L, which all layers add to their scores."""
+        of_length = {length: self.bias(length, states_TD.device) for length in {run.length for run in layout.runs}}
+        return [of_length[run.length] for run in layout.runs]
+
+    def bias(self, length: int, device: torch.device) -> Tensor:
+        """The relative attention bias ``[H, L, L]`` of a text of L tokens.
+
+        Each distance is looked up once: the row of token i is a window on the values of all distances ``1 - L .. L - 1``.
+        """
+        encoder = self.backbone.encoder
+        distances = torch.arange(1 - length, length, device=device)
+        values_HE = functional.embedding(encoder.relative_position_bucket(distances), encoder.relative_attention_bias.weight).t()
+        return values_HE.unfold(1, length, 1).flip(1)
+
+    def layers(self) -> Iterable[Any]:
+        """Those of its ``encoder``."""
+        return self.backbone.encoder.layer  # type: ignore[no-any-return]
+
+    def layer(self, layer: Any, states_TD: Tensor, layout: Layout, shared: list[Tensor]) -> Tensor:
+        """Attention and feed-forward, each added to its input and normalised, as ``MPNetLayer`` computes it."""
+        outside, attention = layer.attention, layer.attention.attn
+        qkv_TE = joined_linear(states_TD, [attention.q, attention.k, attention.v])
+        qkv_T3HW = qkv_TE.view(-1, 3, attention.num_attention_heads, attention.attention_head_size)
+        attended_TD = self_attention(qkv_T3HW, layout, self.rate(attention.dropout), biases=shared)
+        states_TD = outside.LayerNorm(residual(attention.o, self.rate(outside.dropout), attended_TD, states_TD))
+        inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states_TD))
+        outer = layer.output
+        normalised_TD: Tensor = outer.LayerNorm(residual(outer.dense, self.rate(outer.dropout), inner, states_TD))
+        return normalised_TD
