@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_SECONDS = 0.05
+_SECONDS = 0.1
 _DISK_SECONDS = 2.0
 
 
