@@ -17,13 +17,13 @@ from benchmarks.memory.watch import watch
 #: Holds 60 MB itself, starts a child that holds 40, maps a file of 50 MB and reads it, and writes one of 3 MB.
 _HOLDS = """
 import mmap, os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; held = bytes([1]) * 40_000_000; time.sleep(0.7)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; held = bytes([1]) * 40_000_000; time.sleep(1.7)"])
 held = bytes([1]) * 60_000_000
 with open(sys.argv[1], "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 total = sum(mapped[at] for at in range(0, len(mapped), 4096))
 open(os.path.join(sys.argv[2], "out"), "wb").write(bytes(3_000_000))
-time.sleep(0.5)
+time.sleep(1.5)
 child.wait()
 """
 

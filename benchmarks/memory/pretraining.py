@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import real_pairs
 from benchmarks.memory.stage import Inputs
 from data_modules.ccpairs.datamodule import CCPairsDataModule
+from data_modules.pair_store import PairStore
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.models.training_record import UNTRAINED
 from lightning_e5.stages import consistency_filter as filtering
 from lightning_e5.stages import draw_pairs as drawing
 from lightning_e5.stages import vocabulary as tokenising
+from lightning_e5.text import TextTokenizer
 
 #: Small, so that texts and not weights are what is measured.
 SPEC = EncoderSpec(max_length=64, vocab_size=8000, layers=1, hidden_size=64, heads=2, intermediate_size=128, initialisation="bert")
@@ -23,8 +24,10 @@ _BATCH, _BATCHES = 1024, 300
 
 
 def encoder(inputs: Inputs, out: Path) -> None:
-    """An untrained encoder with a vocabulary of the documentation."""
-    tokenizer = real_pairs(64).tokenizer
+    """An untrained encoder with a vocabulary of the first 10,000 pairs."""
+    first = next(PairStore(inputs.pairs).iter_batches(["query", "passage"], 10_000))
+    backend = tokenising.train_wordpiece(first["query"].to_pylist(), first["passage"].to_pylist(), SPEC.vocab_size)
+    tokenizer = TextTokenizer(backend, SPEC.text_prefixes, SPEC.max_length or 64)
     model = SPEC.build(tokenizer, np.ones(tokenizer.backend.get_vocab_size(), np.int64), 1)
     model.save_pretrained(out)
     UNTRAINED.save(out)
