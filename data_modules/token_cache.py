@@ -87,7 +87,8 @@ def stream_token_cache(
     if sources and sum(sources.values()) != rows:
         raise UserError(f"{directory}: the sources have {sum(sources.values())} rows, the texts {rows}")
     digests = {name: TextsDigest() for name in kinds}
-    tokens, cut, done, names = 0, 0, 0, []
+    names: list[str] = []
+    tokens = cut = done = 0
     with _Shard(directory, kinds) as shard:
         for block in _tokenised(_cut_at(blocks, shard_rows), kinds, tokenizer, digests):
             for name, part in block.items():
