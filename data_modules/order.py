@@ -19,6 +19,8 @@ _ROUNDS = 6
 _BLOCK = 1024
 #: Shares of `_SourceStream` are multiples of 2^-31, so that its products stay below 2^63.
 _BITS = 31
+#: Up to so many rows a single draw shuffles a table of them; of more it asks a `Permutation`, which needs none.
+SHUFFLED_ROWS = 2**20
 
 
 def _key(*parts: int | str) -> int:

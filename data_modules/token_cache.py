@@ -10,22 +10,24 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
-from lightning_e5.files.storage import atomic_path, read_manifest, write_manifest
-from lightning_e5.text import TextTokenizer, text_id, texts_digest
+from lightning_e5.files.storage import atomic_path, naming_the_file, read_manifest, write_manifest
+from lightning_e5.text import TextsDigest, TextTokenizer, check_texts, text_id
 from lightning_e5.types import Kind
 
 KIND = "tokens"
 SHARD_ROWS = 1_000_000
-_BLOCK = 8192
+#: Texts of a column that are tokenised at once.
+TOKENISED_ROWS = 8192
 
 
 def write_token_cache(
@@ -48,46 +50,148 @@ def write_token_cache(
         sources: source -> rows, where each source's rows are contiguous and in this order; kept in the manifest, for
             sampling by source. None or empty: not known.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     rows = {len(texts) for texts, _ in columns.values()}
-    if len(rows) != 1 or rows == {0}:
+    if len(rows) != 1:
         raise UserError(f"{directory}: nothing to tokenise, or columns of unequal length ({sorted(rows)})")
-    total, tokens, cut, names = rows.pop(), 0, 0, []
-    if sources and sum(sources.values()) != total:
-        raise UserError(f"{directory}: the sources have {sum(sources.values())} rows, the texts {total}")
-    for shard, start in enumerate(range(0, total, shard_rows)):
-        arrays: dict[str, pa.Array] = {}
-        for name, (texts, kind) in columns.items():
-            part = texts[start : start + shard_rows]
-            ids, lengths, texts_ids = _tokenise(part, kind, tokenizer, progress)
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            arrays[name] = pa.LargeListArray.from_arrays(offsets, ids)
-            arrays[f"{name}_text"] = pa.array(texts_ids)
-            tokens += int(lengths.sum())
-            cut += int((lengths >= tokenizer.max_length).sum())
-        names.append(f"tokens-{shard:05d}.arrow")
-        batch = pa.record_batch(arrays)
-        with atomic_path(directory / names[-1]) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
-            writer.write_batch(batch)
+    total = rows.pop()
+    blocks = (
+        {name: texts[first : first + TOKENISED_ROWS] for name, (texts, _) in columns.items()} for first in range(0, total, TOKENISED_ROWS)
+    )
+    kinds = {name: kind for name, (_, kind) in columns.items()}
+    return stream_token_cache(directory, blocks, kinds, total, tokenizer, progress=progress, shard_rows=shard_rows, sources=sources)
+
+
+def stream_token_cache(
+    directory: Path,
+    blocks: Iterable[Mapping[str, Sequence[str]]],
+    kinds: Mapping[str, Kind],
+    rows: int,
+    tokenizer: TextTokenizer,
+    *,
+    progress: Callable[[int], object] = lambda rows: None,
+    shard_rows: int = SHARD_ROWS,
+    sources: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """As `write_token_cache`, of texts that come block by block.
+
+    Memory: three blocks, and 32 bytes for each text of a shard; a shard's tokens wait in a file.
+
+    Args:
+        blocks: name -> texts, `TOKENISED_ROWS` or fewer of each at a time.
+        kinds: name -> kind.
+        rows: of all blocks.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not rows:
+        raise UserError(f"{directory}: nothing to tokenise, or columns of unequal length ([0])")
+    if sources and sum(sources.values()) != rows:
+        raise UserError(f"{directory}: the sources have {sum(sources.values())} rows, the texts {rows}")
+    digests = {name: TextsDigest() for name in kinds}
+    tokens, cut, done, names = 0, 0, 0, []
+    with _Shard(directory, kinds) as shard:
+        for block in _tokenised(_cut_at(blocks, shard_rows), kinds, tokenizer, digests):
+            for name, part in block.items():
+                shard.add(name, part)
+                tokens += int(part.lengths.sum())
+                cut += int((part.lengths >= tokenizer.max_length).sum())
+                progress(len(part.lengths))
+            done += len(next(iter(block.values())).lengths)
+            if done == rows or done == (len(names) + 1) * shard_rows:
+                names.append(f"tokens-{len(names):05d}.arrow")
+                shard.write(directory / names[-1])
+    assert done == rows, (done, rows)
     return write_manifest(
-        directory, kind=KIND, files=names, rows=total, columns=sorted(columns), tokens=tokens,
-        texts={name: texts_digest(texts) for name, (texts, _) in columns.items()}, texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
+        directory, kind=KIND, files=names, rows=rows, columns=sorted(kinds), tokens=tokens,
+        texts={name: digest.hexdigest() for name, digest in digests.items()}, texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
         sources=[[name, size] for name, size in (sources or {}).items()],
     )  # fmt: skip
 
 
-def _tokenise(
-    texts: Sequence[str], kind: Kind, tokenizer: TextTokenizer, progress: Callable[[int], object]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-    ids, lengths = [], []
-    for first in range(0, len(texts), _BLOCK):
-        block = texts[first : first + _BLOCK]
-        block_ids, block_lengths = tokenizer.encode(block, kind)
-        ids.append(block_ids)
-        lengths.append(block_lengths)
-        progress(len(block))
-    text_ids = np.fromiter((text_id(t) for t in texts), dtype=np.int64, count=len(texts))
-    return np.concatenate(ids), np.concatenate(lengths), text_ids
+class _Tokens(NamedTuple):
+    """A column's part of a block: int32 ids, text after text, int64 lengths, int64 ids of the normalised texts."""
+
+    ids: NDArray[Any]
+    lengths: NDArray[Any]
+    text_ids: NDArray[np.int64]
+
+
+def _cut_at(blocks: Iterable[Mapping[str, Sequence[str]]], shard_rows: int) -> Iterator[Mapping[str, Sequence[str]]]:
+    """The blocks, none of which reaches over the end of a shard."""
+    left = shard_rows
+    for block in blocks:
+        rows, first = {len(texts) for texts in block.values()}.pop(), 0
+        while first < rows:
+            size = min(left, rows - first)
+            yield {name: texts[first : first + size] for name, texts in block.items()} if size < rows else block
+            first += size
+            left = left - size or shard_rows
+
+
+def _tokenised(
+    blocks: Iterable[Mapping[str, Sequence[str]]], kinds: Mapping[str, Kind], tokenizer: TextTokenizer, digests: Mapping[str, TextsDigest]
+) -> Iterator[dict[str, _Tokens]]:
+    """Each block's tokens. While a thread tokenises one block (the tokenizer is not Python), texts are read and hashed here."""
+
+    def finished(of: Mapping[str, tuple[Future[tuple[Any, Any]], NDArray[np.int64]]]) -> dict[str, _Tokens]:
+        return {name: _Tokens(*tokens.result(), text_ids) for name, (tokens, text_ids) in of.items()}
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting: dict[str, tuple[Future[tuple[Any, Any]], NDArray[np.int64]]] = {}
+        for block in blocks:
+            for texts in block.values():
+                check_texts(texts)
+            begun = {name: pool.submit(tokenizer.encode, texts, kinds[name]) for name, texts in block.items()}
+            if waiting:
+                yield finished(waiting)
+            waiting = {}
+            for name, texts in block.items():
+                digests[name].update(texts)
+                waiting[name] = begun[name], np.fromiter(map(text_id, texts), dtype=np.int64, count=len(texts))
+        if waiting:
+            yield finished(waiting)
+
+
+class _Shard:
+    """A shard in the making: its tokens wait in unnamed files, since an Arrow file of one batch is written at once."""
+
+    def __init__(self, directory: Path, columns: Iterable[str]) -> None:
+        self._directory = directory
+        self._files = {name: tempfile.TemporaryFile(dir=directory) for name in columns}  # noqa: SIM115
+        self._lengths: dict[str, list[NDArray[Any]]] = {name: [] for name in self._files}
+        self._text_ids: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self._files}
+
+    def __enter__(self) -> _Shard:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, name: str, part: _Tokens) -> None:
+        """The next texts of a column."""
+        with naming_the_file(self._directory):
+            self._files[name].write(part.ids.tobytes())
+        self._lengths[name].append(part.lengths)
+        self._text_ids[name].append(part.text_ids)
+
+    def write(self, path: Path) -> None:
+        """All that was added, as a file; then there is nothing."""
+        arrays: dict[str, pa.Array] = {}
+        for name, file in self._files.items():
+            with naming_the_file(self._directory):
+                file.flush()
+            offsets = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths[name]))]).astype(np.int64)
+            ids = np.memmap(file, dtype=np.int32, mode="r") if offsets[-1] else np.empty(0, np.int32)
+            arrays[name] = pa.LargeListArray.from_arrays(offsets, ids)
+            arrays[f"{name}_text"] = pa.array(np.concatenate(self._text_ids[name]))
+        batch = pa.record_batch(arrays)
+        with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
+            writer.write_batch(batch)
+        del batch, arrays, ids
+        for name, file in self._files.items():
+            file.seek(0)
+            file.truncate()
+            self._lengths[name], self._text_ids[name] = [], []
 
 
 class TokenCache:

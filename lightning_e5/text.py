@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     IntArray = NDArray[np.integer[Any]]
 
-_SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\w+")
 
 
@@ -58,7 +57,7 @@ E5_PREFIXES = Prefixes()
 
 def normalise_text(text: str) -> str:
     """Fold case, compatibility forms and white space, so that trivially different copies of a text are equal."""
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def words(text: str) -> list[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 
 from data_modules.base import StepDataModule, check_duration, resolve_steps
+from data_modules.kept_rows import KeptRows
 from data_modules.order import BatchOrder, Permutation
-from data_modules.pair_rows import kept_rows, text_pairs
+from data_modules.pair_rows import keep_masks, text_pairs
 from data_modules.token_cache import TokenCache, temporary_token_cache
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
@@ -23,7 +24,7 @@ from lightning_e5.types import PairBatch, TextPair, TokenBatch
 
 #: The key of the permutation by which pairs are held out.
 HOLD_OUT = 5077
-#: Rows whose texts are looked up at once.
+#: Rows that are gone through at once; a multiple of 8, as `KeptRows.of` needs.
 _ROWS_AT_ONCE = 1 << 20
 
 
@@ -65,24 +66,20 @@ class CCPairsDataModule(StepDataModule):
         num_workers: WorkersOrZero = 0,
     ) -> None:
         cache = tokens if isinstance(tokens, TokenCache) else TokenCache(Path(tokens))
-        kept = kept_rows(Path(keep), cache.rows, cache.directory) if keep is not None else None
+        kept = KeptRows.of(keep_masks(Path(keep), cache.rows, cache.directory), cache.rows) if keep is not None else None
         if kept is not None and not len(kept):
             raise UserError(f"{keep}: keeps no pair")
         if not 0 <= alpha < np.inf:
             raise UserError(f"alpha: {alpha} is not a finite number >= 0")
-        if weights is None and alpha == 1.0 and not one_source_per_batch:
-            self.sources, shares = {"": cache.rows if kept is None else len(kept)}, None
-        else:
-            self.sources, shares, kept = _chosen_sources(cache, kept, weights)
+        spans, shares = {"": (0, cache.rows)}, cast("list[float] | None", None)
+        if weights is not None or alpha != 1.0 or one_source_per_batch:
+            spans, shares, kept = _chosen_sources(cache, kept, weights)
         held_out = np.empty(0, dtype=np.int64)
         if hold_out:
-            rows = np.arange(cache.rows, dtype=np.int64) if kept is None else kept
-            held_out, trained = _held_out(cache, rows, hold_out)
-            ends = np.cumsum(list(self.sources.values()))
-            left = [int(part.sum()) for part in np.split(trained, ends[:-1])]
-            self.sources, kept = dict(zip(self.sources, left, strict=True)), rows[trained]
-            if (empty := next((name for name, size in self.sources.items() if not size), None)) is not None:
-                raise UserError(f"hold_out: {hold_out} pairs leave none to train on" + (f" of the source {empty!r}" if empty else ""))
+            held_out, kept = _held_out(cache, kept, hold_out)
+        self.sources = _kept_of(spans, kept)
+        if (empty := next((name for name, size in self.sources.items() if not size), None)) is not None:
+            raise UserError(f"hold_out: {hold_out} pairs leave none to train on" + (f" of the source {empty!r}" if empty else ""))
         small = next((name for name, size in self.sources.items() if size < batch_size), None)
         if one_source_per_batch and small is not None:
             raise UserError(
@@ -142,24 +139,43 @@ def _token_batch(cache: TokenCache, column: str, rows: np.ndarray) -> TokenBatch
     return TokenBatch(torch.from_numpy(ids), torch.from_numpy(lengths))
 
 
-def _held_out(cache: TokenCache, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """``count`` of some rows, and of each row whether it may be trained on: no text of it is a held-out one's."""
-    if count >= len(rows):
-        raise UserError(f"hold_out: {count} is not below the {len(rows)} pairs that there are")
-    held_out = rows[Permutation(len(rows), HOLD_OUT)(np.arange(count))]
+def _kept_of(spans: Mapping[str, tuple[int, int]], kept: KeptRows | None) -> dict[str, int]:
+    """How many rows of each span are kept."""
+    return {name: stop - start if kept is None else kept.below(stop) - kept.below(start) for name, (start, stop) in spans.items()}
+
+
+def _held_out(cache: TokenCache, kept: KeptRows | None, count: int) -> tuple[np.ndarray, KeptRows]:
+    """``count`` of the kept rows, and those that may be trained on: no text of them is a held-out one's."""
+    rows = cache.rows if kept is None else len(kept)
+    if count >= rows:
+        raise UserError(f"hold_out: {count} is not below the {rows} pairs that there are")
+    held_out = Permutation(rows, HOLD_OUT)(np.arange(count))
+    if kept is not None:
+        held_out = kept[held_out]
     texts = np.concatenate([cache.text_ids(column, held_out) for column in ("query", "passage")])
-    trained = np.ones(len(rows), dtype=bool)
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(first, first + _ROWS_AT_ONCE)
+    return held_out, KeptRows.of(_without(cache, texts, kept), cache.rows)
+
+
+def _without(cache: TokenCache, texts: np.ndarray, kept: KeptRows | None) -> Iterator[np.ndarray]:
+    """Of all rows, a mask at a time, those that are kept and have none of the texts."""
+    first = 0
+    for trained in _all_rows(cache.rows) if kept is None else kept.masks():
         for column in ("query", "passage"):
-            trained[part] &= ~np.isin(cache.text_ids(column, rows[part]), texts)
-    return held_out, trained
+            rows = np.flatnonzero(trained)
+            trained[rows] = ~np.isin(cache.text_ids(column, first + rows), texts)
+        first += len(trained)
+        yield trained
+
+
+def _all_rows(rows: int) -> Iterator[np.ndarray]:
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        yield np.ones(min(_ROWS_AT_ONCE, rows - first), dtype=bool)
 
 
 def _chosen_sources(
-    cache: TokenCache, kept: np.ndarray | None, weights: Mapping[str, float] | None
-) -> tuple[dict[str, int], list[float] | None, np.ndarray]:
-    """The sources to draw from with their kept pairs, their weights, and their rows, source after source."""
+    cache: TokenCache, kept: KeptRows | None, weights: Mapping[str, float] | None
+) -> tuple[dict[str, tuple[int, int]], list[float] | None, KeptRows | None]:
+    """The first and the last row of each source to draw from, their weights, and their kept rows (None: all)."""
     if not cache.sources:
         raise UserError(f"{cache.directory}: does not know the sources of its pairs; make it again from pairs whose sources are contiguous")
     for name in weights or ():
@@ -168,16 +184,29 @@ def _chosen_sources(
     missing = [name for name in cache.sources if name not in weights] if weights is not None else []
     if missing:
         raise UserError(f"weights: says nothing of the source {missing[0]!r}; the rule is a number for every source, 0 to leave one out")
-    ends = np.cumsum(list(cache.sources.values()))
-    rows = np.arange(cache.rows, dtype=np.int64) if kept is None else kept
-    parts = dict(zip(cache.sources, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True))
+    ends = np.cumsum(list(cache.sources.values())).tolist()
+    spans = dict(zip(cache.sources, zip([0, *ends[:-1]], ends, strict=True), strict=True))
+    sizes = _kept_of(spans, kept)
     for name, weight in (weights or {}).items():
         if not 0 <= weight < np.inf:
             raise UserError(f"weights: {name!r} has {weight}; the rule is a finite number >= 0")
-        if weight and not len(parts[name]):
+        if weight and not sizes[name]:
             raise UserError(f"weights: {name!r} has the weight {weight} but no pair was kept of it")
-    chosen = [name for name in parts if len(parts[name]) and (weights is None or weights[name] > 0)]
+    chosen = [name for name in spans if sizes[name] and (weights is None or weights[name] > 0)]
     if not chosen:
         raise UserError("weights: leave no source to draw from")
     shares = None if weights is None else [float(weights[name]) for name in chosen]
-    return {name: len(parts[name]) for name in chosen}, shares, np.concatenate([parts[name] for name in chosen])
+    if len(chosen) < len(spans):
+        kept = KeptRows.of(_of_sources(cache.rows, kept, [spans[name] for name in chosen]), cache.rows)
+    return {name: spans[name] for name in chosen}, shares, kept
+
+
+def _of_sources(rows: int, kept: KeptRows | None, spans: list[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """The masks without the rows outside of the spans."""
+    first = 0
+    for mask in _all_rows(rows) if kept is None else kept.masks():
+        inside = np.zeros(len(mask), dtype=bool)
+        for start, stop in spans:
+            inside[max(0, start - first) : max(0, stop - first)] = True
+        first += len(mask)
+        yield mask & inside

@@ -18,21 +18,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_modules.pair_rows import NOT_RANKED, source_codes, take_rows
+from data_modules.pair_rows import NOT_RANKED, RowSources, row_sources, take_rows
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
-from lightning_e5.curation.consistency_filter.filter_pairs import ROWS_PER_PART, pool_rows
-from lightning_e5.curation.consistency_filter.metrics import by_source, filter_metrics, label_noise, rows_by_source
+from lightning_e5.curation.consistency_filter.filter_pairs import ROWS_PER_PART
+from lightning_e5.curation.consistency_filter.metrics import Decisions, has_label_noise
+from lightning_e5.curation.consistency_filter.pool import EMBEDDINGS, KIND, TEXTS, PoolKind, draw_pool, embed_pool
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.curation.engines.inference import EmbedTexts
 from lightning_e5.curation.engines.run_parts import Progress, parts_of, read_array, run_parts
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.files.parquet import read_parquet, write_parquet
+from lightning_e5.files.parquet import iter_parquet, parquet_rows, parquet_writer, read_parquet
 from lightning_e5.files.storage import (
-    MANIFEST,
-    atomic_path,
     read_checked,
     read_manifest,
     remove_temporaries,
@@ -41,22 +40,17 @@ from lightning_e5.files.storage import (
     to_json,
     write_checked,
     write_json,
-    write_manifest,
 )
 from lightning_e5.pipeline.fingerprint import result_version
 from lightning_e5.ranges import Count, CountOrZero, Length, WorkersOrZero
-from lightning_e5.rng import generator
 from lightning_e5.text import text_id
 
-PoolKind = Literal["global", "per_source"]
 #: What the filter did source by source, and the hash of what decided the ranks that are there.
 SOURCES, STATE = "sources.json", "filter.json"
-#: Of the pool's folder: its passages, their embeddings, and the kind that its manifest names.
-TEXTS, EMBEDDINGS, KIND = "texts.parquet", "pool.npy", "filter-pool"
 
 
 @configurable("stage")
-@result_version(2)  # ties that bfloat16 missed are counted
+@result_version(3)  # a pool of over a million pairs is drawn by a computed permutation
 def consistency_filter(
     out: Path,
     *,
@@ -113,109 +107,47 @@ def consistency_filter(
         "pairs": [[s.path.relative_to(store.folder).as_posix(), s.rows, s.path.stat().st_size] for s in store.shards()],
         "encoder": [[p.name, sha256_file(p)] for p in sorted(Path(encoder).rglob("*")) if p.is_file()],
         "previous": sha256_file(_previous(previous, store.rows)) if previous is not None else None,
+        "method": 3,
         "settings": [pool_size, pool, precision, max_length, exact_up_to, rows_per_part, seed],
     }
     identity = sha256_text(to_json(decides))
     _begin(out, identity)
-    names, code_N = source_codes(store)
+    sources = row_sources(store, out)
     embedder = EmbedTexts(Path(encoder), max_length, precision, device)
-    ranking = RankPairs(embedder, Path(pairs), out / "pool", exact_up_to, previous)
+    ranking = RankPairs(embedder, Path(pairs), out / "pool", exact_up_to, previous, sources if pool == "per_source" else None)
     parts = parts_of(
-        out / "ranks" / "part", store.rows, rows_per_part, lambda rows: (rows, code_N[rows].tobytes() if pool == "per_source" else b""),
+        out / "ranks" / "part", store.rows, rows_per_part,
         suffix=".parquet", what="pairs", steps=lambda rows: 3 * (rows.stop - rows.start),  # two texts to embed, one rank
     )  # fmt: skip
     where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
 
     # 1. Draw the pool. 2. Embed it, where a pair is still to be ranked. 3. Rank. 4. Keep the pairs in the top k.
-    sizes = draw_pool(out / "pool", store, pool, pool_size, seed)
+    sizes = draw_pool(out / "pool", store, sources, pool, pool_size, seed)
     if not all(part.path.is_file() for part in parts):
         embed_pool(out / "pool", embedder, int(sizes.sum()), rows_per_part, **where)
-    blocks = run_parts(ranking, parts, title="rank pairs", unit="step", **where)
-    ranks = torch.from_numpy(np.concatenate([block["rank"] for block in blocks]))
-    keep = (ranks <= k) & (ranks != NOT_RANKED)
-    write_parquet(out / "ranks.parquet", {"rank": ranks.numpy(), "keep": keep.numpy()})
+    noise = has_label_noise(store)
+    decisions = Decisions(sources.names, sizes if pool == "per_source" else np.full(len(sources.names), sizes.sum()), noise)
+    with parquet_writer(out / "ranks.parquet") as write:
+        for part, block in zip(parts, run_parts(ranking, parts, title="rank pairs", unit="step", **where), strict=True):
+            rank_N = block["rank"]
+            keep_N = (rank_N <= k) & (rank_N != NOT_RANKED)
+            write({"rank": rank_N, "keep": keep_N})
+            rows = np.arange(part.work.start, part.work.stop)
+            noise_N = take_rows(store, rows, ["planted"])["planted"].to_numpy() if noise else None
+            decisions.add(sources.of(rows), rank_N, keep_N, noise_N)
 
-    noise = label_noise(store)
-    rows = by_source(names, code_N, ranks, keep, noise, sizes if pool == "per_source" else np.full(len(names), sizes.sum()))
-    write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": rows})
+    records = decisions.by_source()
+    write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": records})
     shutil.rmtree(out / "pool")  # the ranks are whole; drawing and embedding it again would give the same
-    metrics = {"pairs": len(keep), "kept": int(keep.sum()), "pool": int(sizes.sum()), "kept_share": int(keep.sum()) / len(keep)}
-    if previous is not None:
-        metrics["ranked"] = int((ranks != NOT_RANKED).sum())
-    if noise is not None:
-        metrics |= filter_metrics(keep, noise)
-    return metrics | {f"kept_share.{row['source'].replace('/', ':')}": row["kept_share"] for row in rows if len(rows) > 1}
-
-
-def draw_pool(folder: Path, store: PairStore, kind: PoolKind, size: int, seed: int) -> NDArray[np.int64]:
-    """Write ``texts.parquet``: ``size`` random passages, of all pairs or of each source; returns how many of each source.
-
-    A folder that has it is left as it is. Where there is a pool for each source, the passages stand by source.
-
-    Raises:
-        UserError: a pool for each source is asked for, and the pairs name no source.
-    """
-    if kind == "per_source" and "source" not in store.columns:
-        raise UserError(f"{store.folder}: pool: per_source needs a column 'source', which the pairs lack")
-    names, code_N = source_codes(store)
-    if (folder / TEXTS).is_file():
-        return np.bincount(read_parquet(folder / TEXTS, {"source": "int32"})["source"].to_numpy(), minlength=len(names))
-    if kind == "global":
-        rows = pool_rows(store.rows, size, seed)
-    else:
-        drawn = []
-        for name, own in zip(names, rows_by_source(code_N, len(names)), strict=True):
-            drawn.append(own[generator(seed, "pool", name).permutation(len(own))[:size]])
-        rows = np.sort(np.concatenate(drawn))
-    passages = take_rows(store, rows, ["passage"])["passage"]
-    order = np.argsort(code_N[rows], kind="stable") if kind == "per_source" else np.arange(len(rows))
-    texts = np.fromiter((text_id(p) for p in passages.to_pylist()), np.int64, len(rows))
-    write_parquet(folder / TEXTS, {"passage": passages.take(order), "text": texts[order], "source": code_N[rows][order]})
-    return np.bincount(code_N[rows], minlength=len(names))
-
-
-def embed_pool(folder: Path, embedder: EmbedTexts, rows: int, rows_per_part: int, **where: Any) -> None:
-    """Embed the drawn passages into one file, ``pool.npy``; the manifest, written last, says that it is whole.
-
-    Args:
-        rows: of the pool.
-        where: `run_parts`' engine and GPUs.
-    """
-    if (folder / MANIFEST).is_file():
-        return
-    parts = parts_of(folder / "part", rows, rows_per_part, lambda own: (folder, own), what="pool passages")
-    whole: Any = None
-    first = 0
-    with atomic_path(folder / EMBEDDINGS) as temporary:
-        for block in run_parts(EmbedPool(embedder), parts, title="embed the pool", unit="text", **where):
-            embeddings = block["embeddings"]
-            if whole is None:
-                whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(rows, embeddings.shape[1]))
-            whole[first : first + len(embeddings)] = embeddings
-            first += len(embeddings)
-        width = whole.shape[1]
-        whole.flush()
-        del whole
-    write_manifest(folder, kind=KIND, files=[TEXTS, EMBEDDINGS], rows=rows, width=width)
-    for part in parts:
-        part.path.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class EmbedPool:
-    """(the pool's folder, rows) -> ``embeddings`` of these passages."""
-
-    embedder: EmbedTexts
-
-    def __call__(self, work: tuple[Path, slice], progress: Progress) -> dict[str, NDArray[np.float32]]:
-        folder, rows = work
-        passages = read_parquet(folder / TEXTS, {"passage": "string"})["passage"][rows]
-        return self.embedder(("passage", passages.to_pylist()), progress)
+    if sources.codes is not None:
+        sources.codes.unlink()
+    metrics = {"pool": int(sizes.sum())} | decisions.overall(ranked=previous is not None)
+    return metrics | {f"kept_share.{row['source'].replace('/', ':')}": row["kept_share"] for row in records if len(records) > 1}
 
 
 @dataclass(frozen=True)
 class RankPairs:
-    """(rows, int32 source of each row, empty where all share a pool) -> ``rank`` int64 of each pair's own passage.
+    """Rows -> ``rank`` int64 of each pair's own passage, among the pool of its source where ``sources`` are given.
 
     It reports three steps for a pair: two texts embedded, one passage ranked.
     """
@@ -225,28 +157,32 @@ class RankPairs:
     pool: Path
     exact_up_to: int | None
     previous: Path | None
+    sources: RowSources | None
 
-    def __call__(self, work: tuple[slice, bytes], progress: Progress) -> dict[str, NDArray[np.int64]]:
-        run, codes = work
+    def __call__(self, run: slice, progress: Progress) -> dict[str, NDArray[np.int64]]:
         rows = np.arange(run.start, run.stop)
         rank_N = np.full(len(rows), NOT_RANKED, dtype=np.int64)
         if self.previous is not None:
-            kept = read_parquet(self.previous, {"keep": "bool"})["keep"].slice(run.start, len(rows))
-            rows = rows[kept.to_numpy(zero_copy_only=False)]
+            (kept,) = iter_parquet(self.previous, {"keep": "bool"}, len(rows), run.start, run.stop)
+            rows = rows[kept["keep"].to_numpy()]
         if not len(rows):
             return {"rank": rank_N}
-        table = take_rows(PairStore(self.pairs), rows, ["query", "passage"])
+        table = take_rows(self._store, rows, ["query", "passage"])
         passages = table["passage"].to_pylist()
         queries_ND = self.embedder.embed(table["query"].to_pylist(), "query", progress)
         passages_ND = self.embedder.embed(passages, "passage", progress)
         text_N = torch.tensor([text_id(p) for p in passages])
         places = rows - run.start
-        code_N = np.frombuffer(codes, np.int32)[places] if codes else np.zeros(len(rows), np.int32)
+        code_N = np.zeros(len(rows), np.int32) if self.sources is None else self.sources.of(rows)
         for code in np.unique(code_N).tolist():
             own = torch.from_numpy(np.flatnonzero(code_N == code))
-            ranks = self._pools(code if codes else None).ranks(queries_ND[own], passages_ND[own], text_N[own], progress)
+            ranks = self._pools(None if self.sources is None else code).ranks(queries_ND[own], passages_ND[own], text_N[own], progress)
             rank_N[places[own.numpy()]] = ranks.numpy()
         return {"rank": rank_N}
+
+    @cached_property
+    def _store(self) -> PairStore:
+        return PairStore(self.pairs)
 
     @cached_property
     def _pools(self) -> Any:
@@ -277,7 +213,7 @@ def _check(k: int, pool_size: int, pool: str, exact_up_to: int | None, rows_per_
 
 
 def _previous(path: Path, rows: int) -> Path:
-    found = len(read_parquet(path, {"keep": "bool"}))
+    found = parquet_rows(path, {"keep": "bool"})
     if found != rows:
         raise UserError(f"{path}: previous has {found} rows, the pairs {rows}; it is not of these pairs")
     return path

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from data_modules.pair_rows import kept_rows
-from data_modules.pair_store import PairStore
+from data_modules.order import SHUFFLED_ROWS, Permutation
+from data_modules.pair_rows import keep_masks
+from data_modules.pair_store import BLOCK_ROWS, PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.files.beir_layout import either, read_judgements, stored_texts
-from lightning_e5.files.parquet import write_parquet
+from lightning_e5.files.parquet import parquet_writer
 from lightning_e5.files.storage import write_text
+from lightning_e5.pipeline.fingerprint import result_version
 from lightning_e5.ranges import Count
-from lightning_e5.rng import generator
+from lightning_e5.rng import derive_seed, generator
 from lightning_e5.types import Qrels
 
 
 @configurable("stage")
+@result_version(2)  # of over a million pairs a computed permutation draws
 def draw_pairs(out: Path, *, pairs: Path, keep: Path | None = None, count: Count | None = None, seed: int) -> dict[str, float]:
     """Write ``keep.parquet``: a bool column ``keep``, a row per pair, true for the pairs drawn.
 
@@ -40,14 +44,40 @@ def draw_pairs(out: Path, *, pairs: Path, keep: Path | None = None, count: Count
     Source: paper table 7 (1 M pairs of all).
     """
     rows = PairStore(pairs).rows
-    able = np.arange(rows) if keep is None else kept_rows(keep, rows, pairs)
-    if count is not None and not 1 <= count <= len(able):
-        raise UserError(f"draw_pairs.count: {count} is not between 1 and the {len(able)} pairs that there are")
-    chosen = able if count is None else generator(seed, "draw").choice(able, size=count, replace=False)
-    drawn = np.zeros(rows, dtype=bool)
-    drawn[chosen] = True
-    write_parquet(out / "keep.parquet", {"keep": drawn})
-    return {"of": len(able), "pairs": int(drawn.sum())}
+
+    def masks() -> Iterator[NDArray[np.bool_]]:
+        return _all_rows(rows) if keep is None else keep_masks(keep, rows, pairs)
+
+    able = sum(int(mask.sum()) for mask in masks())
+    if count is not None and not 1 <= count <= able:
+        raise UserError(f"draw_pairs.count: {count} is not between 1 and the {able} pairs that there are")
+    is_drawn = _draw(able, count, seed)
+    seen = total = 0
+    with parquet_writer(out / "keep.parquet") as write:
+        for mask in masks():
+            drawn = mask.copy()
+            drawn[mask] = is_drawn(np.arange(seen, seen + int(mask.sum())))
+            seen += int(mask.sum())
+            total += int(drawn.sum())
+            write({"keep": drawn})
+    return {"of": able, "pairs": total}
+
+
+def _draw(able: int, count: int | None, seed: int) -> Callable[[NDArray[np.int64]], NDArray[np.bool_]]:
+    """Whether the n-th of ``able`` pairs is one of ``count`` drawn ones (None: all are), for an array of ``n``."""
+    if count is None:
+        return lambda numbers: np.ones(len(numbers), dtype=bool)
+    if able <= SHUFFLED_ROWS:
+        drawn = np.zeros(able, dtype=bool)
+        drawn[generator(seed, "draw").choice(able, size=count, replace=False)] = True
+        return lambda numbers: drawn[numbers]
+    permutation = Permutation(able, derive_seed(seed, "draw"))
+    return lambda numbers: permutation(numbers) < count
+
+
+def _all_rows(rows: int) -> Iterator[NDArray[np.bool_]]:
+    for first in range(0, rows, BLOCK_ROWS):
+        yield np.ones(min(BLOCK_ROWS, rows - first), dtype=bool)
 
 
 @configurable("stage")

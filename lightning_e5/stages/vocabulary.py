@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_modules.pair_store import PairStore
-from data_modules.token_cache import write_token_cache
+from data_modules.token_cache import TOKENISED_ROWS, stream_token_cache
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import UNTRAINED, start_of
+from lightning_e5.pipeline.fingerprint import result_version
 from lightning_e5.progress import progress
-from lightning_e5.ranges import Length
+from lightning_e5.ranges import Count, Length
 from lightning_e5.rng import seed_torch
 from lightning_e5.text import E5_PREFIXES, TextTokenizer
 from lightning_e5.types import Kind
 
+#: Texts of which document frequencies are counted: at least so many, where there are, and less than twice as many.
+COUNTED_TEXTS = 100_000
+_KINDS: dict[str, Kind] = {"query": "query", "passage": "passage"}
+
 
 @configurable("stage")
-def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Length | None = None, seed: int) -> dict[str, float]:
+@result_version(2)  # a vocabulary of a sample of many pairs; document frequencies over the texts that are counted
+def vocabulary(
+    out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Length | None = None, vocabulary_pairs: Count = 1_000_000, seed: int
+) -> dict[str, float]:
     """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
 
     Args:
@@ -32,21 +42,26 @@ def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Le
         pairs: folder of pairs (see `PairStore`).
         encoder: what to start from.
         train_length: tokens per text of ``tokens/``, for a training on shorter texts than the encoder reads; by default the encoder's.
+        vocabulary_pairs: of more pairs than these, every n-th is what a vocabulary is trained on, and n the smallest number for which they
+            are not more.
         seed: of the untrained weights.
 
     Returns:
-        Vocabulary size, parameters, tokens, share of texts cut at the length limit.
+        Vocabulary size, parameters, tokens, share of texts cut at the length limit; pairs that a vocabulary was trained on.
     """
     pool = _Pool(pairs)
+    counts: dict[str, float] = {}
     if encoder.pretrained is not None:
         start = model_folder(encoder.pretrained)
         model = encoder.load_pretrained(start)
         tokenizer = model.tokenizer
     else:
-        backend = train_wordpiece(pool.queries, pool.passages, encoder.vocab_size)
+        every = -(-pool.rows // vocabulary_pairs)
+        counts["vocabulary_pairs"] = -(-pool.rows // every)
+        backend = train_wordpiece_from(lambda: pool.texts(every), int(counts["vocabulary_pairs"]), encoder.vocab_size)
         assert encoder.max_length is not None  # as the spec of an untrained encoder has it
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
-    counts = pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
+    counts |= pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
     if encoder.pretrained is None:
         model = pool.untrained_encoder(encoder, tokenizer, seed)
     model.save_pretrained(out / "encoder")
@@ -55,6 +70,7 @@ def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Le
 
 
 @configurable("stage")
+@result_version(2)  # document frequencies over the texts that are counted
 def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = None, seed: int) -> dict[str, float]:
     """Write ``tokens/``, the tokens of other pairs by an encoder's tokenizer, and, with ``spec``, ``encoder/`` (an untrained one).
 
@@ -87,30 +103,55 @@ def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = 
 
 
 class _Pool:
-    """The texts of a folder of pairs."""
+    """The texts of a folder of pairs, read block by block as often as they are wanted."""
 
     def __init__(self, pairs: Path) -> None:
         self.store = PairStore(pairs)
-        table = self.store.read(["query", "passage"])
-        self.queries, self.passages = table["query"].to_pylist(), table["passage"].to_pylist()
+        self.rows = self.store.rows
+
+    def blocks(self) -> Iterator[dict[str, list[str]]]:
+        """Column -> texts."""
+        for table in self.store.iter_batches(list(_KINDS), TOKENISED_ROWS):
+            yield {name: table[name].to_pylist() for name in _KINDS}
+
+    def texts(self, every: int, first: int = 0, columns: Sequence[str] = tuple(_KINDS)) -> Iterator[list[str]]:
+        """Some columns' texts of the pair ``first`` and every n-th after it, in lists."""
+        for table in self.store.iter_batches(columns, TOKENISED_ROWS):
+            rows = len(table)
+            for name in columns:
+                yield table[name].take(np.arange(first, rows, every)).to_pylist()
+            first = (first - rows) % every if first < rows else first - rows
 
     def write_tokens(self, folder: Path, tokenizer: TextTokenizer) -> dict[str, float]:
-        texts = 2 * len(self.queries)
+        texts = 2 * self.rows
         with progress(texts, "tokenise", "text") as bar:
-            columns: dict[str, tuple[list[str], Kind]] = {"query": (self.queries, "query"), "passage": (self.passages, "passage")}
-            manifest = write_token_cache(folder, columns, tokenizer, progress=bar, sources=self.store.sources)
+            manifest = stream_token_cache(
+                folder, self.blocks(), _KINDS, self.rows, tokenizer, progress=bar, sources=self.store.sources
+            )
         return {"tokens": manifest["tokens"], "texts_at_length_limit": manifest["texts_at_length_limit"] / texts}
 
     def untrained_encoder(self, spec: EncoderSpec, tokenizer: TextTokenizer, seed: int) -> TextEncoder:
-        counts = document_frequency(tokenizer, [*self.queries, *self.passages])
+        # Every n-th text of all queries and then all passages.
+        every = max(1, 2 * self.rows // COUNTED_TEXTS)
+        counts = document_frequency(tokenizer, itertools.chain(self.texts(every, 0, ["query"]), self.texts(every, -self.rows % every, ["passage"])))
         seed_torch(seed)
-        return spec.build(tokenizer, counts, 2 * len(self.queries))
+        return spec.build(tokenizer, counts, -(-2 * self.rows // every))
 
 
 def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:
+    """`train_wordpiece_from` of lists."""
+    return train_wordpiece_from(lambda: (queries, passages), len(queries), size)
+
+
+def train_wordpiece_from(texts: Callable[[], Iterable[list[str]]], pairs: int, size: int) -> Any:
     """A lower-casing WordPiece tokenizer trained on the pool, with BERT's special tokens.
 
     The prefixes' words are part of the training text, so that they are whole tokens.
+
+    Args:
+        texts: gives the texts, lists of them; they are gone through twice. What is held is a count for each distinct word.
+        pairs: that the texts are of.
+        size: of the vocabulary.
     """
     from collections import Counter
 
@@ -129,15 +170,15 @@ def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:
     # The trainer breaks ties by numbers that it gives to continuing characters in the order of a hash table, another one
     # in every process; numbered beforehand, they are the same, and so are the vocabulary and its order.
     counts: Counter[str] = Counter()
-    for text in (*queries, *passages):
+    for text in itertools.chain.from_iterable(texts()):
         counts.update(learner.normalizer.normalize_str(text))
     common = sorted(c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:1000] if not c.isspace())
     continuing = ["##" + c for c in common]
     trainer = trainers.WordPieceTrainer(
         vocab_size=size, special_tokens=[*special, *continuing], initial_alphabet=common, show_progress=False
     )
-    prefixes = [E5_PREFIXES.query, E5_PREFIXES.passage] * max(2, len(queries) // 4)
-    learner.train_from_iterator([*queries, *passages, *prefixes], trainer)
+    prefixes = itertools.repeat([E5_PREFIXES.query, E5_PREFIXES.passage], max(2, pairs // 4))
+    learner.train_from_iterator(itertools.chain(texts(), prefixes), trainer)
     tokens = [*special, *sorted(set(learner.get_vocab()) - set(special))]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = empty(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -147,11 +188,12 @@ def train_wordpiece(queries: list[str], passages: list[str], size: int) -> Any:
     return tokenizer
 
 
-def document_frequency(tokenizer: TextTokenizer, texts: list[str]) -> np.ndarray:
-    """int64 ``[V]``: texts that hold each token (of at most 100,000 texts)."""
+def document_frequency(tokenizer: TextTokenizer, texts: Iterable[list[str]]) -> np.ndarray:
+    """int64 ``[V]``: texts that hold each token; the texts come in lists."""
     counts = np.zeros(tokenizer.backend.get_vocab_size(), dtype=np.int64)
-    ids, lengths = tokenizer.encode(texts[:: max(1, len(texts) // 100_000)], "passage")
-    text_T = np.repeat(np.arange(len(lengths)), lengths)
-    seen = np.unique(text_T.astype(np.int64) * len(counts) + ids)
-    np.add.at(counts, seen % len(counts), 1)
+    for block in texts:
+        ids, lengths = tokenizer.encode(block, "passage")
+        text_T = np.repeat(np.arange(len(lengths)), lengths)
+        seen = np.unique(text_T.astype(np.int64) * len(counts) + ids)
+        np.add.at(counts, seen % len(counts), 1)
     return counts

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data_modules import pair_rows, pair_store
+from data_modules.pair_rows import keep_masks, kept_rows, row_sources, source_codes, take_rows
 from data_modules.pair_store import PairShard, PairStore, shard_name
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import write_parquet
@@ -88,3 +91,41 @@ def test_mistakes_are_named(sharded: Path, tmp_path_factory: pytest.TempPathFact
     (sharded / "pairs.json").unlink()
     with pytest.raises(UserError, match="unfinished"):
         PairStore(sharded)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_rows, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(pair_store, "BLOCK_ROWS", 2)
+
+
+@pytest.mark.parametrize("rows", [[], [0], [8], [0, 1, 2], [1, 4, 5, 8], [2, 3], list(range(9))])
+def test_rows_taken_block_by_block_are_those_of_the_whole(sharded: Path, small_blocks: None, rows: list[int]) -> None:
+    store = PairStore(sharded)
+    whole = store.read(["query", "id"])
+    found = take_rows(store, np.array(rows, np.int64), ["query", "id"])
+    assert found.to_pydict() == whole.take(np.array(rows, np.int64)).to_pydict()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_sources_of_rows_are_those_of_a_table_of_all(tmp_path: Path, small_blocks: None, mixed: bool) -> None:
+    names = ["b", "b", "a", "b", "c", "a", "a"] if mixed else ["b", "b", "b", "a", "a", "c", "c"]
+    write_parquet(tmp_path / "pairs.parquet", columns("x", 0, 7) | {"source": names})
+    store = PairStore(tmp_path)
+    expected, code_N = source_codes(store)
+    found = row_sources(store, tmp_path / "codes")
+    assert (found.codes is not None) == mixed and list(found.names) == expected
+    assert found.of(np.arange(7)).tolist() == code_N.tolist() == [expected.index(name) for name in names]
+    assert found.of(np.array([6, 2])).tolist() == code_N[[6, 2]].tolist()
+    assert [first for first, _ in found.blocks(7)] == [0, 2, 4, 6]
+    write_parquet(tmp_path / "pairs.parquet", {"query": ["q"], "passage": ["p"]})
+    assert row_sources(PairStore(tmp_path), tmp_path).of(np.arange(1)).tolist() == [0]
+
+
+def test_a_filters_decisions_block_by_block(tmp_path: Path, small_blocks: None) -> None:
+    keep = np.array([True, False, False, True, True])
+    write_parquet(tmp_path / "ranks.parquet", {"keep": keep})
+    assert [mask.tolist() for mask in keep_masks(tmp_path / "ranks.parquet", 5, tmp_path)] == [[True, False], [False, True], [True]]
+    assert kept_rows(tmp_path / "ranks.parquet", 5, tmp_path).tolist() == [0, 3, 4]
+    with pytest.raises(UserError, match=r"ranks\.parquet: has 5 rows where .* has 6 pairs"):
+        kept_rows(tmp_path / "ranks.parquet", 6, tmp_path)

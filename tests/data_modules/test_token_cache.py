@@ -6,14 +6,16 @@ import pickle
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from data_modules.token_cache import TokenCache, write_token_cache
+from data_modules.token_cache import TokenCache, stream_token_cache, write_token_cache
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import read_checked, verify_manifest, write_checked
-from lightning_e5.text import TextTokenizer, text_id
+from lightning_e5.text import TextTokenizer, text_id, texts_digest
 
 
 def cached(directory: Path, texts: Sequence[str], tokenizer: TextTokenizer, shard_rows: int = 1000) -> TokenCache:
@@ -114,3 +116,43 @@ def test_sent_to_another_process_it_is_its_place_not_its_content(tmp_path: Path,
     sent = pickle.dumps(cache)
     assert len(sent) < 2000, "a cache of hundreds of gigabytes cannot be copied into every data-loading process"
     assert np.array_equal(pickle.loads(sent).gather("query", rows)[0], found[0])
+
+
+def shard_of(columns: dict[str, tuple[list[str], str]], rows: slice, tokenizer: TextTokenizer, path: Path) -> bytes:
+    """A shard as one batch of arrays in memory, written at once."""
+    arrays: dict[str, Any] = {}
+    for name, (texts, kind) in columns.items():
+        ids, lengths = tokenizer.encode(texts[rows], kind)  # type: ignore[arg-type]
+        arrays[name] = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), ids)
+        arrays[f"{name}_text"] = pa.array(np.array([text_id(t) for t in texts[rows]]))
+    batch = pa.record_batch(arrays)
+    with pa.ipc.new_file(str(path), batch.schema) as writer:
+        writer.write_batch(batch)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("block", [1, 13, 64])
+def test_texts_that_come_in_blocks_give_the_files_of_texts_in_memory(tmp_path: Path, texts: list[str], small_tokenizer: TextTokenizer, block: int) -> None:
+    texts = [*texts[:90], "", "\ud800 lone"]
+    columns = {"query": (texts, "query"), "passage": (texts[::-1], "passage")}
+    write_token_cache(tmp_path / "whole", columns, small_tokenizer, shard_rows=40)  # type: ignore[arg-type]
+    blocks = ({name: of[first : first + block] for name, (of, _) in columns.items()} for first in range(0, len(texts), block))
+    kinds: Any = {"query": "query", "passage": "passage"}
+    stream_token_cache(tmp_path / "blocks", blocks, kinds, len(texts), small_tokenizer, shard_rows=40)
+    names = [*(f"tokens-{number:05d}.arrow" for number in range(3)), "manifest.json"]
+    for folder in ("whole", "blocks"):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == sorted(names)
+    for number, name in enumerate(names):
+        found = (tmp_path / "blocks" / name).read_bytes()
+        assert found == (tmp_path / "whole" / name).read_bytes()
+        if name != "manifest.json":
+            own = slice(40 * number, 40 * number + 40)
+            assert found == shard_of(columns, own, small_tokenizer, tmp_path / name)
+            assert found != shard_of({"query": (texts[::-1], "query"), "passage": (texts, "passage")}, own, small_tokenizer, tmp_path / name)
+    assert read_checked(tmp_path / "blocks" / "manifest.json")["texts"]["query"] == texts_digest(texts)
+
+
+def test_a_tokenizer_that_fails_leaves_no_cache(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    with pytest.raises(UserError, match="number 1 is a int, not a text"):
+        stream_token_cache(tmp_path, [{"query": ["a", 3]}], {"query": "query"}, 2, small_tokenizer)  # type: ignore[dict-item,list-item]
+    assert list(tmp_path.iterdir()) == []

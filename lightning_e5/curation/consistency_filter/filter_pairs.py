@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_modules.pair_rows import text_pairs
+from lightning_e5.curation.consistency_filter.pool import pool_rows
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.curation.engines.inference import embedded
 from lightning_e5.curation.engines.run_parts import Progress
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.progress import progress
-from lightning_e5.rng import generator
 from lightning_e5.text import check_texts, text_id
 from lightning_e5.types import Kind, TextPair
 
@@ -78,11 +78,6 @@ def filter_pairs(
             rank_N[part] = ranking.ranks(queries_ND, passages_ND, _text_ids(passages[part]), bar).numpy()
     keep_N = rank_N <= keep_top
     return FilteredPairs([row for row, stays in zip(rows, keep_N, strict=True) if stays], rank_N, keep_N)
-
-
-def pool_rows(rows: int, size: int, seed: int) -> NDArray[np.int64]:
-    """The rows of a global pool, at most ``size`` of ``rows``, rising."""
-    return np.sort(generator(seed, "pool").permutation(rows)[:size])
 
 
 def _embedded(encoder: TextEncoder, texts: Sequence[str], kind: Kind, bar: Progress) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.ccpairs.datamodule import CCPairsDataModule
+from data_modules.ccpairs.datamodule import HOLD_OUT, CCPairsDataModule
+from data_modules.order import Permutation
 from data_modules.token_cache import TokenCache, write_token_cache
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import write_parquet
@@ -128,3 +130,40 @@ def test_tokens_without_sources(tmp_path: Path, texts: list[str], small_tokenize
         module(tmp_path, alpha=0.5)
     with pytest.raises(UserError, match="the sources have 9 rows, the texts 10"):
         write_token_cache(tmp_path, columns, small_tokenizer, sources={"a": 9})
+
+
+def rows_in_memory(data: CCPairsDataModule, keep: np.ndarray, chosen: list[str], texts: list[str]) -> np.ndarray:
+    """The rows that the order's numbers stand for, as one array: kept ones, source after source, without those with a held-out text."""
+    starts = dict(zip(SIZES, np.cumsum([0, *SIZES.values()])[:-1].tolist(), strict=True))
+    rows = np.concatenate([[row for row in range(starts[name], starts[name] + SIZES[name]) if keep[row]] for name in chosen]).astype(np.int64)
+    held_out = rows[Permutation(len(rows), HOLD_OUT)(np.arange(len(data.held_out)))]
+    assert np.array_equal(held_out, data.held_out)
+    taken = {texts[row] for row in held_out}
+    return np.array([row for row in rows if texts[row] not in taken])
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({}, list(SIZES)),
+        ({"alpha": 0.5}, list(SIZES)),
+        ({"weights": {"large": 3, "small": 0, "middle": 1}, "one_source_per_batch": True}, ["large", "middle"]),
+        ({"weights": {"large": 0, "small": 0, "middle": 1}}, ["middle"]),
+    ],
+)
+@pytest.mark.parametrize("hold_out", [0, 3])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_batches_are_those_of_an_array_of_the_kept_rows(
+    tmp_path: Path, tokens: Path, texts: list[str], settings: dict[str, Any], chosen: list[str], hold_out: int, filtered: bool
+) -> None:
+    keep = np.random.default_rng(1).random(ROWS) < 0.7 if filtered else np.ones(ROWS, bool)
+    write_parquet(tmp_path / "ranks.parquet", {"keep": keep})
+    given = {"keep": tmp_path / "ranks.parquet"} if filtered else {}
+    data = module(tokens, batch_size=4, hold_out=hold_out, **given, **settings)
+    rows = rows_in_memory(data, keep, chosen, texts)
+    assert data.pairs == len(rows)
+    found = drawn(data, 30)
+    assert found == [rows[data.order.rows(step)].tolist() for step in range(30)]
+    assert found != [rows[::-1][data.order.rows(step)].tolist() for step in range(30)]  # negative control
+    copied = pickle.loads(pickle.dumps(data.kept))
+    assert copied is None or np.array_equal(copied[np.arange(len(rows))], rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,3 +56,56 @@ def test_parquet_variants_are_the_same_to_a_reader(tmp_path: Path) -> None:
     table = parquet.read_parquet([tmp_path / "a.parquet", tmp_path / "b.parquet"], {"q": "string", "n": "list<string>"})
     assert table.to_pydict() == {"q": ["a", "ü", "b"], "n": [["x"], ["y", "z"], ["w"]]}
     assert pq.ParquetFile(tmp_path / "b.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_written_block_by_block_it_has_the_same_bytes(tmp_path: Path) -> None:
+    """Across the end of a row group; the negative control is a value more."""
+    rows = parquet.ROW_GROUP + 1000
+    columns = {"rank": np.arange(rows) % 97, "keep": np.arange(rows) % 3 == 0}
+    parquet.write_parquet(tmp_path / "whole.parquet", columns)
+    for block in (333_333, rows):
+        with parquet.parquet_writer(tmp_path / "blocks.parquet") as write:
+            for first in range(0, rows, block):
+                write({name: values[first : first + block] for name, values in columns.items()})
+        assert (tmp_path / "blocks.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    with parquet.parquet_writer(tmp_path / "blocks.parquet") as write:
+        write({name: values[:-1] for name, values in columns.items()})
+    assert (tmp_path / "blocks.parquet").read_bytes() != (tmp_path / "whole.parquet").read_bytes()
+    with pytest.raises(RuntimeError), parquet.parquet_writer(tmp_path / "broken.parquet") as write:
+        write({"rank": [1]})
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocks.parquet", "whole.parquet"]
+
+
+def test_read_block_by_block_it_is_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"query": [f"text {row}" for row in range(1000)], "keep": [row % 3 == 0 for row in range(1000)], "other": [1] * 1000})
+    types = {"keep": "bool", "query": "string"}
+    for group in (7, 100, 1000):
+        pq.write_table(table, path, row_group_size=group)
+        whole = parquet.read_parquet(path, types)
+        for rows, first, stop in ((64, 0, None), (1000, 0, None), (33, 95, 207), (5, 999, 1000), (10, 400, 400), (2000, 10, 5000)):
+            blocks = list(parquet.iter_parquet(path, types, rows, first, stop))
+            expected = whole.slice(first, (stop or 1000) - first)
+            assert [len(block) for block in blocks[:-1]] == [rows] * (len(blocks) - 1)
+            assert pa.concat_tables([whole.slice(0, 0), *blocks]).equals(expected)
+            assert len(blocks) == -(-len(expected) // rows)
+
+
+def test_a_wrong_value_in_a_later_block_is_named_by_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"query": ["a"] * 50 + [None] + ["b"] * 9}), path, row_group_size=16)
+    with pytest.raises(UserError, match="row 50, column 'query' is null"):
+        list(parquet.iter_parquet(path, {"query": "string"}, 8))
+    with pytest.raises(UserError, match="row 50, column 'query' is null"):
+        list(parquet.iter_parquet(path, {"query": "string"}, 8, 45))
+    bad = pa.Array.from_buffers(pa.string(), 3, [None, pa.array([0, 1, 2, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xffb")])
+    pq.write_table(pa.table({"query": bad}), path, row_group_size=1)
+    with pytest.raises(UserError, match="row 1, column 'query' is not valid UTF-8"):
+        list(parquet.iter_parquet(path, {"query": "string"}, 1))
+    for columns, message in (({"passage": "string"}, "lacks the column 'passage'"), ({"query": "int64"}, "holds string, not int64")):
+        with pytest.raises(UserError, match=message):
+            list(parquet.iter_parquet(path, columns, 8))
+    with pytest.raises(UserError, match=r"absent\.parquet: no such file"):
+        parquet.parquet_rows(tmp_path / "absent.parquet", {"query": "string"})
+    assert parquet.parquet_rows(path, {"query": "string"}) == 3

@@ -9,7 +9,8 @@ import pytest
 
 from lightning_e5.curation.consistency_filter import filter_pairs as module
 from lightning_e5.curation.consistency_filter import rank_counting
-from lightning_e5.curation.consistency_filter.filter_pairs import filter_pairs, pool_rows
+from lightning_e5.curation.consistency_filter.filter_pairs import filter_pairs
+from lightning_e5.curation.consistency_filter.pool import pool_rows
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.retrieval.exact import exact_scores
