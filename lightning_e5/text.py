@@ -43,6 +43,11 @@ class Prefixes:
     query: str = "query: "
     passage: str = "passage: "
 
+    def __post_init__(self) -> None:
+        for prefix in (self.query, self.passage):
+            if not isinstance(prefix, str) or encodable(prefix) != prefix:
+                raise UserError(f"prefixes: {prefix!r} is not a text that UTF-8 can hold")
+
     def of(self, kind: Kind) -> str:
         """The prefix of ``kind``; ValueError for anything but ``query`` and ``passage``."""
         if kind == "query":
@@ -164,8 +169,10 @@ class TextTokenizer:
         return cls(backend, prefixes, max_length)
 
     def replaced(self, *, prefixes: Prefixes | None = None, max_length: int | None = None) -> TextTokenizer:
-        """The same tokenizer with other prefixes or another length limit; None for its own."""
-        return _restored(self._source, prefixes or self.prefixes, max_length or self.max_length, self.settings, self.lower_case)
+        """The same tokenizer with other prefixes or another length limit; None for its own; UserError as `check_room`."""
+        made = _restored(self._source, prefixes or self.prefixes, max_length or self.max_length, self.settings, self.lower_case)
+        made.check_room()
+        return made
 
     def cut_at(self, max_length: int | None) -> TextTokenizer:
         """The same tokenizer with another length limit; itself for None."""
@@ -192,6 +199,12 @@ class TextTokenizer:
         check_texts(texts)
         prefix = self.prefixes.of(kind)
         return _concatenate(self.backend.encode_batch_fast([prefix + encodable(t) for t in texts]))
+
+    def check_room(self) -> None:
+        """UserError for a prefix that fills the length limit, so that all texts would be the same tokens."""
+        longest = max(self.prompt_length("query"), self.prompt_length("passage"))
+        if longest + 1 >= self.max_length:
+            raise UserError(f"max_length: {self.max_length} leaves no room behind a prefix of {longest} tokens")
 
     def prompt_length(self, kind: Kind) -> int:
         """Tokens of the prefix of ``kind`` with what stands before it, as sentence-transformers counts them; 0 without a prefix."""

@@ -53,7 +53,7 @@ class LoadedModel:
         bf16 = runs_in_bf16(self.model.precision, next(self.model.parameters()).device)
         return TextsRead(
             {kind: tokenizer.prefixes.of(kind) for kind in texts}, tokenizer.max_length, longer / total if total else 0.0,
-            "bf16" if bf16 else "fp32", "cosine" if compares_by_cosine(self.model) else "dot", self.prefix_ablation,
+            "bf16" if bf16 else "fp32", "cosine" if compares_by_cosine(self.model) else "dot", self.prefix_ablation, self.model.head.settings.truncate_dim,
         )  # fmt: skip
 
 
@@ -69,6 +69,7 @@ class ModelSpec:
         prefixes: put before an encoder's texts; those that its folder stores by default.
         max_length: tokens per text of an encoder; what its folder stores by default.
         prefix_ablation: allow prefixes other than a folder's own.
+        truncate_dim: the first values of an encoder's embeddings that are compared; what its folder stores by default.
     """
 
     name: str
@@ -77,12 +78,15 @@ class ModelSpec:
     prefixes: Prefixes | None = None
     max_length: int | None = None
     prefix_ablation: bool = False
+    truncate_dim: int | None = None
 
     def load(self) -> LoadedModel:
         """The model; UserError for a folder that holds none, or prefixes other than those stored."""
         if not isinstance(self.model, Path):
             return LoadedModel(self.model, record_of(self.model))
         if (words := self.model / _WORD_VECTORS).is_dir():
+            if self.truncate_dim is not None:
+                raise UserError(f"{words}: truncate_dim: averaged word vectors have no dimensions that can be left out; name encoders")
             return LoadedModel(WordVectors.load(words), read_record(words))
         directory = encoder_directory(self.model)
         if not directory.is_dir():
@@ -95,7 +99,9 @@ class ModelSpec:
                 f"{directory}: the model stores the prefixes {own.query!r} and {own.passage!r}, not {given.query!r} and "
                 f"{given.passage!r}; its figures would not be its own (prefix_ablation allows it and labels the rows)"
             )
-        encoder = TextEncoder.from_pretrained(directory, prefixes=given, max_length=self.max_length, precision=self.precision)
+        encoder = TextEncoder.from_pretrained(
+            directory, prefixes=given, max_length=self.max_length, precision=self.precision, truncate_dim=self.truncate_dim
+        )  # fmt: skip
         return LoadedModel(encoder.to(inference_device()), read_record(directory), differs)
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 #: The ways of pooling that sentence-transformers has, in the order in which it joins the vectors of several.
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
+#: Those that a training starts with, by the names that a YAML gives them.
+Pooling = Literal["mean", "cls", "last"]
+POOLING_NAMES: dict[str, PoolingMode] = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 
 class LengthRun(NamedTuple):

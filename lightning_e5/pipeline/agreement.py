@@ -17,6 +17,7 @@ from lightning_e5.config.experiment import Node, outside_path
 from lightning_e5.config.known_encoders import KNOWN_ENCODERS
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.result_row import evaluated_encoders
 
 #: Arguments by which stages take another's result, and what it has to be.
 _WANTED = {"encoder": "encoder", "tokens": "tokens", "ranked": "ranked", "keep": "keep", "pairs": "pairs", "teacher": "cross encoder", "validation_collections": "collection"}
@@ -267,11 +268,10 @@ def _evaluate(stage: _Stage) -> Facts:
     from lightning_e5.evaluation.beir.metrics import parse_metric
 
     inputs = stage.node.get("inputs") or {}
-    models = [*(inputs.get("encoders") or {}), *(stage.value("baselines") or {}), *(stage.value("fusions") or {}), *(["word-vectors"] if "word_vectors" in inputs else [])]
+    models = [*evaluated_encoders(stage.node), *(stage.value("baselines") or {}), *(stage.value("fusions") or {}), *(["word-vectors"] if "word_vectors" in inputs else [])]
     if not models:
         raise UserError(f"{stage.key}: names no model to evaluate (encoders, word_vectors or baselines)")
-    reference = stage.value("reference")
-    named = [("reference", reference)] if reference is not None else []
+    named = [("reference", name) for name in [stage.value("reference")] if name is not None]
     for model, others in (stage.value("previous") or {}).items():
         named += [("previous", name) for name in (model, *([others] if isinstance(others, str) else others))]
     for argument, name in named:

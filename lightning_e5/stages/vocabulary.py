@@ -46,6 +46,7 @@ def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Le
         backend = train_wordpiece(pool.queries, pool.passages, encoder.vocab_size)
         assert encoder.max_length is not None  # as the spec of an untrained encoder has it
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
+        tokenizer.check_room()
     counts = pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
     if encoder.pretrained is None:
         model = pool.untrained_encoder(encoder, tokenizer, seed)
