@@ -24,7 +24,6 @@ from lightning_e5.training.reciprocal_rank import reciprocal_ranks
 from lightning_e5.training.token_dropout import drop_inner_tokens
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 
-
 #: Of a dimension in the sum of the losses.
 DimensionWeight = Annotated[float, Range(0, 1e6, above=True)]
 
