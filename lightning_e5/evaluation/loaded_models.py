@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.baselines.fusion import FusedModels, all_trainings
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir.retrieval import Searcher
+from lightning_e5.evaluation.truncated import TruncatedEncoder, WholeEmbeddings
 from lightning_e5.files.storage import check_component
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
@@ -109,12 +110,32 @@ def load_models(specs: Sequence[ModelSpec] | Mapping[str, str | Path | Searcher 
     """The models by name, in their order; UserError for none, or as `ModelSpec.load` and `model_folder`."""
     if isinstance(specs, Mapping):
         specs = [ModelSpec(name, model_folder(model) if isinstance(model, str) else model) for name, model in specs.items()]
-    models = {spec.name: spec.load() for spec in specs}
+    models = _loaded(specs)
     if not models:
         raise UserError("evaluate: no model to evaluate (give encoders, word_vectors or baselines)")
     for name in models:
         if check_component(name, "evaluate: a model").endswith(".json"):
             raise UserError(f"evaluate: a model: {name!r} could be the name of a table; give it another")
+    return models
+
+
+def _loaded(specs: Sequence[ModelSpec]) -> dict[str, LoadedModel]:
+    """Each by itself, but for those that differ in their dimensions alone: they share one encoder, and what it embeds."""
+    encoders = [replace(spec, name="", truncate_dim=None) if isinstance(spec.model, Path) and spec.truncate_dim is not None else None for spec in specs]
+    models: dict[str, LoadedModel] = {}
+    shared: dict[ModelSpec, tuple[LoadedModel, WholeEmbeddings]] = {}
+    for spec, encoder in zip(specs, encoders, strict=True):
+        if encoder is None or encoders.count(encoder) == 1:
+            models[spec.name] = spec.load()
+            continue
+        if encoder not in shared:
+            loaded = spec.load()
+            shared[encoder] = (loaded, WholeEmbeddings(loaded.model))
+        loaded, whole = shared[encoder]
+        try:
+            models[spec.name] = replace(loaded, model=TruncatedEncoder(whole, spec.truncate_dim or 0))
+        except UserError as error:
+            raise UserError(f"{spec.model}: {error}") from None
     return models
 
 

@@ -131,6 +131,10 @@ class EmbeddingHead(nn.Module):
         embeddings_BD = pool(states_TD, runs, self.settings.modes, 0 if self.settings.include_prompt else prompt)
         for layer in self.layers:
             embeddings_BD = layer(embeddings_BD)
+        return self.first_values(embeddings_BD)
+
+    def first_values(self, embeddings_BD: Tensor) -> Tensor:
+        """What is used of whole embeddings: ``[B, full_width] -> [B, width]``."""
         if self.settings.truncate_dim is None:
             return embeddings_BD
         # sentence-transformers truncates behind its last module, which only a dot product can tell from before it.

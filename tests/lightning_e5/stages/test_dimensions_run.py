@@ -146,3 +146,7 @@ def test_names_of_models_at_dimensions(run: Path) -> None:
         changed = {**node, "stages": {**node["stages"], "evaluate": {**node["stages"]["evaluate"], **changes}}}
         with pytest.raises(UserError, match=message):
             check_experiment(changed, paths=False)
+    start = {**node["stages"]["start"], "encoder": {**node["stages"]["start"]["encoder"], "pretrained": "google-bert/bert-base-uncased"}}
+    pretrain = {**node["stages"]["pretrain"], "module": {**node["stages"]["pretrain"]["module"], "dimensions": [1024, 768]}}
+    with pytest.raises(UserError, match=r"stages\.pretrain\.module\.dimensions: 1024 is above the 768 values of the encoder's embeddings"):
+        check_experiment({**node, "stages": {**node["stages"], "start": start, "pretrain": {**pretrain, "module": {**pretrain["module"], "dimension_weights": None}}}}, paths=False)
