@@ -29,6 +29,15 @@ _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\w+")
 
 
+def encodable(text: str) -> str:
+    """The text with lone surrogates replaced, which UTF-8 cannot hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Prefixes:
     """The strings put before a query and a passage, stored with every trained encoder.
@@ -287,12 +296,3 @@ def _concatenate(encodings: Sequence[Any]) -> tuple[IntArray, IntArray]:
     lengths = np.fromiter((len(ids) for ids in lists), dtype=np.int64, count=len(lists))
     ids = np.fromiter(itertools.chain.from_iterable(lists), dtype=np.int32, count=int(lengths.sum()))
     return ids, lengths
-
-
-def encodable(text: str) -> str:
-    """The text with lone surrogates replaced, which UTF-8 cannot hold."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode("utf-8")
-    return text

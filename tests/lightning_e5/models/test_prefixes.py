@@ -21,7 +21,7 @@ from tests.lightning_e5.models.folders import write_folder
 TEXTS = ["long bridge river", "the song about the Sea", " a list", ""]
 PREFIXES = [
     ("", ""), ("", "the text: "), ("query: ", ""), ("query:", "passage:   "), ("  ask:\t", "p\n"), ("質問：", "é ß 文書： "),
-    ("{query} %s \\ \"'", "[SEP] </s> "), ("Represent this sentence for searching relevant passages: ", ""),
+    ("{query} %s \\ \"'", "[SEP] </s> "), ("the long list of ", ""),
 ]  # fmt: skip
 
 
@@ -35,12 +35,7 @@ def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("given", PREFIXES)
 def test_what_the_spec_says_is_what_every_reader_puts_there(start: Path, tmp_path: Path, given: tuple[str, str]) -> None:
     prefixes = Prefixes(*given)
-    length = None if len(given[0]) < 30 else 38
-    if start.parent.name.startswith("roberta") and len(given[0]) > 30:  # a token per letter
-        with pytest.raises(UserError, match="leaves no room behind a prefix"):
-            EncoderSpec(pretrained=str(start), max_length=length, prefixes={"query": given[0], "passage": given[1]}).load_pretrained(start)
-        return
-    encoder = EncoderSpec(pretrained=str(start), max_length=length, prefixes={"query": given[0], "passage": given[1]}).load_pretrained(start)
+    encoder = EncoderSpec(pretrained=str(start), max_length=None, prefixes={"query": given[0], "passage": given[1]}).load_pretrained(start)
     encoder.save_pretrained(tmp_path / "model")
     assert stored_settings(tmp_path / "model").prefixes == prefixes
     again = TextEncoder.from_pretrained(tmp_path / "model", training_start=True)
@@ -67,6 +62,8 @@ def test_only_the_very_same_prefix_is_evaluated(start: Path, tmp_path: Path) -> 
 
 
 def test_prefixes_that_cannot_be(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model: max_length: 38 leaves no room behind a prefix of 37 tokens"):
+        TextEncoder.from_pretrained(start, prefixes=Prefixes("a song " * 40, ""))
     with pytest.raises(UserError, match="not a text that UTF-8 can hold"):
         Prefixes("a \ud800", "")
     with pytest.raises(UserError, match="prefixes: 5 is not a text"):

@@ -44,7 +44,7 @@ def unit(count: int, seed: int) -> torch.Tensor:
 
 
 def cut(rows: torch.Tensor, width: int) -> torch.Tensor:
-    return rows[:, :width] / rows[:, :width].square().sum(1, keepdim=True).sqrt()
+    return rows if width == WIDTH else rows[:, :width] / rows[:, :width].square().sum(1, keepdim=True).sqrt()
 
 
 def make(scheme: type[BiEncoderModule], small_bert: Any, **options: Any) -> Any:
