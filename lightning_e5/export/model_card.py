@@ -98,11 +98,10 @@ def _dimensions(directory: Path, values: int) -> list[str]:
     ]
 
 
-def _evaluated(one: CardResult, truncated: bool) -> str:
-    """The set of a result, with its dimensions where the exported embeddings or those that were evaluated are truncated."""
-    if one.dimensions is None and not truncated:
-        return one.set
-    return f"{one.set} ({'all' if one.dimensions is None else one.dimensions} dimensions)"
+def _dataset(one: CardResult, truncated: bool) -> dict[str, str | None]:
+    """The set of a result as the Hub has it; a configuration of it for the dimensions, where what was exported or evaluated is truncated."""
+    config = None if one.dimensions is None and not truncated else f"{'all' if one.dimensions is None else one.dimensions} dimensions"
+    return {"dataset_type": one.set, "dataset_name": one.set if config is None else f"{one.set} ({config})", "dataset_config": config}
 
 
 def _head(name: str, facts: CardFacts | None, language: str, license: str | None, *, truncated: bool) -> str:
@@ -110,7 +109,7 @@ def _head(name: str, facts: CardFacts | None, language: str, license: str | None
 
     results = [
         EvalResult(
-            task_type=TASKS.get(one.task, one.task), dataset_type=one.set, dataset_name=_evaluated(one, truncated), dataset_split=one.split,
+            task_type=TASKS.get(one.task, one.task), **_dataset(one, truncated), dataset_split=one.split,
             metric_type=one.metric.replace("@", "_at_"), metric_name=one.metric, metric_value=one.value,
             metric_args=None if one.low is None else {"interval_95": [one.low, one.high]},
         )

@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Any) -> Path:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
     bert = BertModel(BertConfig(vocab_size=small_tokenizer.backend.get_vocab_size(), **sizes), add_pooling_layer=False)
     TextEncoder(bert, small_tokenizer).save_pretrained(root / "start")
-    (root / "nested.yaml").write_text(yaml.safe_dump(experiment(root, root / "start"), allow_unicode=True))
+    (root / "nested.yaml").write_text(yaml.safe_dump(experiment(root, root / "start"), allow_unicode=True, sort_keys=False))
     assert main(["run", str(root / "nested.yaml")]) == 0
     return root / "runs" / "nested"
 
