@@ -213,7 +213,7 @@ def at_dimensions(encoders: Mapping[str, Encoder], dimensions: int | Sequence[in
         return {name: (encoder, alone) for name, encoder in encoders.items()}
     if not dimensions or len({*dimensions}) < len(dimensions):
         raise UserError(f"truncate_dim: {list(dimensions)}: {'a number is there twice' if dimensions else 'names no number'}")
-    found = {f"{name}@{number}": (encoder, number) for name, encoder in encoders.items() for number in dimensions}
+    found: dict[str, tuple[Encoder, int | None]] = {f"{name}@{number}": (encoder, number) for name, encoder in encoders.items() for number in dimensions}
     if len(found) < len(encoders) * len(dimensions):
         raise UserError(f"truncate_dim: two models have one name ({', '.join(encoders)}, each followed by @NUMBER)")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,7 +54,7 @@ class Matryoshka:
         """The weighted sum, with ``loss@d`` and ``accuracy@d`` of each dimension; all other values are those of the largest."""
         found = {d: self.loss(first_values(embeddings_ND, d)) for d in self.dimensions}
         of_largest = found[max(found)]
-        total = sum(weight * found[d].loss for d, weight in zip(self.dimensions, self.weights, strict=True))
+        total = torch.stack([weight * found[d].loss for d, weight in zip(self.dimensions, self.weights, strict=True)]).sum()
         logs: dict[str, float | Tensor] = dict(of_largest.logs)
         logs |= {f"loss@{d}": one.loss.detach() for d, one in found.items()}
         logs |= {f"accuracy@{d}": one.accuracy for d, one in found.items()}
