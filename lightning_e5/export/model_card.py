@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from lightning_e5.errors import UserError
 from lightning_e5.export.model_card_facts import CardFacts, CardResult, card_facts, fenced
@@ -73,7 +74,7 @@ def card_text(directory: Path, facts: CardFacts | None, *, language: str = "en",
     body = [
         f"# {markdown(name)}\n{described}",
         f"A text embedding model of the E5 kind ([arXiv 2212.03533](https://arxiv.org/abs/2212.03533)): one encoder for queries and "
-        f"passages, {_POOLING.get(stored.pooling, 'its own pooling')}, {unit} of {size}, at most {length} tokens per text.\n",
+        f"passages, {_POOLING.get(stored.pooling or '', 'its own pooling')}, {unit} of {size}, at most {length} tokens per text.\n",
         *_dimensions(directory, stored.truncate_dim or values),
         usage(directory, stored.prefixes or E5_PREFIXES, length, pooling=stored.pooling, truncate_dim=stored.truncate_dim),
     ]
@@ -98,7 +99,7 @@ def _dimensions(directory: Path, values: int) -> list[str]:
     ]
 
 
-def _dataset(one: CardResult, truncated: bool) -> dict[str, str | None]:
+def _dataset(one: CardResult, truncated: bool) -> dict[str, Any]:
     """The set of a result as the Hub has it; a configuration of it for the dimensions, where what was exported or evaluated is truncated."""
     config = None if one.dimensions is None and not truncated else f"{'all' if one.dimensions is None else one.dimensions} dimensions"
     return {"dataset_type": one.set, "dataset_name": one.set if config is None else f"{one.set} ({config})", "dataset_config": config}
