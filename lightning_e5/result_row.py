@@ -6,9 +6,11 @@ reads them back. The flat names of ``metrics.json`` are made from rows; nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from lightning_e5.errors import UserError
 
 #: Row of a retrieval task; its files say ``collection`` and ``queries`` where those of other tasks say ``set`` and ``items``.
 RETRIEVAL = "retrieval"
@@ -17,7 +19,8 @@ MAIN_METRIC = "ndcg@10"
 #: Fields of a `Comparison`, and what the files call them.
 _FIELDS = ("difference", "low", "high", "p_value", "p_holm", "shown")
 _DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "p_holm", "verdict")
-_TEXTS = ("prefix", "max_length", "truncated", "precision", "similarity", "prefix_ablation")
+_TEXTS = ("prefix", "max_length", "truncated", "precision", "similarity", "prefix_ablation", "dimensions")
+Encoder = TypeVar("Encoder")
 _OVERLAP = ("pairs_seen", "tokens_seen", "contamination", "contaminated", "clean_items")
 
 
@@ -54,7 +57,8 @@ class TextsRead:
     """How a model read a collection's texts; None where it knows no such thing (BM25 has no limit of tokens).
 
     ``prefix``: kind of text -> prefix; ``max_length``: tokens; ``truncated``: share of the texts that are longer; ``precision``:
-    fp32 or bf16, what ran; ``similarity``: ``cosine`` or ``dot``; ``prefix_ablation``: the prefixes are not the model's own.
+    fp32 or bf16, what ran; ``similarity``: ``cosine`` or ``dot``; ``prefix_ablation``: the prefixes are not the model's own;
+    ``dimensions``: the first values of an embedding that were compared, None for all of them.
     """
 
     prefix: Mapping[str, str] | None = None
@@ -63,11 +67,13 @@ class TextsRead:
     precision: str | None = None
     similarity: str = "cosine"
     prefix_ablation: bool = False
+    dimensions: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The keys of a file's row."""
         found = {"prefix": self.prefix, "max_length": self.max_length, "truncated": self.truncated, "precision": self.precision}
         found |= {} if self.similarity == "cosine" else {"similarity": self.similarity}
+        found |= {} if self.dimensions is None else {"dimensions": self.dimensions}
         return found | ({"prefix_ablation": True} if self.prefix_ablation else {})
 
 
@@ -189,6 +195,33 @@ class ResultRow:
             previous=tuple(Comparison.of_json(one) for one in left.pop("previous", None) or ()),
             published=published if isinstance(published, Mapping) else {metric: published}, facts=left,
         )  # fmt: skip
+
+
+def at_dimensions(encoders: Mapping[str, Encoder], dimensions: int | Sequence[int] | None) -> dict[str, tuple[Encoder, int | None]]:
+    """Model -> what is evaluated under this name, and at how many first values of its embeddings (None for what it stores).
+
+    Args:
+        encoders: name -> encoder.
+        dimensions: one number, at which every encoder is evaluated under its own name, or several, at each of which it is a model
+            ``NAME@NUMBER``.
+
+    Raises:
+        UserError: a number or a name that is there twice.
+    """
+    if dimensions is None or isinstance(dimensions, int) or len(dimensions) == 1:
+        alone = dimensions if dimensions is None or isinstance(dimensions, int) else dimensions[0]
+        return {name: (encoder, alone) for name, encoder in encoders.items()}
+    if not dimensions or len({*dimensions}) < len(dimensions):
+        raise UserError(f"truncate_dim: {list(dimensions)}: {'a number is there twice' if dimensions else 'names no number'}")
+    found: dict[str, tuple[Encoder, int | None]] = {f"{name}@{number}": (encoder, number) for name, encoder in encoders.items() for number in dimensions}
+    if len(found) < len(encoders) * len(dimensions):
+        raise UserError(f"truncate_dim: two models have one name ({', '.join(encoders)}, each followed by @NUMBER)")
+    return found
+
+
+def evaluated_encoders(stage: Mapping[str, Any]) -> dict[str, tuple[Any, int | None]]:
+    """The models of an evaluation's node in a configuration, by `at_dimensions`: each one's reference and its dimension."""
+    return at_dimensions((stage.get("inputs") or {}).get("encoders") or {}, stage.get("truncate_dim"))
 
 
 def flat(rows: Iterable[ResultRow]) -> dict[str, float]:

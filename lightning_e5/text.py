@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"\w+")
 
 
+def encodable(text: str) -> str:
+    """The text with lone surrogates replaced, which UTF-8 cannot hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Prefixes:
     """The strings put before a query and a passage, stored with every trained encoder.
@@ -41,6 +50,11 @@ class Prefixes:
 
     query: str = "query: "
     passage: str = "passage: "
+
+    def __post_init__(self) -> None:
+        for prefix in (self.query, self.passage):
+            if not isinstance(prefix, str) or encodable(prefix) != prefix:
+                raise UserError(f"prefixes: {prefix!r} is not a text that UTF-8 can hold")
 
     def of(self, kind: Kind) -> str:
         """The prefix of ``kind``; ValueError for anything but ``query`` and ``passage``."""
@@ -163,8 +177,10 @@ class TextTokenizer:
         return cls(backend, prefixes, max_length)
 
     def replaced(self, *, prefixes: Prefixes | None = None, max_length: int | None = None) -> TextTokenizer:
-        """The same tokenizer with other prefixes or another length limit; None for its own."""
-        return _restored(self._source, prefixes or self.prefixes, max_length or self.max_length, self.settings, self.lower_case)
+        """The same tokenizer with other prefixes or another length limit; None for its own; UserError as `check_room`."""
+        made = _restored(self._source, prefixes or self.prefixes, max_length or self.max_length, self.settings, self.lower_case)
+        made.check_room()
+        return made
 
     def cut_at(self, max_length: int | None) -> TextTokenizer:
         """The same tokenizer with another length limit; itself for None."""
@@ -191,6 +207,12 @@ class TextTokenizer:
         check_texts(texts)
         prefix = self.prefixes.of(kind)
         return _concatenate(self.backend.encode_batch_fast([prefix + encodable(t) for t in texts]))
+
+    def check_room(self) -> None:
+        """UserError for a prefix that fills the length limit, so that all texts would be the same tokens."""
+        longest = max(self.prompt_length("query"), self.prompt_length("passage"))
+        if longest + 1 >= self.max_length:
+            raise UserError(f"max_length: {self.max_length} leaves no room behind a prefix of {longest} tokens")
 
     def prompt_length(self, kind: Kind) -> int:
         """Tokens of the prefix of ``kind`` with what stands before it, as sentence-transformers counts them; 0 without a prefix."""
@@ -273,12 +295,3 @@ def _concatenate(encodings: Sequence[Any]) -> tuple[IntArray, IntArray]:
     lengths = np.fromiter((len(ids) for ids in lists), dtype=np.int64, count=len(lists))
     ids = np.fromiter(itertools.chain.from_iterable(lists), dtype=np.int32, count=int(lengths.sum()))
     return ids, lengths
-
-
-def encodable(text: str) -> str:
-    """The text with lone surrogates replaced, which UTF-8 cannot hold."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode("utf-8")
-    return text

@@ -15,7 +15,7 @@ from lightning_e5.evaluation.load_tasks import KINDS, TaskSettings, load_tasks
 from lightning_e5.evaluation.loaded_models import ModelSpec
 from lightning_e5.evaluation.per_query import PerQueryFile
 from lightning_e5.models.reference import model_folder
-from lightning_e5.result_row import ResultRow
+from lightning_e5.result_row import ResultRow, at_dimensions
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.text import Prefixes
 from lightning_e5.tracking.run_directory import warn
@@ -82,16 +82,17 @@ def _models(given: argparse.Namespace) -> list[ModelSpec]:
     prefixes = _prefixes(given)
     specs: dict[str, ModelSpec] = {}
     for one in given.model:
-        name, place = _name_of(one), _named(one)[1]
+        place = _named(one)[1]
         target: Path | BM25 = BM25()
         if place != "bm25":
             try:
                 target = model_folder(place)
             except UserError as error:
                 raise UserError(f"--model: {error}" + ("" if "/" in place else " (nor bm25)")) from None
-        if name in specs:
-            raise UserError(f"--model: two models are named {name!r}; name one of them as NAME=FOLDER")
-        specs[name] = ModelSpec(name, target, given.precision, prefixes, given.max_length, given.prefix_ablation)
+        for name, (_, dimensions) in _names(one, given).items():
+            if name in specs:
+                raise UserError(f"--model: two models are named {name!r}; name one of them as NAME=FOLDER")
+            specs[name] = ModelSpec(name, target, given.precision, prefixes, given.max_length, given.prefix_ablation, dimensions)
     return sorted(specs.values(), key=lambda spec: isinstance(spec.model, Path))
 
 
@@ -99,7 +100,7 @@ def _reference(given: argparse.Namespace, models: Sequence[ModelSpec]) -> str | 
     """The model that the others are compared with: the first that was given, unless one is named."""
     names = [spec.name for spec in models]
     if given.reference is None:
-        return _name_of(given.model[0]) if len(names) > 1 else None
+        return next(iter(_names(given.model[0], given))) if len(names) > 1 else None
     if given.reference not in names:
         raise UserError(f"--reference: {given.reference!r} is not one of the models ({', '.join(names)}){suggestion(given.reference, names)}")
     if len(names) == 1:
@@ -124,6 +125,11 @@ def _name_of(model: str) -> str:
     """The name that a model's results get: the one given, or the folder's."""
     name, place = _named(model)
     return name or ("bm25" if place == "bm25" else Path(place.partition("#")[0]).resolve().name.lower())
+
+
+def _names(model: str, given: argparse.Namespace) -> dict[str, tuple[str, int | None]]:
+    """The names that a model is evaluated under, each with its dimension; BM25 has no embeddings to truncate."""
+    return at_dimensions({_name_of(model): model}, None if _named(model)[1] == "bm25" else given.truncate_dim)
 
 
 def _data(given: argparse.Namespace) -> dict[str, dict[str, Path]]:

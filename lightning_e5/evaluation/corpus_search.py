@@ -33,12 +33,13 @@ class Searcher:
         model: a run directory (its final encoder is used) or a model (see `model_folder`).
         corpus: a folder in BEIR layout, or of documents (Markdown, reStructuredText, plain text, HTML), each passage of which is
             found; a run's own test collection by default.
+        truncate_dim: the first values of the embeddings that are compared; what the model stores by default.
 
     Raises:
         UserError: no such model, no corpus, or nothing readable in it.
     """
 
-    def __init__(self, model: str, corpus: str | None = None) -> None:
+    def __init__(self, model: str, corpus: str | None = None, truncate_dim: int | None = None) -> None:
         run = Path(model)
         is_run = (run / "encoder").is_dir()
         place = run / "encoder" if is_run else model_folder(model)
@@ -46,13 +47,15 @@ class Searcher:
         empty: list[Path] = []
         documents = load_corpus(self.folder) if is_beir(self.folder) else load_text_files(self.folder, empty)
         self.names = list(documents)
-        self.encoder = TextEncoder.from_pretrained(place).to(inference_device())
+        self.encoder = TextEncoder.from_pretrained(place, truncate_dim=truncate_dim).to(inference_device())
         self._index = Index(self.encoder, list(documents.values()), cache_dir=run / CACHE if is_run else _user_cache())
         tokenizer, length = self.encoder.tokenizer, self.encoder.tokenizer.max_length
         self.description = (
             f"{len(self.names):,} passages of {self.folder}, searched with {place} "
             f"by {self.encoder.similarity} (prefixes {tokenizer.prefixes.query!r} and {tokenizer.prefixes.passage!r}, {length} tokens)"
         )
+        if self.encoder.head.settings.truncate_dim is not None:
+            self.description += f", by the first {self.encoder.width} of {self.encoder.head.full_width} values of an embedding"
         if empty:
             self.description += f"; {len(empty):,} document{'s give' if len(empty) > 1 else ' gives'} no text, the first is {empty[0]}"
 
@@ -65,7 +68,7 @@ class Searcher:
         return "\n".join(lines)
 
 
-def search(model: str | Path, text: str, *, corpus: str | None = None, k: int = 5) -> str:
+def search(model: str | Path, text: str, *, corpus: str | None = None, k: int = 5, truncate_dim: int | None = None) -> str:
     """The passages nearest to one text, as text for a terminal (arguments: see `Searcher`).
 
     Raises:
@@ -74,23 +77,29 @@ def search(model: str | Path, text: str, *, corpus: str | None = None, k: int = 
     _check(k)
     if not text.strip():
         raise UserError("the text to search for is empty")
-    searcher = Searcher(str(model), corpus)
+    searcher = Searcher(str(model), corpus, truncate_dim)
     return f"{searcher.description}\n\n{searcher.answer(text, k)}"
 
 
 def search_interactively(
-    model: str | Path, *, corpus: str | None = None, k: int = 5, lines: Iterable[str] | None = None, say: Callable[[str], Any] = print
+    model: str | Path,
+    *,
+    corpus: str | None = None,
+    k: int = 5,
+    truncate_dim: int | None = None,
+    lines: Iterable[str] | None = None,
+    say: Callable[[str], Any] = print,
 ) -> None:
     """Answer text after text until an empty line or the end of the input.
 
     Args:
-        model, corpus: see `Searcher`.
+        model, corpus, truncate_dim: see `Searcher`.
         k: passages shown for each.
         lines: the texts; from the terminal by default.
         say: shows an answer.
     """
     _check(k)
-    searcher = Searcher(str(model), corpus)
+    searcher = Searcher(str(model), corpus, truncate_dim)
     say(f"{searcher.description}\nType a question; an empty line ends.")
     for line in _typed() if lines is None else lines:
         if not line.strip():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.baselines.fusion import FusedModels, all_trainings
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir.retrieval import Searcher
+from lightning_e5.evaluation.truncated import TruncatedEncoder, WholeEmbeddings
 from lightning_e5.files.storage import check_component
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
@@ -53,7 +54,7 @@ class LoadedModel:
         bf16 = runs_in_bf16(self.model.precision, next(self.model.parameters()).device)
         return TextsRead(
             {kind: tokenizer.prefixes.of(kind) for kind in texts}, tokenizer.max_length, longer / total if total else 0.0,
-            "bf16" if bf16 else "fp32", "cosine" if compares_by_cosine(self.model) else "dot", self.prefix_ablation,
+            "bf16" if bf16 else "fp32", "cosine" if compares_by_cosine(self.model) else "dot", self.prefix_ablation, self.model.head.settings.truncate_dim,
         )  # fmt: skip
 
 
@@ -69,6 +70,7 @@ class ModelSpec:
         prefixes: put before an encoder's texts; those that its folder stores by default.
         max_length: tokens per text of an encoder; what its folder stores by default.
         prefix_ablation: allow prefixes other than a folder's own.
+        truncate_dim: the first values of an encoder's embeddings that are compared; what its folder stores by default.
     """
 
     name: str
@@ -77,12 +79,15 @@ class ModelSpec:
     prefixes: Prefixes | None = None
     max_length: int | None = None
     prefix_ablation: bool = False
+    truncate_dim: int | None = None
 
     def load(self) -> LoadedModel:
         """The model; UserError for a folder that holds none, or prefixes other than those stored."""
         if not isinstance(self.model, Path):
             return LoadedModel(self.model, record_of(self.model))
         if (words := self.model / _WORD_VECTORS).is_dir():
+            if self.truncate_dim is not None:
+                raise UserError(f"{words}: truncate_dim: averaged word vectors have no dimensions that can be left out; name encoders")
             return LoadedModel(WordVectors.load(words), read_record(words))
         directory = encoder_directory(self.model)
         if not directory.is_dir():
@@ -95,7 +100,9 @@ class ModelSpec:
                 f"{directory}: the model stores the prefixes {own.query!r} and {own.passage!r}, not {given.query!r} and "
                 f"{given.passage!r}; its figures would not be its own (prefix_ablation allows it and labels the rows)"
             )
-        encoder = TextEncoder.from_pretrained(directory, prefixes=given, max_length=self.max_length, precision=self.precision)
+        encoder = TextEncoder.from_pretrained(
+            directory, prefixes=given, max_length=self.max_length, precision=self.precision, truncate_dim=self.truncate_dim
+        )  # fmt: skip
         return LoadedModel(encoder.to(inference_device()), read_record(directory), differs)
 
 
@@ -103,12 +110,32 @@ def load_models(specs: Sequence[ModelSpec] | Mapping[str, str | Path | Searcher 
     """The models by name, in their order; UserError for none, or as `ModelSpec.load` and `model_folder`."""
     if isinstance(specs, Mapping):
         specs = [ModelSpec(name, model_folder(model) if isinstance(model, str) else model) for name, model in specs.items()]
-    models = {spec.name: spec.load() for spec in specs}
+    models = _loaded(specs)
     if not models:
         raise UserError("evaluate: no model to evaluate (give encoders, word_vectors or baselines)")
     for name in models:
         if check_component(name, "evaluate: a model").endswith(".json"):
             raise UserError(f"evaluate: a model: {name!r} could be the name of a table; give it another")
+    return models
+
+
+def _loaded(specs: Sequence[ModelSpec]) -> dict[str, LoadedModel]:
+    """Each by itself, but for those that differ in their dimensions alone: they share one encoder, and what it embeds."""
+    encoders = [replace(spec, name="", truncate_dim=None) if isinstance(spec.model, Path) and spec.truncate_dim is not None else None for spec in specs]
+    models: dict[str, LoadedModel] = {}
+    shared: dict[ModelSpec, tuple[LoadedModel, WholeEmbeddings]] = {}
+    for spec, encoder in zip(specs, encoders, strict=True):
+        if encoder is None or encoders.count(encoder) == 1:
+            models[spec.name] = spec.load()
+            continue
+        if encoder not in shared:
+            loaded = spec.load()
+            shared[encoder] = (loaded, WholeEmbeddings(loaded.model))
+        loaded, whole = shared[encoder]
+        try:
+            models[spec.name] = replace(loaded, model=TruncatedEncoder(whole, spec.truncate_dim or 0))
+        except UserError as error:
+            raise UserError(f"{spec.model}: {error}") from None
     return models
 
 

@@ -56,7 +56,7 @@ def write_adaptation(directory: Path) -> str:
 def use_lines(encoder: Path) -> list[str]:
     """Programs that use an encoder's folder, ready to be pasted."""
     stored = stored_settings(encoder)
-    own = programs(str(encoder), stored.prefixes or Prefixes("", ""), stored.max_length or 512, averages=stored.averages)
+    own = programs(str(encoder), stored.prefixes or Prefixes("", ""), stored.max_length or 512, pooling=stored.pooling, truncate_dim=stored.truncate_dim)
     lines: list[str] = []
     for library, program in own.items():
         lines += ["", f"# {library}", *program.splitlines()]

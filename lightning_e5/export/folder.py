@@ -18,12 +18,13 @@ def own_place(run: Path) -> Path:
     return run / "export"
 
 
-def export(run: Path, directory: Path, *, onnx: bool = False) -> str:
+def export(run: Path, directory: Path, *, onnx: bool = False, truncate_dim: int | None = None) -> str:
     """Write the run's final encoder to ``directory``; returns how to use it.
 
     Args:
         run: a run directory, or a model folder.
         directory: new or empty.
+        truncate_dim: the first values of an embedding, which every user of the folder then takes alone; as stored where not given.
         onnx: also write ``onnx/model.onnx``, compared with the weights before it is there.
 
     Raises:
@@ -38,13 +39,14 @@ def export(run: Path, directory: Path, *, onnx: bool = False) -> str:
         from lightning_e5.export.onnx import MODEL, export_onnx, require_onnx
 
         require_onnx()
-    encoder = TextEncoder.from_pretrained(source)
+    encoder = TextEncoder.from_pretrained(source, truncate_dim=truncate_dim)
     encoder.save_pretrained(directory)
     if (record := read_record(source)) is not None:
         record.save(directory)
     prefixes = encoder.tokenizer.prefixes
+    of_all = "" if encoder.head.settings.truncate_dim is None else f" (the first of {encoder.head.full_width})"
     said = [
-        f"{directory}: {encoder.width} values per embedding, prefixes {prefixes.query!r} and {prefixes.passage!r}, compared by {encoder.similarity}",
+        f"{directory}: {encoder.width} values per embedding{of_all}, prefixes {prefixes.query!r} and {prefixes.passage!r}, compared by {encoder.similarity}",
         "  from sentence_transformers import SentenceTransformer",
         f"  model = SentenceTransformer({str(directory)!r})",
         '  model.encode(["how do I read a file?"], prompt_name="query")',

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from lightning_e5.errors import UserError
-from lightning_e5.export.model_card_facts import CardFacts, card_facts, fenced
+from lightning_e5.export.model_card_facts import CardFacts, CardResult, card_facts, fenced
 from lightning_e5.export.model_card_usage import usage
 from lightning_e5.files.storage import read_json, write_text
 from lightning_e5.models.folder import stored_settings
+from lightning_e5.models.training_record import read_record
 from lightning_e5.report.tables.escaping import markdown
 from lightning_e5.results.run import RunData
 from lightning_e5.text import E5_PREFIXES
@@ -24,7 +26,8 @@ TASKS = {
     "clustering": "Clustering", "pair classification": "PairClassification", "re-ranking": "Reranking",
 }  # fmt: skip
 
-
+#: What makes an embedding of a text's token states, in words.
+_POOLING = {"mean": "average pooling", "cls": "the state of the first token (CLS) as its embedding", "lasttoken": "the state of the last token as its embedding"}
 #: As the Hub writes licenses (SPDX's identifiers in small letters, ``other``) and languages (ISO 639, with a script or region).
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|multilingual|code)(?:-[A-Za-z0-9]{2,8}){0,3}")
@@ -60,32 +63,54 @@ def card_text(directory: Path, facts: CardFacts | None, *, language: str = "en",
     """The card as text; arguments as `write_model_card`."""
     check_metadata(language, license)
     name = facts.name if facts is not None else directory.resolve().name
-    head = _head(name, facts, language, license)
     stored = stored_settings(directory)
+    head = _head(name, facts, language, license, truncated=stored.truncate_dim is not None)
     config = read_json(directory / "config.json")
     length, width = stored.max_length or 512, int(config.get("hidden_size") or config.get("dim") or config.get("d_model") or 0)
     unit = "unit vectors" if stored.head.normalize else f"vectors that are compared by {stored.head.similarity}"
+    values = stored.build_head(width).width
+    size = f"{values} values" if stored.truncate_dim is None else f"{stored.truncate_dim} values (the first of {values})"
     described = f"\n{markdown(facts.description)}\n" if facts is not None and facts.description else ""
     body = [
         f"# {markdown(name)}\n{described}",
         f"A text embedding model of the E5 kind ([arXiv 2212.03533](https://arxiv.org/abs/2212.03533)): one encoder for queries and "
-        f"passages, {'average' if stored.averages else 'its own'} pooling, {unit} of {stored.build_head(width).width} values, at most {length} tokens per text.\n",
-        usage(directory, stored.prefixes or E5_PREFIXES, length, averages=stored.averages),
+        f"passages, {_POOLING.get(stored.pooling or '', 'its own pooling')}, {unit} of {size}, at most {length} tokens per text.\n",
+        *_dimensions(directory, stored.truncate_dim or values),
+        usage(directory, stored.prefixes or E5_PREFIXES, length, pooling=stored.pooling, truncate_dim=stored.truncate_dim),
     ]
     if facts is not None:
-        body += [_results(facts), _data(facts), _recipe(facts)]
+        body += [_results(facts, stored.truncate_dim), _data(facts), _recipe(facts)]
     body += [_limits(facts, length), *([_origin(facts)] if facts is not None else [])]
     text = f"---\n{head}---\n\n" + "\n".join(body)
     _check(directory, text)
     return text
 
 
-def _head(name: str, facts: CardFacts | None, language: str, license: str | None) -> str:
+def _dimensions(directory: Path, values: int) -> list[str]:
+    """That the beginnings of its embeddings were trained as embeddings of their own, and how they are used; empty where they were not."""
+    record = read_record(directory)
+    trained = sorted({d for d in (record.dimensions if record is not None else None) or () if d < values}, reverse=True)
+    if not trained:
+        return []
+    listed = " or ".join(map(str, trained))
+    return [
+        f"The first {listed} values alone are embeddings, too, once they are of unit length again: its loss was summed over these dimensions "
+        f"(Matryoshka, [arXiv 2205.13147](https://arxiv.org/abs/2205.13147)). `SentenceTransformer(..., truncate_dim={trained[-1]})` gives them.\n"
+    ]
+
+
+def _dataset(one: CardResult, truncated: bool) -> dict[str, Any]:
+    """The set of a result as the Hub has it; a configuration of it for the dimensions, where what was exported or evaluated is truncated."""
+    config = None if one.dimensions is None and not truncated else f"{'all' if one.dimensions is None else one.dimensions} dimensions"
+    return {"dataset_type": one.set, "dataset_name": one.set if config is None else f"{one.set} ({config})", "dataset_config": config}
+
+
+def _head(name: str, facts: CardFacts | None, language: str, license: str | None, *, truncated: bool) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
-            task_type=TASKS.get(one.task, one.task), dataset_type=one.set, dataset_name=one.set, dataset_split=one.split,
+            task_type=TASKS.get(one.task, one.task), **_dataset(one, truncated), dataset_split=one.split,
             metric_type=one.metric.replace("@", "_at_"), metric_name=one.metric, metric_value=one.value,
             metric_args=None if one.low is None else {"interval_95": [one.low, one.high]},
         )
@@ -109,13 +134,15 @@ def _check(directory: Path, text: str) -> None:
         raise UserError(f"{directory / CARD}: the Hub does not take the card's head ({str(error).splitlines()[0]})") from None
 
 
-def _results(facts: CardFacts) -> str:
+def _results(facts: CardFacts, truncate_dim: int | None) -> str:
     if not facts.results:
         return "## Results\n\nThe run evaluated this model on nothing.\n"
     note = (
         "95% intervals by bootstrap over the test queries (or pairs, texts); they say nothing of the variance between training seeds. "
         "BM25: same queries, same passages, same judgements."
     )
+    if truncate_dim is not None and (others := [one for one in facts.results if one.dimensions != truncate_dim]):
+        note += f" {len(others)} of the figures are not those of the {truncate_dim} values that this folder gives, but of more or fewer."
     parts = ["## Results\n", facts.results_table().markdown(), f"\n{note}\n", "### How the figures were made\n", facts.validity.markdown()]
     parts += ["\nTruncated: share of the texts with more tokens than the limit. Missing: judged queries without a result, counted as 0. "
               "Qrels of missing documents: judgements of passages outside the collection.\n"]  # fmt: skip

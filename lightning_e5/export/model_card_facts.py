@@ -15,6 +15,7 @@ from lightning_e5.report.filter_report import filter_summary
 from lightning_e5.report.tables.evaluation import validity_table
 from lightning_e5.report.tables.provenance import environment_facts
 from lightning_e5.report.tables.table import Column, Table, key_values, number
+from lightning_e5.result_row import evaluated_encoders
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.durations import duration
 from lightning_e5.results.recorded_config import recorded_text
@@ -32,7 +33,8 @@ _MACHINE = ("python", "processor", "gpus")
 
 @dataclass(frozen=True, slots=True)
 class CardResult:
-    """One metric of the model on one set; ``bm25``: BM25's value, None where it was not evaluated."""
+    """One metric of the model on one set; ``bm25``: BM25's value, None where it was not evaluated; ``dimensions``: the first values
+    of an embedding that were compared, None for all."""
 
     task: str
     set: str
@@ -42,6 +44,7 @@ class CardResult:
     low: float | None
     high: float | None
     bm25: float | None
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class CardFacts:
             Column("metric", lambda one: one.metric), number("value", lambda one: one.value, ".3f"),
             number("95% interval", lambda one: None if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}"),
             number("BM25", lambda one: one.bm25, ".3f"),
+            number("dimensions", lambda one: one.dimensions, ",") if any(one.dimensions for one in self.results) else None,
         ])  # fmt: skip
 
 
@@ -95,7 +99,7 @@ def exported_models(run: RunData) -> set[str]:
     final = run.config.get("final_encoder")
     found = set()
     for node in run.config["stages"].values():
-        for model, reference in ((node.get("inputs") or {}).get("encoders") or {}).items():
+        for model, (reference, _) in evaluated_encoders(node).items():
             if final is not None and isinstance(reference, str) and reference.split("/")[0] == final:
                 found.add(str(model))
     return found
@@ -116,10 +120,10 @@ def _results(run: RunData, models: set[str]) -> list[CardResult]:
         for metric in (name for name in SHOWN if name in result.metrics):
             interval = (result.row.get("low"), result.row.get("high")) if metric == SHOWN[0] else (None, None)
             beside = lexical.get(result.collection, {}).get(metric)
-            found.append(CardResult("retrieval", result.collection, result.row.get("split"), metric, result.metrics[metric], *interval, beside))
+            found.append(CardResult("retrieval", result.collection, result.row.get("split"), metric, result.metrics[metric], *interval, beside, result.row.get("dimensions")))
     for row in (row for row in run.tasks() if row["model"] in models):
         beside = averages.get(row["set"])
-        found.append(CardResult(row["task"], row["set"], row.get("split"), row["metric"], row["value"], row["low"], row["high"], beside))
+        found.append(CardResult(row["task"], row["set"], row.get("split"), row["metric"], row["value"], row["low"], row["high"], beside, row.get("dimensions")))
     return found
 
 

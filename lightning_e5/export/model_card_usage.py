@@ -21,13 +21,13 @@ print(model.similarity(queries, passages))"""
 _TRANSFORMERS = """import torch
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer, model = AutoTokenizer.from_pretrained({place!r}), AutoModel.from_pretrained({place!r})
+tokenizer, model = AutoTokenizer.from_pretrained({place!r}{side}), AutoModel.from_pretrained({place!r})
 texts = {texts!r}
 inputs = tokenizer(texts, max_length={length}, padding=True, truncation=True, return_tensors="pt")
 with torch.no_grad():
     states = model(**inputs).last_hidden_state
-mask = inputs["attention_mask"].unsqueeze(-1)
-embeddings = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
+{pooled}
+embeddings = torch.nn.functional.normalize(embeddings{first}, dim=1)
 print(embeddings[:1] @ embeddings[1:].T)"""
 
 _LANGCHAIN = """from langchain_huggingface import HuggingFaceEmbeddings
@@ -41,52 +41,80 @@ _ONNX = """import numpy as np
 import onnxruntime
 from transformers import AutoTokenizer
 
-tokenizer, session = AutoTokenizer.from_pretrained("."), onnxruntime.InferenceSession({model!r})
+tokenizer, session = AutoTokenizer.from_pretrained("."{side}), onnxruntime.InferenceSession({model!r})
 texts = {texts!r}
 tokens = tokenizer(texts, max_length={length}, padding=True, truncation=True, return_tensors="np")
 (states,) = session.run(None, {{one.name: tokens[one.name].astype(np.int64) for one in session.get_inputs()}})
-mask = tokens["attention_mask"][..., None]
-embeddings = (states * mask).sum(1) / mask.sum(1)
+{pooled}{cut}
 embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
 print(embeddings[:1] @ embeddings[1:].T)"""
 
 
-def usage(directory: Path, prefixes: Prefixes, length: int, *, averages: bool = True) -> str:
+#: Pooling -> its line in a program of torch, and in one of numpy.
+_POOLED = {
+    "mean": (
+        'mask = inputs["attention_mask"].unsqueeze(-1)\nembeddings = (states * mask).sum(1) / mask.sum(1)',
+        'mask = tokens["attention_mask"][..., None]\nembeddings = (states * mask).sum(1) / mask.sum(1)',
+    ),
+    "cls": ("embeddings = states[:, 0]", "embeddings = states[:, 0]"),
+    "lasttoken": (
+        'embeddings = states[torch.arange(len(texts)), inputs["attention_mask"].sum(1) - 1]',
+        'embeddings = states[np.arange(len(texts)), tokens["attention_mask"].sum(1) - 1]',
+    ),
+}
+
+
+def usage(directory: Path, prefixes: Prefixes, length: int, *, pooling: str | None = "mean", truncate_dim: int | None = None) -> str:
     """The card's section on use.
 
     Args:
         directory: the exported folder; its ONNX file is shown where it is there.
         prefixes: of queries and passages.
         length: tokens per text at most.
-        averages: whether the embeddings are plain means; the programs that pool by hand are shown of such a model alone.
+        pooling: ``mean``, ``cls`` or ``lasttoken``; the programs that pool by hand are shown of a model that does nothing else.
+        truncate_dim: the first values of an embedding that the folder says are used, None for all.
     """
     texts = [prefixes.query + _QUERY, *(prefixes.passage + passage for passage in _PASSAGES)]
     parts = ["## Use\n"]
     if prefixes.query or prefixes.passage:
         parts.append(f"Queries begin with {_code(prefixes.query)}, passages with {_code(prefixes.passage)}. Texts that are compared with "
                      f"texts of their own kind (similarity, clustering, classification) all begin with {_code(prefixes.query)}.\n")  # fmt: skip
-    own = programs(".", prefixes, length, averages=averages, remark="  # this folder, or the model's name on the Hub")
+    own = programs(".", prefixes, length, pooling=pooling, truncate_dim=truncate_dim, remark="  # this folder, or the model's name on the Hub")
     titles = {"sentence-transformers": "With sentence-transformers, which puts the prefixes there itself:", "transformers": "With transformers:"}
     shown = {title: own[name] for name, title in titles.items() if name in own}
-    if averages and (directory / MODEL).is_file():
-        shown["With onnxruntime alone (sentence-transformers: `backend=\"onnx\"`):"] = _ONNX.format(model=MODEL, texts=texts, length=length)
+    if pooling is not None and (directory / MODEL).is_file():
+        program = _ONNX.format(
+            model=MODEL, texts=texts, length=length, pooled=_POOLED[pooling][1], side=_side(pooling),
+            cut="" if truncate_dim is None else f"\nembeddings = embeddings[:, :{truncate_dim}]",
+        )  # fmt: skip
+        shown["With onnxruntime alone (sentence-transformers: `backend=\"onnx\"`):"] = program
     for title, program in shown.items():
         parts.append(f"{title}\n\n{fenced(program, 'python')}\n")
     return "\n".join(parts)
 
 
-def programs(place: str, prefixes: Prefixes, length: int, *, averages: bool = True, remark: str = "") -> dict[str, str]:
+def programs(
+    place: str, prefixes: Prefixes, length: int, *, pooling: str | None = "mean", truncate_dim: int | None = None, remark: str = ""
+) -> dict[str, str]:
     """Library -> a program that embeds a query and passages with it: sentence-transformers, LangChain, and transformers alone.
 
     Args:
         place: the model's folder as the programs name it.
-        prefixes, length, averages: as `usage`.
+        prefixes, length, pooling, truncate_dim: as `usage`.
         remark: a comment behind the place.
     """
     texts = [prefixes.query + _QUERY, *(prefixes.passage + passage for passage in _PASSAGES)]
     given = {"place": place, "query": _QUERY, "passages": list(_PASSAGES), "texts": texts, "length": length, "remark": remark}
-    templates = {"sentence-transformers": _SENTENCE_TRANSFORMERS, "LangChain": _LANGCHAIN, **({"transformers": _TRANSFORMERS} if averages else {})}
+    templates = {"sentence-transformers": _SENTENCE_TRANSFORMERS, "LangChain": _LANGCHAIN}
+    if pooling is not None:
+        templates["transformers"] = _TRANSFORMERS
+        given |= {"pooled": _POOLED[pooling][0], "side": _side(pooling), "first": "" if truncate_dim is None else f"[:, :{truncate_dim}]"}
     return {library: template.format(**given) for library, template in templates.items()}
+
+
+def _side(pooling: str) -> str:
+    """Where tokens are taken by their place, they have to begin the row."""
+    return "" if pooling == "mean" else ', padding_side="right"'
 
 
 def _code(text: str) -> str:

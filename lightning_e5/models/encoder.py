@@ -20,6 +20,7 @@ from lightning_e5.models.head import EmbeddingHead, Similarity
 from lightning_e5.models.packed.families import packed_encoder
 from lightning_e5.models.packed.layout import length_runs
 from lightning_e5.models.padded import padded_states, usable_positions
+from lightning_e5.models.pooling import PoolingMode
 from lightning_e5.progress import say
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer, check_texts
 from lightning_e5.training.chunks import sorted_chunks
@@ -76,6 +77,8 @@ class TextEncoder(nn.Module):
         precision: Precision = "fp32",
         training_start: bool = False,
         dropout: float | None = None,
+        pooling: PoolingMode | None = None,
+        truncate_dim: int | None = None,
     ) -> TextEncoder:
         """Load a Hugging Face or sentence-transformers folder (or hub name) with all that it says of its use, in evaluation mode.
 
@@ -85,9 +88,11 @@ class TextEncoder(nn.Module):
                 message says which ones are used.
             max_length: tokens per text; where not given, as stored, at most the model's positions.
             precision: of the backbone.
-            training_start: load it to train it as an E5: E5's prefixes where the folder stores none, and cosines, whatever it
-                was compared by before.
+            training_start: load it to train it as an E5: E5's prefixes where the folder stores none, and cosines of whole
+                embeddings, whatever it was compared by before.
             dropout: while it is trained, in the place of what its ``config.json`` says.
+            pooling: in the place of the folder's own (the mean where it says nothing).
+            truncate_dim: the first values of an embedding that are used, in the place of what the folder says.
 
         Raises:
             UserError: not there, not fetchable, damaged, no encoder, or something that is not supported.
@@ -104,8 +109,11 @@ class TextEncoder(nn.Module):
         tokenizer = TextTokenizer(
             loaded.backend, prefixes or stored.prefixes or E5_PREFIXES, length, settings=loaded.tokenizer, lower_case=stored.lower_case
         )  # fmt: skip
+        if pooling is not None:
+            stored = replace(stored, head=replace(stored.head, modes=(pooling,)))
         head = stored.build_head(loaded.backbone.config.hidden_size)
         try:
+            head.truncate(stored.truncate_dim if truncate_dim is None else truncate_dim)
             encoder = cls(loaded.backbone, tokenizer, head=head, precision=precision).eval()
         except UserError as error:
             raise UserError(f"{directory}: {error}") from None
@@ -116,10 +124,10 @@ class TextEncoder(nn.Module):
 
     def _check_use(self, directory: Path | str) -> None:
         """UserError for an architecture that does not encode texts, and for a prefix that leaves no room for them."""
-        if not self.head.settings.include_prompt:
-            longest = max(self.tokenizer.prompt_length("query"), self.tokenizer.prompt_length("passage"))
-            if longest + 1 >= self.tokenizer.max_length:
-                raise UserError(f"{directory}: max_length: {self.tokenizer.max_length} leaves no room behind a prefix of {longest} tokens")
+        try:
+            self.tokenizer.check_room()
+        except UserError as error:
+            raise UserError(f"{directory}: {error}") from None
         if self.packed is None:
             with reading(directory, "its architecture is not one that encodes texts"), torch.inference_mode():
                 ids, lengths = self.tokenizer.encode([""], "query")
@@ -129,6 +137,10 @@ class TextEncoder(nn.Module):
         settings = self.head.settings
         if not settings.include_prompt:
             raise UserError(f"{directory}: include_prompt: false is not supported in training, which pools all tokens")
+        if settings.truncate_dim is not None:
+            say(f"{directory}: embeddings are truncated to {settings.truncate_dim} values; it is trained, and kept, with all {self.head.full_width}")
+            self.head.truncate(None)
+            settings = self.head.settings
         if settings.similarity != "cosine":
             say(f"{directory}: is compared by {settings.similarity} product; it is trained by cosine, and by cosine it is compared after it")
             self.head.settings = replace(settings, normalize=True, similarity="cosine")

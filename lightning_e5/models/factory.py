@@ -11,7 +11,9 @@ from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.folder import default_prefixes, stored_settings
+from lightning_e5.models.head import EmbeddingHead, HeadSettings
 from lightning_e5.models.initialisation import weighted_average_start
+from lightning_e5.models.pooling import POOLING_NAMES, Pooling
 from lightning_e5.ranges import Length, Range, Size
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer
 
@@ -34,6 +36,8 @@ class EncoderSpec:
             `lightning_e5.models.initialisation`), ``bert`` as BERT itself.
         prefixes: ``query`` and ``passage``, put before all texts and stored with the encoder; None for E5's; ``own``, of a pretrained
             encoder, for those that it stores, or else that belong to it (see `default_prefixes`).
+        pooling: how a text's token states become its embedding: their ``mean`` (E5), the first one (``cls``) or the ``last``; None, of a
+            pretrained encoder, for what its folder says, and the mean where that says nothing and in the small BERT.
     """
 
     pretrained: str | None = None
@@ -47,12 +51,17 @@ class EncoderSpec:
     max_positions: Length = 512
     initialisation: Literal["weighted_average", "bert"] = "weighted_average"
     prefixes: Mapping[str, str] | Literal["own"] | None = None
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         if self.initialisation not in ("weighted_average", "bert"):
             raise UserError(f"encoder.initialisation: {self.initialisation!r} is not 'weighted_average' or 'bert'")
         if self.hidden_size % self.heads:
             raise UserError(f"encoder.heads: {self.heads} does not divide hidden_size: {self.hidden_size}")
+        if self.pooling is not None and self.pooling not in POOLING_NAMES:
+            raise UserError(f"encoder.pooling: {self.pooling!r} is not one of {', '.join(map(repr, POOLING_NAMES))}, or null")
+        if self.pretrained is None and self.pooling in ("cls", "last") and self.initialisation == "weighted_average":
+            raise UserError(f"encoder.pooling: {self.pooling!r} with initialisation: weighted_average, which starts as the mean of all tokens; give initialisation: bert")
         if isinstance(self.prefixes, str) and self.prefixes != "own":
             raise UserError(f"encoder.prefixes: {self.prefixes!r} is not 'own', and no query and passage")
         if isinstance(self.prefixes, Mapping) and set(self.prefixes) != {"query", "passage"}:
@@ -71,7 +80,10 @@ class EncoderSpec:
         prefixes = self.text_prefixes
         if self.prefixes == "own":
             prefixes = stored_settings(folder).prefixes or default_prefixes(str(self.pretrained), folder)
-        return TextEncoder.from_pretrained(folder, prefixes=prefixes, max_length=self.max_length, training_start=True, dropout=self.dropout)
+        pooling = None if self.pooling is None else POOLING_NAMES[self.pooling]
+        return TextEncoder.from_pretrained(
+            folder, prefixes=prefixes, max_length=self.max_length, training_start=True, dropout=self.dropout, pooling=pooling
+        )  # fmt: skip
 
     def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
         """A small BERT from torch's current random state.
@@ -97,4 +109,5 @@ class EncoderSpec:
         bert = BertModel(config, add_pooling_layer=False)
         if self.initialisation == "weighted_average":
             weighted_average_start(bert, document_frequency, documents)
-        return TextEncoder(bert, tokenizer)
+        head = EmbeddingHead(self.hidden_size, HeadSettings((POOLING_NAMES[self.pooling or "mean"],)))
+        return TextEncoder(bert, tokenizer, head=head)

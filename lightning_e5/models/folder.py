@@ -1,4 +1,4 @@
-"""What a model folder says of its use: modules, pooling, dense layers, similarity, prompts, length, letter case.
+"""What a model folder says of its use: modules, pooling, dense layers, similarity, truncation, prompts, length, letter case.
 
 Read here once for every path that uses a model; what is not supported is refused by the name of the module or key.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import read_json, reading
 from lightning_e5.models.head import E5_HEAD, Dense, EmbeddingHead, HeadSettings, UnitLength
-from lightning_e5.models.pooling import POOLING_MODES
+from lightning_e5.models.pooling import POOLING_MODES, POOLING_NAMES
 from lightning_e5.models.training_record import read_record
 from lightning_e5.text import E5_PREFIXES, Prefixes
 
@@ -35,7 +35,8 @@ class FolderSettings:
 
     ``transformer``: the folder with ``config.json``; ``head``: pooling and similarity; ``layers``: behind the pooling, the folder
     of each dense layer, None for unit vectors; ``prefixes``: None where no prompts are stored, empty ones where they are stored
-    as empty; ``max_length`` (tokens) and the file that says so; ``lower_case``: texts are lower-cased first.
+    as empty; ``max_length`` (tokens) and the file that says so; ``lower_case``: texts are lower-cased first; ``truncate_dim``: the
+    first values of an embedding that are used, None for all.
     """
 
     transformer: Path
@@ -45,14 +46,16 @@ class FolderSettings:
     max_length: int | None = None
     length_file: Path | None = None
     lower_case: bool = False
+    truncate_dim: int | None = None
 
     @property
-    def averages(self) -> bool:
-        """Whether embeddings are the means of all token states and nothing more, as E5's are."""
-        return self.head.modes == ("mean",) and self.head.include_prompt and not self.layers
+    def pooling(self) -> str | None:
+        """``mean`` (E5's), ``cls`` or ``lasttoken`` where that is all that makes an embedding of token states; else None."""
+        alone = len(self.head.modes) == 1 and self.head.include_prompt and not self.layers
+        return self.head.modes[0] if alone and self.head.modes[0] in POOLING_NAMES.values() else None
 
     def build_head(self, width: int) -> EmbeddingHead:
-        """The head for token states of ``width``; UserError for a dense layer that does not fit or cannot be read."""
+        """The head for token states of ``width``, not truncated; UserError for a dense layer that does not fit or cannot be read."""
         layers: list[Any] = []
         at = width * len(self.head.modes)
         for place in self.layers:
@@ -79,9 +82,11 @@ def stored_settings(directory: Path) -> FolderSettings:
     similarity = _value(use, _dict(use), "similarity_fn_name", str, "cosine")
     if similarity not in ("cosine", "dot"):
         raise UserError(f"{use}: similarity_fn_name: {similarity!r} is not supported; the rule is 'cosine' or 'dot'")
-    for key, supported in (("truncate_dim", None), ("model_type", "SentenceTransformer")):
-        if (value := _dict(use).get(key)) not in (None, supported):
-            raise UserError(f"{use}: {key}: {value!r} is not supported; the rule is {supported!r}")
+    truncate_dim = _value(use, _dict(use), "truncate_dim", int, None)
+    if truncate_dim is not None and truncate_dim < 1:
+        raise UserError(f"{use}: truncate_dim: {truncate_dim} is no number of values of an embedding; the rule is >= 1")
+    if (kind_of_model := _dict(use).get("model_type")) not in (None, "SentenceTransformer"):
+        raise UserError(f"{use}: model_type: {kind_of_model!r} is not supported; the rule is 'SentenceTransformer'")
     generator = len(modules) == 1 and any(str(a).endswith("ForCausalLM") for a in config.get("architectures") or ())
     modes: tuple[str, ...] = ("lasttoken",) if generator else ("mean",)
     include_prompt = True
@@ -97,9 +102,8 @@ def stored_settings(directory: Path) -> FolderSettings:
             raise UserError(f"{directory / 'modules.json'}: {kind} as module {number + 1} is not supported; the rule is one Pooling, behind the Transformer")
     normalize = bool(layers) and layers[-1] is None
     head = HeadSettings(modes, include_prompt, normalize, similarity)  # type: ignore[arg-type]
-    return FolderSettings(
-        transformer, head, tuple(layers[:-1] if normalize else layers), _prompts(use), max_length, said, _value(said, length, "do_lower_case", bool, False)
-    )
+    lower_case = _value(said, length, "do_lower_case", bool, False)
+    return FolderSettings(transformer, head, tuple(layers[:-1] if normalize else layers), _prompts(use), max_length, said, lower_case, truncate_dim)
 
 
 def default_prefixes(reference: str, directory: Path) -> Prefixes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,12 +74,14 @@ class UnitLength(nn.Module):
 @dataclass(frozen=True, slots=True)
 class HeadSettings:
     """``modes``: ways of pooling, of `POOLING_MODES`; ``include_prompt``: whether the prefix's tokens are pooled; ``normalize``:
-    whether the model ends in unit vectors; ``similarity``: of two of its embeddings."""
+    whether the model ends in unit vectors; ``similarity``: of two of its embeddings; ``truncate_dim``: the first values of an
+    embedding that are it, None for all of them."""
 
     modes: tuple[str, ...] = ("mean",)
     include_prompt: bool = True
     normalize: bool = True
     similarity: Similarity = "cosine"
+    truncate_dim: int | None = field(default=None, repr=False)
 
 
 #: Those of E5.
@@ -100,23 +102,46 @@ class EmbeddingHead(nn.Module):
         self.settings = settings
         self.layers = nn.ModuleList(layers)
         dense = [layer for layer in layers if isinstance(layer, Dense)]
-        self.width = dense[-1].linear.out_features if dense else width * len(settings.modes)
+        #: D before truncation.
+        self.full_width = dense[-1].linear.out_features if dense else width * len(settings.modes)
+
+    @property
+    def width(self) -> int:
+        """D of the embeddings."""
+        return self.settings.truncate_dim or self.full_width
+
+    def truncate(self, dimensions: int | None) -> None:
+        """Embeddings are their first ``dimensions`` values from now on, or all of them for None; UserError for what cannot be."""
+        if dimensions is not None and not 1 <= dimensions <= self.full_width:
+            raise UserError(f"truncate_dim: {dimensions} of the {self.full_width} values of an embedding; the rule is from 1 to {self.full_width}")
+        self.settings = replace(self.settings, truncate_dim=dimensions)
 
     @property
     def similarity(self) -> Similarity:
-        """How embeddings are compared; the dot product of unit vectors is their cosine."""
-        return "cosine" if self.settings.normalize else self.settings.similarity
+        """How embeddings are compared; the dot product of unit vectors is their cosine, but not that of a part of them."""
+        whole = self.settings.truncate_dim is None
+        return "cosine" if self.settings.normalize and whole else self.settings.similarity
 
     def describe(self) -> str:
         """All of it but the weights."""
-        return repr((self.settings, [layer.config if isinstance(layer, Dense) else "unit" for layer in self.layers]))
+        whole = repr((self.settings, [layer.config if isinstance(layer, Dense) else "unit" for layer in self.layers]))
+        return whole + ("" if self.settings.truncate_dim is None else f" truncate_dim={self.settings.truncate_dim}")
 
     def forward(self, states_TD: Tensor, runs: Sequence[LengthRun], prompt: int = 0) -> Tensor:
         """``[T, D] -> [B, width]``; ``prompt``: tokens of the prefix, which are left out where the settings say so."""
         embeddings_BD = pool(states_TD, runs, self.settings.modes, 0 if self.settings.include_prompt else prompt)
         for layer in self.layers:
             embeddings_BD = layer(embeddings_BD)
-        return embeddings_BD
+        return self.first_values(embeddings_BD)
+
+    def first_values(self, embeddings_BD: Tensor) -> Tensor:
+        """What is used of whole embeddings: ``[B, full_width] -> [B, width]``."""
+        if self.settings.truncate_dim is None:
+            return embeddings_BD
+        # sentence-transformers truncates behind its last module, which only a dot product can tell from before it.
+        if self.settings.normalize and self.settings.similarity == "dot":
+            embeddings_BD = functional.normalize(embeddings_BD, dim=1)
+        return embeddings_BD[:, : self.settings.truncate_dim]
 
 
 def save_head(head: EmbeddingHead, directory: Path, width: int) -> dict[str, Any]:

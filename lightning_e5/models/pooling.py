@@ -13,6 +13,9 @@ from lightning_e5.models.packed.layout import LengthRun
 #: The ways of pooling that sentence-transformers has, in the order in which it joins the vectors of several.
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 POOLING_MODES: tuple[str, ...] = get_args(PoolingMode)
+#: Those that a training starts with, by the names that a YAML gives them.
+Pooling = Literal["mean", "cls", "last"]
+POOLING_NAMES: dict[str, PoolingMode] = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 
 def average_pool(states_TD: Tensor, runs: Sequence[LengthRun]) -> Tensor:

@@ -247,11 +247,12 @@ def save_pretrained(directory: Path, backbone: Any, tokenizer: TextTokenizer, he
         fast.save_pretrained(directory)
     head = head or EmbeddingHead(backbone.config.hidden_size)
     prompts = {"query": tokenizer.prefixes.query, "passage": tokenizer.prefixes.passage, "document": tokenizer.prefixes.passage}
-    similarity = head.settings.similarity
+    use: dict[str, Any] = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": head.settings.similarity}
+    use |= {} if head.settings.truncate_dim is None else {"truncate_dim": head.settings.truncate_dim}
     files: dict[str, Any] = {
         **save_head(head, directory, backbone.config.hidden_size),
         "sentence_bert_config.json": {"max_seq_length": tokenizer.max_length, "do_lower_case": tokenizer.lower_case},
-        "config_sentence_transformers.json": {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": similarity},
+        "config_sentence_transformers.json": use,
     }
     for name, content in files.items():
         (directory / name).parent.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ RECORD = "training_record.json"
 class TrainedStage:
     """One training: ``texts`` names what it read by content (see `texts_identity`), None where that is not known;
     ``tokens_seen`` is None where tokens were not counted; ``selected_on`` names by content what chose the step whose weights
-    these are (see `lightning_e5.evaluation.tasks.task.items_identity`), None for the last step's."""
+    these are (see `lightning_e5.evaluation.tasks.task.items_identity`), None for the last step's; ``dimensions``: the numbers of first
+    values of an embedding that its loss was summed over (see `lightning_e5.losses.matryoshka`), None for whole embeddings alone."""
 
     stage: str
     pairs_seen: int
     tokens_seen: int | None
     texts: tuple[str, ...] | None
     selected_on: str | None = None
+    dimensions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +61,38 @@ class TrainingRecord:
         return frozenset(name for s in self.stages for name in s.texts or ())
 
     @property
+    def dimensions(self) -> tuple[int, ...] | None:
+        """Those of the last training, None for whole embeddings alone; a training at whole embeddings leaves no beginning as it was."""
+        return self.stages[-1].dimensions if self.stages else None
+
+    @property
     def selected_on(self) -> frozenset[str]:
         """What chose the weights, in any of the trainings."""
         return frozenset(name for s in self.stages if s.selected_on is not None for name in s.selected_on.split(SEVERAL))
 
     def after(
-        self, stage: str, metrics: Mapping[str, float], texts: Iterable[str] | None, *, selected_on: str | None = None
+        self,
+        stage: str,
+        metrics: Mapping[str, float],
+        texts: Iterable[str] | None,
+        *,
+        selected_on: str | None = None,
+        dimensions: Sequence[int] | None = None,
     ) -> TrainingRecord:
         """The record after one more training with these ``pairs_seen`` and ``tokens_seen``."""
         tokens = metrics.get("tokens_seen")
         named = None if texts is None else tuple(sorted(texts))
-        trained = TrainedStage(stage, int(metrics["pairs_seen"]), None if tokens is None else int(tokens), named, selected_on)
+        known = None if dimensions is None else tuple(dimensions)
+        trained = TrainedStage(stage, int(metrics["pairs_seen"]), None if tokens is None else int(tokens), named, selected_on, known)
         return replace(self, stages=(*self.stages, trained))
 
     def save(self, folder: Path) -> None:
         """Write the record into a model folder, atomically."""
         content = asdict(self)
         for stage in content["stages"]:
-            if stage["selected_on"] is None:
-                del stage["selected_on"]
+            for key in ("selected_on", "dimensions"):
+                if stage[key] is None:
+                    del stage[key]
         write_json(folder / RECORD, content)
 
 
@@ -98,7 +113,10 @@ def read_record(folder: Path | str) -> TrainingRecord | None:
         return None
     try:
         content = read_json(path)
-        stages = tuple(TrainedStage(**{**s, "texts": None if s["texts"] is None else tuple(s["texts"])}) for s in content["stages"])
+        lists = ("texts", "dimensions")
+        stages = tuple(
+            TrainedStage(**{**s, "texts": s["texts"], **{key: tuple(s[key]) for key in lists if s.get(key) is not None}}) for s in content["stages"]
+        )
         return TrainingRecord(stages, bool(content["known_start"]))
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: not a record of a model's training ({error!r})") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -13,12 +14,18 @@ from lightning_e5.distributed.collectives import gather, gather_with_grad, rank
 from lightning_e5.distributed.devices import without_autocast
 from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask
 from lightning_e5.losses.info_nce import TEMPERATURE, InfoNCE
+from lightning_e5.losses.matryoshka import Matryoshka, check_dimensions
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.base import TrainingModule
-from lightning_e5.ranges import Range, Temperature
+from lightning_e5.progress import say
+from lightning_e5.ranges import Range, Size, Temperature
+from lightning_e5.training.grad_cache import EmbeddingLoss
 from lightning_e5.training.reciprocal_rank import reciprocal_ranks
 from lightning_e5.training.token_dropout import drop_inner_tokens
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
+
+#: Of a dimension in the sum of the losses.
+DimensionWeight = Annotated[float, Range(0, 1e6, above=True)]
 
 
 class BiEncoderModule(TrainingModule):
@@ -31,6 +38,9 @@ class BiEncoderModule(TrainingModule):
             The paper does not say that it does so; equal texts as negatives teach nothing, so it is on by default.
         learn_temperature: make the temperature a parameter (not in E5).
         token_dropout: share of a text's inner tokens left out in training (ours: regularises small models).
+        dimensions: the whole loss is that of the first values of an embedding, summed over these numbers of them, so that each beginning
+            can be used alone (``truncate_dim``; see `Matryoshka`; not in E5); None for that of whole embeddings.
+        dimension_weights: of each in the sum; 1 by default.
         **training: see `TrainingModule`.
     """
 
@@ -42,10 +52,17 @@ class BiEncoderModule(TrainingModule):
         mask_duplicates: bool = True,
         learn_temperature: bool = False,
         token_dropout: Annotated[float, Range(0, 0.99)] = 0.0,
+        dimensions: Sequence[Size] | None = None,
+        dimension_weights: Sequence[DimensionWeight] | None = None,
         **training: Any,
     ) -> None:
         super().__init__(encoder, **training)
         self.encoder = encoder
+        check_dimensions({"dimensions": dimensions, "dimension_weights": dimension_weights}, encoder.width)
+        self.dimensions = None if dimensions is None else tuple(dimensions)
+        self.dimension_weights = dimension_weights
+        if self.dimensions is not None and max(self.dimensions) < encoder.width:
+            say(f"dimensions: the values of an embedding behind the first {max(self.dimensions)} of {encoder.width} are in no loss, so whole embeddings are not trained")
         self.info_nce = InfoNCE(temperature, learned=learn_temperature)
         self.mask_duplicates, self.token_dropout = mask_duplicates, token_dropout
         self._held_out: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -59,6 +76,10 @@ class BiEncoderModule(TrainingModule):
     def embed_chunk(self, ids_T: Tensor, lengths: list[int]) -> Tensor:
         """Unit embeddings of one chunk."""
         return functional.normalize(self.encoder(ids_T, lengths), dim=1)
+
+    def at_dimensions(self, loss: EmbeddingLoss) -> EmbeddingLoss:
+        """The loss as it is summed over the scheme's dimensions; itself where there are none."""
+        return loss if self.dimensions is None else Matryoshka(loss, self.dimensions, self.dimension_weights)
 
     def batch_loss(self, batch: PairBatch, embeddings_ND: Tensor) -> LossOutput:
         """InfoNCE of the queries against every passage of the global batch; a collective call.
@@ -87,7 +108,7 @@ class BiEncoderModule(TrainingModule):
         """Loss and accuracy against the passages of the batch, and the parts of the loss; the embeddings are kept for the pool."""
         queries_BD, passages_ND = (self.encoder.embed_tokens(texts).to(self.device) for texts in (batch.queries, batch.passages))
         with without_autocast(self.device):
-            output = self.batch_loss(batch, torch.cat([queries_BD, passages_ND]))
+            output = self.at_dimensions(partial(self.batch_loss, batch))(torch.cat([queries_BD, passages_ND]))
         own = (queries_BD, passages_ND, batch.query_text_B, batch.passage_text_P)
         self._held_out.append(tuple(gather(tensor).cpu() for tensor in own))  # type: ignore[arg-type]
         parts = {name: value for name, value in output.logs.items() if name not in ("temperature", "std_query", "std_passage")}

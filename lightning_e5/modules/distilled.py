@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.losses.distillation import distillation_loss, has_teacher
+from lightning_e5.losses.matryoshka import check_dimensions
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.ranges import Weight
@@ -17,7 +18,7 @@ from lightning_e5.training.chunks import concatenate
 from lightning_e5.types import LossOutput, PairBatch
 
 
-@configurable("training scheme")
+@configurable("training scheme", check=check_dimensions)
 class DistilledModule(BiEncoderModule):
     """``D_KL(p_ce || p_stu) + alpha * L_cont`` over 1 positive and N hard negatives per query.
 
@@ -40,7 +41,7 @@ class DistilledModule(BiEncoderModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         texts = self.drop_tokens(concatenate([batch.queries, batch.passages]))
-        self.cached_step(batch, texts, self.embed_chunk, partial(self.batch_loss, batch))
+        self.cached_step(batch, texts, self.embed_chunk, self.at_dimensions(partial(self.batch_loss, batch)))
 
     def batch_loss(self, batch: PairBatch, embeddings_ND: Tensor) -> LossOutput:
         """``D_KL + alpha * L_cont``, and both apart in the logs; a collective call.

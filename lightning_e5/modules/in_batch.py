@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from lightning_e5.configurable import configurable
+from lightning_e5.losses.matryoshka import check_dimensions
 from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.training.chunks import concatenate
 from lightning_e5.types import PairBatch
 
 
-@configurable("training scheme")
+@configurable("training scheme", check=check_dimensions)
 class InBatchModule(BiEncoderModule):
     """Contrastive training with in-batch negatives (and hard negatives, where the batch has them).
 
@@ -22,4 +23,4 @@ class InBatchModule(BiEncoderModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         texts = self.drop_tokens(concatenate([batch.queries, batch.passages]))
-        self.cached_step(batch, texts, self.embed_chunk, partial(self.batch_loss, batch))
+        self.cached_step(batch, texts, self.embed_chunk, self.at_dimensions(partial(self.batch_loss, batch)))

@@ -10,6 +10,7 @@ from torch.nn import functional
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.collectives import gather
 from lightning_e5.errors import UserError
+from lightning_e5.losses.matryoshka import check_dimensions, first_values
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives
 from lightning_e5.ranges import Count, Share
@@ -18,7 +19,7 @@ from lightning_e5.training.negative_queue import NegativeQueue
 from lightning_e5.types import LossOutput, PairBatch
 
 
-@configurable("training scheme")
+@configurable("training scheme", check=check_dimensions)
 class MoCoModule(BiEncoderModule):
     """Queries against their keys and a queue of keys; only the query side has a gradient.
 
@@ -57,12 +58,13 @@ class MoCoModule(BiEncoderModule):
 
             def loss(queries_BD: Tensor) -> LossOutput:
                 mask = self.false_negatives(batch, queue_text_K, target_B, text_P)
-                output = self.info_nce(queries_BD, queue_KD[:0], target_B, mask, queue_KD)
-                return output._replace(logs={**self.embedding_logs(queries_BD, keys_PD), "queue": float(len(queue_KD))})
+                entries_KD, own_PD = (first_values(rows, queries_BD.shape[1]) for rows in (queue_KD, keys_PD))
+                output = self.info_nce(queries_BD, entries_KD[:0], target_B, mask, entries_KD)
+                return output._replace(logs={**self.embedding_logs(queries_BD, own_PD), "queue": float(len(queue_KD))})
 
             # q = f_q(query), against the queue.
             texts = self.drop_tokens(batch.queries)
-            self.cached_step(batch, texts, self.embed_chunk, loss, without_gradient=batch.passages)
+            self.cached_step(batch, texts, self.embed_chunk, self.at_dimensions(loss), without_gradient=batch.passages)
         # theta_k <- m theta_k + (1 - m) theta_q; the momentum encoder is whole on every rank.
         with self.whole_parameters():
             momentum_update(self.momentum_encoder, self.encoder, self.momentum)

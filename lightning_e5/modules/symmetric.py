@@ -10,13 +10,14 @@ from torch import Tensor
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.collectives import gather, gather_with_grad
 from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask, OwnColumnMask
+from lightning_e5.losses.matryoshka import check_dimensions
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives, own_queries, passages_per_query
 from lightning_e5.training.chunks import concatenate
 from lightning_e5.types import LossOutput, PairBatch
 
 
-@configurable("training scheme")
+@configurable("training scheme", check=check_dimensions)
 class SymmetricModule(BiEncoderModule):
     """In-batch negatives in both directions (not in E5).
 
@@ -59,4 +60,4 @@ class SymmetricModule(BiEncoderModule):
                 output = output._replace(loss=(output.loss + back.loss) / 2)
             return output._replace(logs=self.embedding_logs(queries_BD, passages_ND))
 
-        self.cached_step(batch, texts, self.embed_chunk, loss)
+        self.cached_step(batch, texts, self.embed_chunk, self.at_dimensions(loss))

@@ -68,7 +68,7 @@ ValidationArguments = Annotated[
 
 def lower_is_better(metric: str) -> bool:
     """Whether the lower of two values of a metric is the better one."""
-    return metric.rsplit("/", 1)[-1] in LOWER
+    return metric.rsplit("/", 1)[-1].partition("@")[0] in LOWER  # ``loss@256`` is one at that dimension
 
 
 class ValidationCallback(L.Callback):

@@ -114,6 +114,8 @@ def guess_of(module: L.LightningModule, batch: PairBatch, row: Mapping[str, floa
     if candidates < 2:
         return None
     loss, guess = row["loss"], math.log(candidates)
+    if isinstance(module, BiEncoderModule) and module.dimensions is not None:
+        loss = row[f"loss@{max(module.dimensions)}"]  # of the sum over dimensions
     if isinstance(module, DistilledModule):
         if not module.alpha:
             return None

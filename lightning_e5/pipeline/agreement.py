@@ -17,6 +17,7 @@ from lightning_e5.config.experiment import Node, outside_path
 from lightning_e5.config.known_encoders import KNOWN_ENCODERS
 from lightning_e5.configurable import resolve_target
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.result_row import evaluated_encoders
 
 #: Arguments by which stages take another's result, and what it has to be.
 _WANTED = {"encoder": "encoder", "tokens": "tokens", "ranked": "ranked", "keep": "keep", "pairs": "pairs", "teacher": "cross encoder", "validation_collections": "collection"}
@@ -28,7 +29,7 @@ class Facts:
 
     makes: place in its folder (empty: the folder) -> what lies there. rows: pairs or queries, at most. negatives: of every
     query, at least. scores, retriever_scores: whether a teacher's, or the retriever's, stand beside them. max_length,
-    positions: of the encoder.
+    positions, width: of the encoder.
     """
 
     makes: Mapping[str, str] | None = None
@@ -38,6 +39,7 @@ class Facts:
     retriever_scores: bool | None = None
     max_length: int | None = None
     positions: int | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +124,17 @@ def _own_pairs(stage: _Stage) -> Facts:
     return replace(_build_pairs(stage), makes={"": "pairs", "test": "collection", "validation": "collection", "ranked.parquet": "ranked"})
 
 
-def _pair_shards(stage: _Stage) -> Facts:
-    return Facts({"": "pairs"})
-
-
 def _new_encoder(stage: _Stage, spec: Any) -> Facts:
     """Of an encoder that a node (or none) specifies."""
     if not isinstance(spec, dict) or "_target_" not in spec:
         return Facts()
     values = {**_defaults(resolve_target(spec["_target_"], stage.key)), **spec}
-    sizes = KNOWN_ENCODERS.get(values["pretrained"]) if values.get("pretrained") else (0, 0, 0, 0, values.get("max_positions"))
-    positions = None if sizes is None else sizes[4]
+    sizes = KNOWN_ENCODERS.get(values["pretrained"]) if values.get("pretrained") else (0, values.get("hidden_size"), 0, 0, values.get("max_positions"))
+    width, positions = (None, None) if sizes is None else (sizes[1], sizes[4])
     length = values.get("max_length")
     if length is not None and positions is not None and length > positions:
         raise stage.refuse("encoder" if "encoder" in stage.node else "spec", f"max_length: {length} tokens are more than the {positions} positions")
-    return Facts(max_length=length, positions=positions)
+    return Facts(max_length=length, positions=positions, width=width)
 
 
 def _vocabulary(stage: _Stage) -> Facts:
@@ -183,7 +181,7 @@ def _finetune(stage: _Stage) -> Facts:
     if alone and issubclass(module, DistilledModule):  # type: ignore[arg-type]
         rule = f"{module.__name__} distils a teacher's scores, and no stage of inputs.ranked gives any"
         raise stage.refuse("module", f"{rule} (a teacher_scores stage does; where that is meant: without_teacher: true)")
-    return Facts({"encoder": "encoder"}, max_length=length, positions=encoder.positions)
+    return Facts({"encoder": "encoder"}, max_length=length, positions=encoder.positions, width=encoder.width)
 
 
 def _teacher(stage: _Stage) -> Facts:
@@ -251,6 +249,9 @@ def _hold_out(stage: _Stage) -> int:
 def _check_training(stage: _Stage, rows: int | None, what: str) -> None:
     """Steps, warm-up and batch of a training on at most ``rows``, of which some may be held out."""
     data, optimizer = stage.node["data"], stage.node["optimizer"]
+    width, most = stage.input("encoder").width, max(stage.node["module"].get("dimensions") or [0])
+    if width is not None and most > width:
+        raise stage.refuse("module.dimensions", f"{most} is above the {width} values of the encoder's embeddings")
     batch, steps, epochs = data.get("batch_size"), data.get("max_steps"), data.get("epochs")
     hold_out = _hold_out(stage)
     rows = None if rows is None else rows - hold_out
@@ -267,11 +268,10 @@ def _evaluate(stage: _Stage) -> Facts:
     from lightning_e5.evaluation.beir.metrics import parse_metric
 
     inputs = stage.node.get("inputs") or {}
-    models = [*(inputs.get("encoders") or {}), *(stage.value("baselines") or {}), *(stage.value("fusions") or {}), *(["word-vectors"] if "word_vectors" in inputs else [])]
+    models = [*evaluated_encoders(stage.node), *(stage.value("baselines") or {}), *(stage.value("fusions") or {}), *(["word-vectors"] if "word_vectors" in inputs else [])]
     if not models:
         raise UserError(f"{stage.key}: names no model to evaluate (encoders, word_vectors or baselines)")
-    reference = stage.value("reference")
-    named = [("reference", reference)] if reference is not None else []
+    named = [("reference", name) for name in [stage.value("reference")] if name is not None]
     for model, others in (stage.value("previous") or {}).items():
         named += [("previous", name) for name in (model, *([others] if isinstance(others, str) else others))]
     for argument, name in named:
@@ -291,7 +291,7 @@ def _evaluate(stage: _Stage) -> Facts:
 _STAGES: dict[str, Callable[[_Stage], Facts]] = {
     f"lightning_e5.stages.{place}": known
     for place, known in {
-        "build_pairs.build_pairs": _build_pairs, "own_pairs.own_pairs": _own_pairs, "build_ccpairs.build_ccpairs": _pair_shards, "signal_pairs.signal_pairs": _pair_shards,
+        "build_pairs.build_pairs": _build_pairs, "own_pairs.own_pairs": _own_pairs, **dict.fromkeys(("build_ccpairs.build_ccpairs", "signal_pairs.signal_pairs"), lambda stage: Facts({"": "pairs"})),
         "vocabulary.vocabulary": _vocabulary, "vocabulary.tokens": _tokens, "consistency_filter.consistency_filter": _consistency_filter,
         "draw_pairs.draw_pairs": _draw_pairs, "draw_pairs.draw_collection": lambda stage: Facts({"": "collection"}), "pretrain.pretrain": _pretrain, "finetune.finetune": _finetune, "teacher.teacher": _teacher,
         "teacher.teacher_scores": _teacher_scores, "hard_negatives.hard_negatives": _hard_negatives, "ranked_data.ranked_data": _ranked_data,

@@ -56,6 +56,7 @@ class KeptWeights:
         self.callback: ValidationCallback | None = None
         self.tasks: list[Any] = []
         self.settings: Validation | None = None
+        self.dimensions: Sequence[int] | None = None
         if validation is not None:
             self.settings = Validation(**validation)
             own = [EvaluateOn(collections=collections, max_length=self.settings.max_length)] if collections else []
@@ -64,8 +65,9 @@ class KeptWeights:
             self.callback = ValidationCallback(self.settings, model, keep_general=keep_general, general=self.general, record=self._write)
 
     def attach(self, module: TrainingModule) -> TrainingModule:
-        """Give a training scheme the tasks that it is validated on."""
+        """Give a training scheme the tasks that it is validated on; what it trains is recorded with the weights."""
         module.validation_tasks = self.tasks
+        self.dimensions = getattr(module, "dimensions", None)
         return module
 
     @property
@@ -94,8 +96,9 @@ class KeptWeights:
 
     def record(self, encoder: Path, stage: str, metrics: dict[str, float], texts: Iterable[str] | None) -> TrainingRecord:
         """The record of the kept weights: what ``encoder`` had seen, and this training, with what chose its step."""
-        read = texts if metrics["pairs_seen"] else ()
-        return start_of(encoder).after(stage, metrics, read, selected_on=self.selected_on)
+        start = start_of(encoder)
+        read, dimensions = (texts, self.dimensions) if metrics["pairs_seen"] else ((), start.dimensions)
+        return start.after(stage, metrics, read, selected_on=self.selected_on, dimensions=dimensions)
 
     def _write(self, rows: Sequence[Mapping[str, float]]) -> None:
         write_text(self.out / VALIDATION, "".join(json.dumps(row) + "\n" for row in rows))

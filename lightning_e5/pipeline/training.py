@@ -85,10 +85,12 @@ def _wandb(out: Path, context: StageContext) -> WandbStage | None:
 def _seen(out: Path) -> dict[str, float]:
     rows = read_metrics_log(out)
     tail = rows[-min(10, len(rows)) :]
+    of_dimensions = [name for name in rows[-1] if name.startswith("loss@")]
     return {
         "steps": rows[-1]["step"],
         "pairs_seen": rows[-1]["pairs"],
         "tokens_seen": rows[-1]["tokens"],
         "final_loss": sum(r["loss"] for r in tail) / len(tail),
         "final_accuracy": sum(r["accuracy"] for r in tail) / len(tail),
+        **{f"final_{name}": sum(r[name] for r in tail) / len(tail) for name in of_dimensions},
     }

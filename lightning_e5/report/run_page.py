@@ -15,6 +15,8 @@ from lightning_e5.report.figures import drawing as figures
 from lightning_e5.report.figures.validation import validation_curves
 from lightning_e5.report.filter_report import filter_section
 from lightning_e5.report.html import Details, Folded, Paragraph, Part, Picture, Section, page
+from lightning_e5.report.tables.dimensions import NOTE as DIMENSIONS_NOTE
+from lightning_e5.report.tables.dimensions import dimensions_table
 from lightning_e5.report.tables.evaluation import NONE_SHOWN_NOTE, contamination_table, task_table, validity_table
 from lightning_e5.report.tables.provenance import environment_facts
 from lightning_e5.report.tables.results import further_comparisons, results_table
@@ -88,6 +90,8 @@ def _folded(run: RunData, rows: Sequence[dict[str, Any]]) -> list[Part]:
     parts: list[Part] = []
     if (validity := validity_table(rows)).rows:
         parts.append(Folded("How the figures were made", [validity, Paragraph(_VALIDITY_NOTE, "note")]))
+    if (dimensions := dimensions_table(run)).rows:
+        parts.append(Folded("Dimensions", [dimensions, Paragraph(DIMENSIONS_NOTE, "note")]))
     if (seen := contamination_table(rows, run.metrics)).rows:
         parts.append(Folded("What the models have seen", [seen, Paragraph(_CONTAMINATION_NOTE, "note")]))
     parts += data_sections(run)

@@ -25,7 +25,7 @@ MANIFEST: Shape = {"files": {"*": TEXT}}
 #: A comparison of two models.
 DIFFERENCE: Shape = {"difference": NUMBER, "difference_low": NUMBER, "difference_high": NUMBER, "verdict": TEXT}
 COMPARED: Shape = {"model": TEXT, **DIFFERENCE}
-_COUNTS = ("queries", "documents", "missing", "dangling", "pairs_seen", "tokens_seen", "max_length", "clean_items")
+_COUNTS = ("queries", "documents", "missing", "dangling", "pairs_seen", "tokens_seen", "max_length", "clean_items", "dimensions")
 #: What rows of retrieval's and of the tasks' table have in common.
 _ROW: Shape = {
     "model": TEXT, **{f"{key}?": COUNT for key in _COUNTS}, **{f"{key}?": NUMBER for key in ("low", "high", "truncated", "tied")},

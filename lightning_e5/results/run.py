@@ -23,7 +23,7 @@ from lightning_e5.files.beir_layout import either, stored_texts
 from lightning_e5.files.parquet import parquet_columns, read_parquet
 from lightning_e5.files.run_layout import CONFIG, ENVIRONMENT, LOG, METRICS, NANO_BEIR_SETS, TABLE, TIMING
 from lightning_e5.files.storage import MANIFEST, sha256_file
-from lightning_e5.result_row import MAIN_METRIC, ResultRow
+from lightning_e5.result_row import MAIN_METRIC, ResultRow, evaluated_encoders
 from lightning_e5.results import result_files as shapes
 from lightning_e5.results.filters import FilterRanks, FilterSample, draw_samples, read_filter
 from lightning_e5.results.recorded_config import load_recorded
@@ -268,8 +268,8 @@ class RunData:
 
     def _trained_by(self, evaluation: str, model: str) -> tuple[str, ...]:
         """The stages with ``pairs_seen`` on the way of a model's weights: each one's input ``encoder`` leads on."""
-        inputs = self.config["stages"][evaluation].get("inputs") or {}
-        reference = (inputs.get("encoders") or {}).get(model) or (inputs.get("word_vectors") if model == "word-vectors" else None)
+        node = self.config["stages"][evaluation]
+        reference = evaluated_encoders(node).get(model, (None,))[0] or ((node.get("inputs") or {}).get("word_vectors") if model == "word-vectors" else None)
         found: list[str] = []
         while isinstance(reference, str) and (name := reference.split("/")[0]) in self.config["stages"]:
             if "pairs_seen" in shapes.read_metrics(self.stage(name)):

@@ -10,6 +10,7 @@ from data_modules.pair_rows import source_codes, take_rows
 from data_modules.pair_store import SHARDS, PairStore
 from data_modules.pair_store import TABLE as PAIR_TABLE
 from lightning_e5.config.experiment import Node
+from lightning_e5.result_row import evaluated_encoders
 from lightning_e5.results.run import TABLE, RunData
 from lightning_e5.rng import generator
 
@@ -22,10 +23,10 @@ def encoder_folders(run: RunData) -> dict[str, tuple[Path, Node]]:
     for stage in run.stages_with(TABLE):
         node = run.config["stages"][stage]
         settings = {key: node[key] for key in _ENCODER_SETTINGS if key in node}
-        for model, reference in ((node.get("inputs") or {}).get("encoders") or {}).items():
+        for model, (reference, dimensions) in evaluated_encoders(node).items():
             folder = run.input_path(reference)
             if folder.is_dir():
-                found[model] = (folder, settings)
+                found[model] = (folder, settings if dimensions is None else {**settings, "truncate_dim": dimensions})
     return found
 
 

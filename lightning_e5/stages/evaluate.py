@@ -18,8 +18,8 @@ from lightning_e5.evaluation.tasks.retrieval import CollectionTask
 from lightning_e5.evaluation.tasks.task import EvalTask
 from lightning_e5.evaluation.tasks.zero_shot import ZeroShotPrompts
 from lightning_e5.files.run_layout import NANO_BEIR_SETS
-from lightning_e5.ranges import Count, Length, Range
-from lightning_e5.result_row import flat
+from lightning_e5.ranges import Count, Length, Range, Size
+from lightning_e5.result_row import at_dimensions, flat
 from lightning_e5.retrieval.exact import VectorIndex
 from lightning_e5.tracking.run_directory import warn
 from lightning_e5.types import Embedder
@@ -54,6 +54,7 @@ def evaluate(
     prefixes: Mapping[str, str] | None = None,
     max_length: Length | None = None,
     prefix_ablation: bool = False,
+    truncate_dim: Size | Sequence[Size] | None = None,
     published: Mapping[str, Mapping[str, Annotated[float, Range(-100, 100)]]] | None = None,
     training_texts: Mapping[str, Path] | None = None,
     trained_on: Mapping[str, Sequence[str]] | None = None,
@@ -94,6 +95,8 @@ def evaluate(
         prefixes: ``query`` and ``passage``, for all encoders; refused where a model folder stores others.
         max_length: tokens per text, for all encoders; as stored in their folders where not given.
         prefix_ablation: allow other prefixes; the rows are labelled.
+        truncate_dim: the first values of the encoders' embeddings that are compared, of unit length again; of several numbers each is
+            a model of its own, ``NAME@NUMBER``, which ``reference`` and the like call so. What the folders store where not given.
         published: model -> ``<set>/<metric>`` -> a published figure, shown beside ours.
         training_texts: name -> folder of pairs or ``ranked.parquet``. Test queries, pairs and texts that occur in them are
             counted for every model that read no other ones (its folder says what it read), and scores are given without
@@ -125,7 +128,10 @@ def evaluate(
     models = [
         *(ModelSpec(name, baseline) for name, baseline in (baselines or {}).items()),
         *([ModelSpec("word-vectors", word_vectors)] if word_vectors is not None else []),
-        *(ModelSpec(name, folder, precision, own, max_length, prefix_ablation) for name, folder in (encoders or {}).items()),
+        *(
+            ModelSpec(name, folder, precision, own, max_length, prefix_ablation, dimensions)
+            for name, (folder, dimensions) in at_dimensions(encoders or {}, truncate_dim).items()
+        ),
     ]
     rows = evaluation.evaluate(
         models, _kept(tasks, out / NANO_BEIR_SETS, collections or {}), seed=seed, out=out, reference=reference, previous=previous, published=published,

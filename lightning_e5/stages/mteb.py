@@ -27,7 +27,7 @@ from lightning_e5.evaluation.mteb.tasks import (
 )
 from lightning_e5.files.storage import write_json
 from lightning_e5.progress import progress
-from lightning_e5.ranges import Length
+from lightning_e5.ranges import Length, Size
 
 #: One row per model and task.
 TABLE = "mteb.json"
@@ -47,6 +47,7 @@ def mteb(
     prefixes: Mapping[str, str] | None = None,
     prefix_ablation: bool = False,
     max_length: Length | None = None,
+    truncate_dim: Size | None = None,
     precision: Precision = "fp32",
     normalize_features: bool = False,
     organisation: str = "lightning_e5",
@@ -66,6 +67,7 @@ def mteb(
         prefixes: ``query`` and ``passage``, for all encoders; refused where a folder stores others.
         prefix_ablation: allow other prefixes; the rows are labelled.
         max_length: tokens per text; as stored in the folders where not given.
+        truncate_dim: the first values of the encoders' embeddings that are compared; as stored in the folders where not given.
         precision: of the encoders' backbones.
         normalize_features: give classification unit vectors; E5's own evaluation does not.
         organisation: of the models' names in mteb's results.
@@ -92,7 +94,7 @@ def mteb(
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         for model, folder in encoders.items():
-            loaded, encoder = _encoder(model, folder, organisation, prefixes, prefix_ablation, max_length, precision, normalize_features)
+            loaded, encoder = _encoder(model, folder, organisation, prefixes, prefix_ablation, max_length, precision, normalize_features, truncate_dim)
             chosen = _chosen_on(model, loaded, named, local or {}, selected_on_this)
             scores: dict[str, float] = {}
             with progress(len(found), f"mteb: {model}", "task") as bar:
@@ -133,10 +135,10 @@ def _chosen_on(model: str, loaded: LoadedModel, tasks: Mapping[str, Any], local:
 
 def _encoder(
     model: str, folder: Path, organisation: str, prefixes: Mapping[str, str] | None, ablation: bool,
-    max_length: int | None, precision: Precision, normalize: bool,
+    max_length: int | None, precision: Precision, normalize: bool, truncate_dim: int | None,
 ) -> tuple[LoadedModel, MtebEncoder]:  # fmt: skip
     directory = encoder_directory(folder)
-    loaded = ModelSpec(model, directory, precision, given_prefixes(prefixes, "mteb.prefixes"), max_length, ablation).load()
+    loaded = ModelSpec(model, directory, precision, given_prefixes(prefixes, "mteb.prefixes"), max_length, ablation, truncate_dim).load()
     tokenizer = loaded.model.tokenizer
     settings = {
         "prefixes": (tokenizer.prefixes.query, tokenizer.prefixes.passage), "max_length": tokenizer.max_length,
@@ -158,6 +160,8 @@ def _row(model: str, loaded: LoadedModel, encoder: MtebEncoder, task: Any, resul
     }  # fmt: skip
     if hasattr(task, "ignore_identical_ids"):  # mteb's own flag of a retrieval task: its queries are documents
         row["queries_are_documents"] = bool(task.ignore_identical_ids)
+    dimensions = loaded.model.head.settings.truncate_dim
+    row |= {} if dimensions is None else {"dimensions": dimensions}
     return row | ({"prefix_ablation": True} if loaded.prefix_ablation else {})
 
 

@@ -61,6 +61,7 @@ def vocabulary(
         backend = train_wordpiece_from(lambda: pool.texts(every), int(counts["vocabulary_pairs"]), encoder.vocab_size)
         assert encoder.max_length is not None  # as the spec of an untrained encoder has it
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
+        tokenizer.check_room()
     counts |= pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
     if encoder.pretrained is None:
         model = pool.untrained_encoder(encoder, tokenizer, seed)

@@ -18,7 +18,7 @@ def task_table(rows: Sequence[Node]) -> Table:
     """The rows of ``tasks.json`` (all tasks beside retrieval) under one header; published figures where there are any."""
     beside = published_columns(rows, lambda row: row["value"], lambda row: row.get("published"))
     return Table.of(rows, [
-        Column("model", labelled), Column("set", "set"), Column("task", "task"), Column("metric", "metric"), number("value", "value", ".3f"),
+        Column("model", labelled), _dimensions(rows), Column("set", "set"), Column("task", "task"), Column("metric", "metric"), number("value", "value", ".3f"),
         number("95% interval", interval), *beside, number("items", "items", ","),
     ])  # fmt: skip
 
@@ -31,7 +31,7 @@ def validity_table(rows: Sequence[Node]) -> Table:
     return Table.of([row for row in rows if "precision" in row], [
         Column("model", labelled), Column("set", set_name), Column("split", lambda row: row.get("split") or None),
         Column("prefixes", _prefixes), number("max length", "max_length", ","), number("truncated", "truncated", ".1%"),
-        Column("precision", lambda row: row["precision"] or None),
+        _dimensions(rows), Column("precision", lambda row: row["precision"] or None),
         number("tied at 10", lambda row: row.get("tied") if "collection" in row else None, ".1%"),
         number("missing", "missing", ","), number("qrels of missing documents", "dangling", ","),
     ])  # fmt: skip
@@ -78,7 +78,7 @@ def retrieval_table(rows: Sequence[Node], metrics: Mapping[str, float], names: S
 
     beside = published_columns(rows, value(names[0]), lambda row: row.get("published", {}).get(names[0]))
     return Table.of(rows, [
-        Column("model", labelled), Column("set", "collection"), number(names[0], value(names[0]), ".3f"), number("95% interval", interval),
+        Column("model", labelled), _dimensions(rows), Column("set", "collection"), number(names[0], value(names[0]), ".3f"), number("95% interval", interval),
         *beside, *(number(name, value(name), ".3f") for name in names[1:]), number("queries", "queries", ","),
     ])  # fmt: skip
 
@@ -154,9 +154,11 @@ def interval(row: Node) -> str | None:
 
 
 def labelled(row: Node) -> str:
-    """The model's name, marked where texts are not compared by cosine, where other prefixes than its own were used, and where the set
-    chose its weights in a validation."""
-    name = f"{row['model']} (dot product)" if row.get("similarity") == "dot" else str(row["model"])
+    """The model's name, marked where texts are not compared by cosine, where its embeddings were truncated (unless the name says so),
+    where other prefixes than its own were used, and where the set chose its weights in a validation."""
+    name, dimensions = str(row["model"]), row.get("dimensions")
+    name = name if dimensions is None or name.endswith(f"@{dimensions}") else f"{name} ({dimensions} dimensions)"
+    name = f"{name} (dot product)" if row.get("similarity") == "dot" else name
     name = f"{name} (prefix ablation)" if row.get("prefix_ablation") else name
     return f"{name} (chosen on this set)" if row.get("selected_on_this") else name
 
@@ -164,6 +166,11 @@ def labelled(row: Node) -> str:
 def set_name(row: Node) -> str:
     """The collection of a row of ``table.json``, or the set of one of ``tasks.json``."""
     return str(row.get("collection") or row["set"])
+
+
+def _dimensions(rows: Sequence[Node]) -> Column | None:
+    """How many first values of an embedding were compared, empty for all of them; no column where none was truncated."""
+    return number("dimensions", lambda row: row.get("dimensions", ""), ",") if any(row.get("dimensions") for row in rows) else None
 
 
 def _prefixes(row: Node) -> str:

@@ -79,6 +79,10 @@ def evaluation_csv(rows: Sequence[ResultRow], reference: str | None) -> str:
         lines.append([row.model, row.collection, row.task, row.metric, row.value, row.low, row.high, row.queries, reference if compared else None, *ends])
         others = {name: value for name, value in row.metrics.items() if name not in (row.metric, *(f"{row.metric}_{end}" for end in _ENDS))}
         lines += [[row.model, row.collection, row.task, name, value, None, None, row.queries, None, *[None] * 6] for name, value in others.items()]
+    if any(row.texts is not None and row.texts.dimensions for row in rows):
+        header.append("dimensions")
+        of_model = {(row.model, row.collection): row.texts.dimensions for row in rows if row.texts is not None}
+        lines = [[*line, of_model.get((line[0], line[1]))] for line in lines]
     return Table([Column(title) for title in header], lines).csv()
 
 

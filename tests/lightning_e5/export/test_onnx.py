@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.export import onnx as onnx_export
 from lightning_e5.export.onnx import MODEL, PACKAGES, export_onnx, input_names
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.factory import EncoderSpec
 
 HERE = all(importlib.util.find_spec(name) is not None for name in PACKAGES)
 needs_onnx = pytest.mark.skipif(not HERE, reason="onnx, onnxscript and onnxruntime are optional")
@@ -96,6 +98,29 @@ def test_an_encoder_that_is_no_bert(tmp_path: Path, small_tokenizer: Any, texts:
     assert input_names(encoder.backbone) == ["input_ids", "attention_mask"]
     theirs = embedded(tmp_path / "other" / MODEL, tmp_path / "other", texts[:5], "query: ", 48)
     assert np.abs(theirs - encoder.embed(texts[:5], "query").numpy()).max() < 1e-5
+
+
+@needs_onnx
+@pytest.mark.parametrize(("pooling", "dimensions"), [("cls", 12), ("last", None), ("mean", 5)])
+def test_pooling_and_truncation_in_the_cards_programs(
+    pooling: Any, dimensions: int | None, tmp_path: Path, folder: Path, texts: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a user of transformers or of onnxruntime alone computes is what the encoder and sentence-transformers' ONNX backend give."""
+    EncoderSpec(pretrained=str(folder), pooling=pooling, max_length=48).load_pretrained(folder).save_pretrained(tmp_path / "start")
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "start"), str(out), "--onnx", *([] if dimensions is None else ["--truncate-dim", str(dimensions)])]) == 0
+    encoder = TextEncoder.from_pretrained(out)
+    assert encoder.width == (dimensions or 32)
+    queries, passages = encoder.embed(["how do I read a file?"], "query"), encoder.embed(["Open the file and go through its lines.", "A graph has nodes and edges."], "passage")
+    expected = (queries @ passages.T).numpy().ravel()
+    found = re.findall(r"```python\n(.*?)\n```", (out / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    assert len(found) == 3
+    monkeypatch.chdir(out)
+    for program in found:
+        capsys.readouterr()
+        exec(program, {})
+        printed = np.array([float(n) for n in re.findall(r"-?\d\.\d+", capsys.readouterr().out)])
+        assert np.abs(printed - expected).max() < 2e-4, program  # as many digits as are printed
 
 
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
@@ -13,7 +15,10 @@ from lightning_e5.errors import UserError
 from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
+from lightning_e5.models.folder import stored_settings
+from lightning_e5.models.pooling import POOLING_NAMES
 from lightning_e5.text import E5_PREFIXES, Prefixes
+from tests.lightning_e5.models.folders import write_folder
 
 
 @pytest.fixture
@@ -75,3 +80,67 @@ def test_dropout_of_a_model_that_has_none(tmp_path: Path) -> None:
 def test_dropout_of_the_small_bert(small_tokenizer: Any, given: float | None, expected: float) -> None:
     spec = EncoderSpec(layers=1, hidden_size=16, heads=2, intermediate_size=16, dropout=given, initialisation="bert")
     assert dropouts(spec.build(small_tokenizer, None, 1)) == {expected}
+
+
+def hidden(model: Any, tokenizer: Any, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded states by transformers alone, and the mask."""
+    ids, lengths = tokenizer.encode(texts, "query")
+    rows = torch.from_numpy(ids).long().split(lengths.tolist())
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    pad = model.config.pad_token_id
+    return model(input_ids=torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=pad), attention_mask=mask).last_hidden_state, mask
+
+
+def pooled(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    rows = [state[: int(own.sum())] for state, own in zip(states, mask, strict=True)]
+    return torch.stack([{"mean": row.mean(0), "cls": row[0], "last": row[-1]}[pooling] for row in rows])
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])  # packed, and padded
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_a_training_starts_with_this_pooling(pooling: Any, name: str, tmp_path: Path, small_tokenizer: Any, small_bert: Any, texts: list[str]) -> None:
+    """Values and gradients are those of transformers' own pass, and so is what sentence-transformers computes from the saved folder."""
+    config = DistilBertConfig(vocab_size=small_tokenizer.backend.get_vocab_size(), dim=32, n_layers=1, n_heads=2, hidden_dim=24, max_position_embeddings=64)
+    TextEncoder(small_bert if name == "bert" else DistilBertModel(config), small_tokenizer).save_pretrained(tmp_path / "start")
+    encoder = EncoderSpec(pretrained=str(tmp_path / "start"), pooling=pooling, max_length=48).load_pretrained(tmp_path / "start").double().eval()
+    chosen = [*texts[:6], "a"]
+    ids, lengths = encoder.tokenizer.encode(chosen, "query")
+    weight = torch.randn(7, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours = encoder(torch.from_numpy(ids).long(), lengths.tolist())
+    (ours * weight).sum().backward()
+    found = {n: p.grad.clone() for n, p in encoder.backbone.named_parameters() if p.grad is not None}
+    encoder.zero_grad()
+    theirs = pooled(*hidden(encoder.backbone, encoder.tokenizer, chosen), pooling)
+    (theirs * weight).sum().backward()
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    for n, p in encoder.backbone.named_parameters():
+        if p.grad is not None:
+            assert torch.allclose(found[n], p.grad, atol=1e-10), n
+    encoder.float().save_pretrained(tmp_path / "model")
+    assert stored_settings(tmp_path / "model").head.modes == (POOLING_NAMES[pooling],)
+    published = SentenceTransformer(str(tmp_path / "model"), device="cpu", trust_remote_code=False)
+    assert (published.encode_query(chosen, convert_to_tensor=True, show_progress_bar=False) - encoder.embed(chosen, "query")).abs().max() < 1e-6
+    kept = EncoderSpec(pretrained=str(tmp_path / "model"), max_length=48).load_pretrained(tmp_path / "model")
+    assert kept.head.settings.modes == (POOLING_NAMES[pooling],)  # null is the folder's own
+    if pooling != "mean":  # the control: it is another embedding
+        assert (kept.embed(chosen, "query") - TextEncoder.from_pretrained(tmp_path / "start").embed(chosen, "query")).abs().max() > 1e-2
+
+
+def test_pooling_of_folders_and_of_the_small_bert(tmp_path: Path, small_tokenizer: Any) -> None:
+    several = write_folder(tmp_path / "several", pooling={"pooling_mode": ["mean", "cls"]})
+    assert EncoderSpec(pretrained=str(several), max_length=24).load_pretrained(several).width == 32
+    assert EncoderSpec(pretrained=str(several), max_length=24, pooling="cls").load_pretrained(several).width == 16
+    silent = write_folder(tmp_path / "silent")
+    for file in ("modules.json", "1_Pooling/config.json"):
+        (silent / file).unlink()
+    assert EncoderSpec(pretrained=str(silent), max_length=24).load_pretrained(silent).head.settings.modes == ("mean",)
+    dense = write_folder(tmp_path / "dense", modules=["Pooling", "Dense"], pooling={"pooling_mode": ["mean", "cls"]}, dense={"in_features": 32})
+    with pytest.raises(UserError, match=r"2_Dense/config\.json: in_features: 32 and out_features: 6 do not fit the 16 values"):
+        EncoderSpec(pretrained=str(dense), max_length=24, pooling="cls").load_pretrained(dense)
+    small = {"layers": 1, "hidden_size": 16, "heads": 2, "intermediate_size": 16}
+    made = EncoderSpec(**small, initialisation="bert", pooling="last").build(small_tokenizer, None, 1)
+    assert made.head.settings.modes == ("lasttoken",)
+    with pytest.raises(UserError, match=r"encoder\.pooling: 'cls' with initialisation: weighted_average"):
+        EncoderSpec(**small, pooling="cls")
+    with pytest.raises(UserError, match=r"encoder\.pooling: 'max' is not one of 'mean', 'cls', 'last', or null"):
+        EncoderSpec(pretrained="x", pooling="max")  # type: ignore[arg-type]

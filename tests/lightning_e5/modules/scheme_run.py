@@ -47,9 +47,11 @@ CASES: dict[str, tuple[type[TrainingModule], int, dict[str, Any]]] = {
         ("moco", MoCoModule, {"queue_size": 48, "momentum": 0.9}),
         ("everything", SymmetricModule, {"symmetric": True, "query_negatives": True, "learn_temperature": True}),
         ("distilled", DistilledModule, {}),
+        ("dimensions", InBatchModule, {"dimensions": [16, 6, 3], "dimension_weights": [1.0, 0.5, 2.0]}),
+        ("dimensions_moco", MoCoModule, {"queue_size": 48, "momentum": 0.9, "dimensions": [16, 6]}),
     )
     for negatives in (0, 1, 3)
-    if not (name == "distilled" and negatives == 0)
+    if not (name == "distilled" and negatives == 0) and not (name.startswith("dimensions") and negatives != 1)
 }
 
 
