@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.files.parquet import read_parquet
+from lightning_e5.files.parquet import iter_parquet, read_parquet
 from lightning_e5.files.storage import read_checked, reading, safe_component
 
 #: The one table, the list of shards, and the folder of shards.
 TABLE, SHARDS, SHARD_FOLDER = "pairs.parquet", "pairs.json", "shards"
 #: Columns of pairs and their types; ``planted`` says which passages were exchanged on purpose, where that was done.
 COLUMNS = {"query": "string", "passage": "string", "source": "string", "passage_kind": "string", "id": "string", "planted": "bool"}
+#: Rows that are read at once where one column of all rows is gone through.
+BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +87,37 @@ class PairStore:
             return dict(self._listed)
         if "source" not in self.columns:
             return {}
-        column = self.read(["source"])["source"].combine_chunks().dictionary_encode()
-        codes = column.indices.to_numpy(zero_copy_only=False)
-        starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
-        names = [column.dictionary[int(codes[start])].as_py() for start in starts]
-        lengths = np.diff([*starts, len(codes)]).tolist()
-        return dict(zip(names, lengths, strict=True)) if len(set(names)) == len(names) else {}
+        runs: dict[str, int] = {}
+        last = None
+        for table in self.iter_batches(["source"], BLOCK_ROWS):
+            column = table["source"].combine_chunks().dictionary_encode()
+            codes = column.indices.to_numpy(zero_copy_only=False)
+            starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
+            for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(codes)], strict=True):
+                name = column.dictionary[int(codes[start])].as_py()
+                if name in runs and name != last:
+                    return {}
+                runs[name] = runs.get(name, 0) + stop - start
+                last = name
+        return runs
 
     def read(self, columns: Sequence[str]) -> Any:
         """Some columns of all rows as one ``pyarrow.Table``."""
-        return read_parquet([shard.path for shard in self._shards], _types(columns), allow_empty=True)
+        return read_parquet([shard.path for shard in self._shards], types_of(columns), allow_empty=True)
 
     def iter_batches(self, columns: Sequence[str], rows: int) -> Iterator[Any]:
         """Some columns as ``pyarrow.Table`` of ``rows`` rows, in row order; a shard's last may be shorter.
 
-        Memory: the columns of one shard.
+        Memory: the compressed columns of a row group, and twice a table.
         """
         if rows < 1:
             raise UserError(f"rows: {rows} is not >= 1")
         for shard in self._shards:
-            table = read_parquet(shard.path, _types(columns), allow_empty=True)
-            for first in range(0, shard.rows, rows):
-                yield table.slice(first, rows)
+            yield from iter_parquet(shard.path, types_of(columns), rows)
 
 
-def _types(columns: Sequence[str]) -> dict[str, str]:
+def types_of(columns: Sequence[str]) -> dict[str, str]:
+    """Their types by name; UserError for a column that pairs do not have."""
     for name in columns:
         if name not in COLUMNS:
             raise UserError(f"pairs: no column {name!r}{suggestion(name, COLUMNS)}")
