@@ -172,6 +172,7 @@ class FaissIndex:
         count, width = len(vectors), vectors.width
         lists = min(count, self.lists) if self.lists else max(1, min(int(4 * count**0.5), count // 39))
         centroids, product = faiss.IndexFlatIP(width), faiss.METRIC_INNER_PRODUCT
+        index: Any
         if self.codes == "float32":
             index = faiss.IndexIVFFlat(centroids, width, lists, product)
         else:
@@ -186,6 +187,7 @@ class FaissIndex:
         import faiss
 
         product = faiss.METRIC_INNER_PRODUCT
+        index: Any
         if self.codes == "float32":
             index = faiss.IndexHNSWFlat(vectors.width, self.links, product)
         else:

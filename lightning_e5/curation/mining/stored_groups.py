@@ -131,7 +131,7 @@ class SeparationInFiles:
         """Of all groups; empty of none."""
         self._file.close()
         figures = mapped(self._path, _FIGURES)
-        return separation_of(*(figures[name] for name in figures.dtype.names)) if len(figures) else {}
+        return separation_of(*(figures[name] for name in ("first", "margin", "spread"))) if len(figures) else {}
 
 
 _FIGURES = np.dtype([("first", "?"), ("margin", "<f8"), ("spread", "<f8")])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lightning_e5.curation.engines.inference import ScoreBy
 from lightning_e5.curation.engines.run_parts import Function, parts_of, run_parts
@@ -88,8 +88,8 @@ def separation(scores: Sequence[NDArray[np.float32]]) -> dict[str, float]:
     return separation_of([s[0] > s[1:].max() for s in lists], [s[0] - s[1:].max() for s in lists], [np.std(s) for s in lists])
 
 
-def separation_of(first: ArrayLike, margin: ArrayLike, spread: ArrayLike) -> dict[str, float]:
-    """A `separation` of what each group gives."""
+def separation_of(first: Any, margin: Any, spread: Any) -> dict[str, float]:
+    """A `separation` of what each group gives, a value per group each."""
     return {
         "groups": len(np.asarray(first)),
         "positive_first": float(np.mean(first)),

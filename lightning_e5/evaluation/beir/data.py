@@ -22,8 +22,8 @@ from lightning_e5.files.stored_corpus import RepeatedId, StoredCorpus
 from lightning_e5.text import normalise_text
 from lightning_e5.types import Qrels
 
-#: A corpus whose file is larger (half a million passages, say) is read from scratch files; and how much larger than packed a file is.
-STORED_BYTES = 2**28
+#: A corpus whose file is larger (a hundred thousand passages, say) is read from scratch files; and how much larger than packed a file is.
+STORED_BYTES = 2**26
 _UNPACKED = 3
 
 
