@@ -48,7 +48,7 @@ def main() -> None:
     report([], chosen.json, stages=found, measured=measured, workers=chosen.workers)
 
 
-_SHOWN = ("stage", "small_pairs", "large_pairs", "small_own_mb", "large_own_mb", "ratio", "ratio_rss", "small_rows_per_s", "large_rows_per_s", "bytes_per_pair")
+_SHOWN = ("stage", "small_pairs", "large_pairs", "small_own_mb", "large_own_mb", "ratio", "ratio_rss", "small_rows_per_s", "large_rows_per_s", "small_rows_per_cpu_s", "large_rows_per_cpu_s", "bytes_per_pair")
 
 
 def measure(stage: Stage, rows: int, work: Path, workers: int, again: bool) -> dict[str, Any]:

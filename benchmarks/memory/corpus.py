@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.common import real_pairs
 from benchmarks.memory.stage import Inputs
+from data_modules.ccpairs.sources.python_docs import PythonDocs
 from data_modules.pair_store import SHARDS, shard_name
 from lightning_e5.files.parquet import write_parquet
 from lightning_e5.files.storage import write_json
 
+#: Packages whose documentation the words are of.
+PACKAGES = ["stdlib", "numpy", "networkx"]
 #: Source -> its share of the pairs.
 SOURCES = {"forum": 0.5, "papers": 0.3, "encyclopedia": 0.2}
 #: Rows of a shard, small enough that the smaller pool has many of them, too.
@@ -27,7 +29,7 @@ def pairs(inputs: Inputs, out: Path) -> dict[str, Any]:
 
     The runs are drawn anew for each pair, so that texts differ and words have their real frequencies; 2 of 100 pairs are copies.
     """
-    words = np.array([word for text in real_pairs(128).passage_texts for word in text.split()], dtype=object)
+    words = np.array([word for pair in PythonDocs(PACKAGES, show_progress=False) for word in pair.passage.split()], dtype=object)
     listed, done = [], 0
     for number, (source, share) in enumerate(SOURCES.items()):
         rows = inputs.rows - done if number == len(SOURCES) - 1 else round(inputs.rows * share)

@@ -14,11 +14,11 @@ PROJECTED_PAIRS, PROJECTED_CORES = 270_000_000, 64
 
 _HEAD = """# Memory of the stages
 
-Peak memory of the process that runs a stage and of all its descendants, sampled from `/proc` every 50 ms. **own** is RssAnon + RssShmem, what the
+Peak memory of the process that runs a stage and of all its descendants, sampled from `/proc` every 100 ms. **own** is RssAnon + RssShmem, what the
 kernel cannot take back; **resident** is VmRSS, which also holds the pages of memory-mapped files, and which the kernel takes back where it needs
 them. Both are sums over the processes. **at the start** is what the interpreter and the imported libraries hold before the stage begins (it is in
 the peak, too). **ratio**: peak at the larger number of pairs over that at the smaller one, own memory; where a stage's memory is said not to grow
-with the pairs, it has to be at most {ratio}. Pairs are made of runs of real words ({sources}).
+with the pairs, it has to be at most {ratio}. On a machine that others use, too, compare rows per CPU second. Pairs are made of runs of real words ({sources}).
 """
 
 _PROJECTION = """
@@ -44,6 +44,7 @@ def summarised(stages: Sequence[Stage], measured: Mapping[str, Mapping[int, Mapp
             row[f"{size}_rss_mb"] = figures["rss_bytes"] / 1e6
             row[f"{size}_start_mb"] = figures["start_bytes"] / 1e6
             row[f"{size}_rows_per_s"] = figures["rows"] / figures["seconds"]
+            row[f"{size}_rows_per_cpu_s"] = figures["rows"] / figures["cpu_seconds"]
         if small != large:
             row["ratio"] = last["own_bytes"] / first["own_bytes"]
             row["ratio_rss"] = last["rss_bytes"] / first["rss_bytes"]
@@ -60,8 +61,8 @@ def summarised(stages: Sequence[Stage], measured: Mapping[str, Mapping[int, Mapp
 def page(rows: Sequence[Mapping[str, Any]], sources: str) -> str:
     """The rows as Markdown."""
     lines = [_HEAD.format(ratio=LARGEST_RATIO, sources=sources)]
-    lines.append("| stage | pairs | peak, own | resident | at the start | rows/s | ratio own (resident) | buffers |")
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines.append("| stage | pairs | peak, own | resident | at the start | rows/s | rows per CPU second | ratio own (resident) | buffers |")
+    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         for size in ("small", "large"):
             last = size == "large"
@@ -69,7 +70,7 @@ def page(rows: Sequence[Mapping[str, Any]], sources: str) -> str:
             if not last and row["small_pairs"] == row["large_pairs"]:
                 continue
             figures = [f"{row[f'{size}_pairs']:,}", *(f"{row[f'{size}_{key}_mb']:,.0f} MB" for key in ("own", "rss", "start"))]
-            lines.append(f"| {row['stage']} | {' | '.join(figures)} | {row[f'{size}_rows_per_s']:,.0f} | {ratio} | {row['buffers'] if last else ''} |")
+            lines.append(f"| {row['stage']} | {' | '.join(figures)} | {row[f'{size}_rows_per_s']:,.0f} | {row[f'{size}_rows_per_cpu_s']:,.0f} | {ratio} | {row['buffers'] if last else ''} |")
     lines.append(_PROJECTION.format(pairs=PROJECTED_PAIRS, cores=PROJECTED_CORES))
     lines += ["| stage | memory a pair more | disk | hours |", "|---|---|---|---|"]
     for row in rows:

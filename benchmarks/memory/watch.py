@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_SECONDS = 0.05
-_DISK_SECONDS = 2.0
+_SECONDS = 0.1
+#: Between two looks for new processes, and at the folders.
+_SLOWLY_SECONDS = 0.5
 
 
 class Memory(NamedTuple):
@@ -51,18 +52,18 @@ def watch(command: Sequence[str], folders: Sequence[Path], environment: Mapping[
     process = subprocess.Popen(command, env=dict(environment), stdout=2)
     rss = own = count = disk = 0
     known: set[int] = {process.pid}
-    disk_at = time.monotonic() + _DISK_SECONDS
+    look_at = time.monotonic()
     try:
         while process.poll() is None:
-            known = _descendants(known)
+            if time.monotonic() > look_at:
+                known = _descendants(known)
+                disk = max(disk, bytes_of(folders))
+                look_at = time.monotonic() + _SLOWLY_SECONDS
             held = [memory_of(number) for number in known]
             # VmHWM misses no peak of a process between two samples.
             rss = max(rss, sum(m.rss for m in held), *(m.highest for m in held))
             own = max(own, sum(m.own for m in held))
-            count = max(count, len(held))
-            if time.monotonic() > disk_at:
-                disk = max(disk, bytes_of(folders))
-                disk_at = time.monotonic() + _DISK_SECONDS
+            count = max(count, sum(m.rss > 0 for m in held))
             time.sleep(_SECONDS)
     finally:
         if process.poll() is None:
