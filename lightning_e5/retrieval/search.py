@@ -119,7 +119,7 @@ def _retrieve(
 
 def _embedded(folder: Path, embedder: Embedder, texts: Sequence[str], kind: Kind) -> MappedVectors:
     """The embeddings of texts, part by part in files that no other search uses."""
-    files = []
+    files: list[Path] = []
     for part in blocks(len(texts), _ROWS):
         vectors = checked_vectors(embedder.embed(list(texts[part]), kind, normalize=compares_by_cosine(embedder)), "embeddings", None)
         files.append(folder / f"{len(files):05d}.npy")
