@@ -16,5 +16,19 @@ _PRETRAINING = (
     Stage("order", "pretraining:order", "a batch of 1,024 pairs; the kept rows are memory-mapped", needs=(_ENCODER, _TOKENS, _RANKS)),
 )
 
+_KEPT, _GROUPS = "curation:all_kept", "curation:groups"
+_COLLECTION, _TEACHER = "curation:collection", "curation:cross_encoder"
+
+_CURATION = (
+    Stage("build", "curation:build", "16,384 pairs of a part in each worker, 262,144 records of the duplicates' buckets, a shard's block of 65,536 pairs", parallel=True),
+    Stage("mine_pairs", "curation:mine_pairs", "texts and embeddings of a part (32,768), 4,096 queries with their candidates", needs=(_ENCODER, _KEPT)),
+    Stage("mine_collection", "curation:mine_collection", "as mine_pairs; a corpus of less than 64 MiB as a whole", needs=(_ENCODER, _COLLECTION)),
+    Stage("mine_ivf", "curation:mine_ivf", "as mine_pairs; the index: a byte per value of each passage", needs=(_ENCODER, _KEPT), streams=False),
+    Stage("teacher_scores", "curation:teacher_scores", "2,048 groups", needs=(_TEACHER, _GROUPS)),
+    Stage("evaluate_corpus", "curation:evaluate_corpus", "texts and embeddings of a shard (65,536); a corpus of less than 64 MiB as a whole", needs=(_ENCODER, _COLLECTION)),
+    Stage("evaluate_bm25", "curation:evaluate_bm25", "bm25s's matrix: some 24 bytes per different word of a passage", needs=(_COLLECTION,), streams=False),
+    Stage("contamination", "curation:contamination", "8,192 pairs"),
+)
+
 #: Name -> stage. A family more: a tuple of its stages, added here.
-STAGES: dict[str, Stage] = {stage.name: stage for family in (_PRETRAINING,) for stage in family}
+STAGES: dict[str, Stage] = {stage.name: stage for family in (_PRETRAINING, _CURATION) for stage in family}

@@ -18,7 +18,7 @@ from lightning_e5.curation.cleaning.occurrences import Rule, TextOccurrences
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.loaded_models import LoadedModel
 from lightning_e5.evaluation.tasks.task import TaskResult
-from lightning_e5.files.parquet import read_parquet
+from lightning_e5.files.parquet import iter_parquet, parquet_rows
 from lightning_e5.models.training_record import file_identity, texts_identity
 from lightning_e5.progress import progress
 from lightning_e5.result_row import TrainingOverlap
@@ -133,9 +133,10 @@ class _Ranked:
         self.path, self.rows = path, None
 
     def texts(self, bar: Any) -> Iterator[str]:
-        table = read_parquet(self.path, {"query": "string", "positive": "string", "negatives": "list<string>"})
-        for first in range(0, len(table), _ROWS):
-            part = table.slice(first, _ROWS)
+        columns = {"query": "string", "positive": "string", "negatives": "list<string>"}
+        if not parquet_rows(self.path, columns):
+            raise UserError(f"{self.path}: has no rows")
+        for part in iter_parquet(self.path, columns, _ROWS):
             yield from part["query"].to_pylist()
             yield from part["positive"].to_pylist()
             for negatives in part["negatives"].to_pylist():

@@ -6,13 +6,14 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import load_corpus
 from lightning_e5.files.beir_layout import is_beir
+from lightning_e5.files.stored_corpus import ids_of, texts_of
 from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.reference import model_folder
@@ -45,10 +46,11 @@ class Searcher:
         place = run / "encoder" if is_run else model_folder(model)
         self.folder = Path(corpus) if corpus else _own_collection(model)
         empty: list[Path] = []
-        documents = load_corpus(self.folder) if is_beir(self.folder) else load_text_files(self.folder, empty)
-        self.names = list(documents)
+        documents: Mapping[str, str] = load_corpus(self.folder) if is_beir(self.folder) else load_text_files(self.folder, empty)
+        self.names = ids_of(documents)
+        self._documents = documents  # a large corpus lies in files that go with it
         self.encoder = TextEncoder.from_pretrained(place, truncate_dim=truncate_dim).to(inference_device())
-        self._index = Index(self.encoder, list(documents.values()), cache_dir=run / CACHE if is_run else _user_cache())
+        self._index = Index(self.encoder, texts_of(documents), cache_dir=run / CACHE if is_run else _user_cache())
         tokenizer, length = self.encoder.tokenizer, self.encoder.tokenizer.max_length
         self.description = (
             f"{len(self.names):,} passages of {self.folder}, searched with {place} "

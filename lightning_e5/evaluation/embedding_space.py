@@ -180,9 +180,10 @@ def neighbours(
 
 def some_passages(data: RetrievalData, most: int = SEARCHED) -> list[str]:
     """Up to ``most`` passages that hold a text, at random, always the same."""
-    texts = [text for text in data.corpus.values() if text.strip()]
-    order = generator(0, "passages", data.name).permutation(len(texts))[:most]
-    return [texts[i] for i in sorted(order.tolist())]
+    count = sum(bool(text.strip()) for text in data.corpus.values())
+    chosen = set(generator(0, "passages", data.name).permutation(count)[:most].tolist())
+    with_text = (text for text in data.corpus.values() if text.strip())
+    return [text for number, text in enumerate(with_text) if number in chosen]
 
 
 def flat_map(embedder: Embedder, kinds: Mapping[str, Sequence[str]]) -> FlatMap | None:

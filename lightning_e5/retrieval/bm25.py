@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from array import array
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, overload
 
 import bm25s
 import numpy as np
@@ -13,8 +15,9 @@ from bm25s.stopwords import STOPWORDS_EN
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.files.stored_corpus import by_falling_id
 from lightning_e5.ranges import Range, Share
-from lightning_e5.retrieval.search import check_search, ranked_ids
+from lightning_e5.retrieval.search import check_search
 from lightning_e5.types import Run
 
 _WORD = re.compile(r"\w+")
@@ -80,8 +83,8 @@ class BM25:
             UserError: ``k`` is below 1 or the corpus is empty.
         """
         check_search(corpus, k)
-        document_ids = ranked_ids(corpus)
-        index = self.index([corpus[document] for document in document_ids])
+        document_ids, texts = by_falling_id(corpus)
+        index = self.index(texts)
         run: Run = {}
         for query, text in queries.items():
             run[query] = best_documents(document_ids, index.scores(text), k)
@@ -102,11 +105,21 @@ class BM25Index:
 
     def __init__(self, bm25: BM25, texts: Sequence[str]) -> None:
         self._bm25, self._count = bm25, len(texts)
-        tokens = [bm25.tokenize(text) for text in texts]
         self._index = None
-        if any(tokens):
-            self._index = bm25s.BM25(k1=bm25.k1, b=bm25.b, method="lucene", backend="numpy")
-            self._index.index(tokens, show_progress=False)
+        vocabulary: dict[str, int] = {}
+        with tempfile.TemporaryFile() as file:
+            counts = np.zeros(len(texts), dtype=np.int64)
+            for row, text in enumerate(texts):
+                words = bm25.tokenize(text)
+                counts[row] = len(words)
+                array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words]).tofile(file)
+            file.flush()
+            if vocabulary:
+                self._index = bm25s.BM25(k1=bm25.k1, b=bm25.b, method="lucene", backend="numpy")
+                numbers = list(range(len(vocabulary)))
+                words_of = _Documents(np.memmap(file, dtype=np.intc, mode="r"), np.concatenate([[0], np.cumsum(counts)]))
+                self._index.scores = self._index.build_index_from_ids(numbers, words_of, show_progress=False)  # type: ignore[arg-type]
+                self._index.vocab_dict, self._index.unique_token_ids_set = vocabulary, set(numbers)
 
     def scores(self, query: str) -> np.ndarray:
         """float32 ``[N]``: of every document, 0 for one that shares no word with the query."""
@@ -118,6 +131,28 @@ class BM25Index:
     def best_rows(self, scores: np.ndarray, k: int) -> np.ndarray:
         """See `best_rows`."""
         return best_rows(scores, k)
+
+
+class _Documents(Sequence[list[int]]):
+    """The numbers of each document's words, mapped from a file: 4 bytes per word."""
+
+    def __init__(self, words: np.ndarray, starts: np.ndarray) -> None:
+        self._words, self._starts = words, starts
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, row: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[list[int]]: ...
+    def __getitem__(self, row: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(len(self))[row]]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        found: list[int] = self._words[self._starts[row] : self._starts[row + 1]].tolist()
+        return found
 
 
 def best_documents(document_ids: Sequence[str], scores: np.ndarray, k: int) -> dict[str, float]:

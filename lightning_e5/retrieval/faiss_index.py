@@ -14,15 +14,19 @@ import numpy as np
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
+from lightning_e5.files.scratch import release
 from lightning_e5.ranges import Count, Range, Seed, Workers
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
 from lightning_e5.retrieval.top_k import Float32, Int64, exact_scores, longest_norm, score_error_bound
 from lightning_e5.rng import derive_seed, generator
 
 Kind = Literal["flat", "ivf", "hnsw"]
+Codes = Literal["float32", "float16", "int8"]
 
-_KINDS = ("flat", "ivf", "hnsw")
+_KINDS, _CODES = ("flat", "ivf", "hnsw"), ("float32", "float16", "int8")
 _QUERIES_AT_ONCE = 1024
+#: Rows that are given to faiss together.
+_ROWS_AT_ONCE = 1 << 20
 
 
 @configurable("index")
@@ -38,6 +42,8 @@ class FaissIndex:
         lists: centroids of ``ivf``; 4 times the square root of the number of rows by default, at most a 39th of it.
         nprobe: lists that a search of ``ivf`` looks into.
         train_rows: rows of ``ivf`` that centroids are trained on, drawn by ``seed``; all where there are fewer.
+        codes: what faiss keeps of the vectors that it searches: 4, 2 or 1 bytes per value. The rows that it finds are scored by the vectors as they were
+            added, which stay where they are (in memory, or mapped from a file).
         links: neighbours of a row in the graph of ``hnsw``.
         ef_construction: candidates kept while the graph is built.
         ef_search: candidates kept during a search of ``hnsw``; at least the number of rows asked for.
@@ -55,6 +61,7 @@ class FaissIndex:
         lists: Count | None = None,
         nprobe: Count = 16,
         train_rows: Count = 262_144,
+        codes: Codes = "float32",
         links: Annotated[int, Range(2, 4096)] = 32,
         ef_construction: Count = 200,
         ef_search: Count = 128,
@@ -63,6 +70,8 @@ class FaissIndex:
     ) -> None:
         if kind not in _KINDS:
             raise UserError(f"index.kind: unknown kind {kind!r}{suggestion(kind, _KINDS)}")
+        if codes not in _CODES:
+            raise UserError(f"index.codes: unknown type {codes!r}{suggestion(codes, _CODES)}")
         numbers = {"lists": lists, "nprobe": nprobe, "train_rows": train_rows, "links": links,
                    "ef_construction": ef_construction, "ef_search": ef_search, "threads": threads}  # fmt: skip
         for name, value in numbers.items():
@@ -70,9 +79,9 @@ class FaissIndex:
                 raise UserError(f"index.{name}: {value} is not >= 1")
         self.kind, self.lists, self.nprobe, self.train_rows = kind, lists, nprobe, train_rows
         self.links, self.ef_construction, self.ef_search = links, ef_construction, ef_search
-        self.threads, self.seed = threads, seed
+        self.threads, self.seed, self.codes = threads, seed, codes
         self._added: list[Float32] = []
-        self._vectors: Float32 | None = None
+        self._vectors: Any = None  # `_Rows`, once the index is built
         self._index: Any = None
 
     def __len__(self) -> int:
@@ -126,7 +135,6 @@ class FaissIndex:
         return float((found >= expected[:, -1:]).mean())
 
     def _search(self, queries: Float32, places: Int64, k: int, scores: Float32, rows: Int64) -> None:
-        assert self._vectors is not None
         norms = np.linalg.norm(queries[places].astype(np.float64), axis=1)
         slack = score_error_bound(norms, self._longest, queries.shape[1])
         fetch = min(len(self), k + 8)
@@ -139,6 +147,7 @@ class FaissIndex:
             order = np.lexsort((found, -exact), axis=1)[:, :k]
             scores[places] = np.take_along_axis(exact, order, axis=1)
             rows[places] = np.take_along_axis(found, order, axis=1)
+            release(*self._added)
             # what was not fetched scores at most the last that was, give or take the rounding
             open_queries = (found[:, -1] >= 0) & (approximate[:, -1] + 2 * slack >= scores[places, -1]) & (fetch < len(self))
             places, slack, fetch = places[open_queries], slack[open_queries], min(len(self), 2 * fetch)
@@ -146,41 +155,94 @@ class FaissIndex:
     def _build(self) -> None:
         if self._index is not None:
             return
-        self._vectors = self._added[0] if len(self._added) == 1 else np.concatenate(self._added)
-        self._added = [self._vectors]  # one copy
-        self._longest = longest_norm(self._vectors)
+        self._vectors = _Rows(self._added)
+        self._longest = max(map(longest_norm, self._added))
         self._index = {"flat": self._flat, "ivf": self._ivf, "hnsw": self._hnsw}[self.kind](self._vectors)
 
-    def _flat(self, vectors: Float32) -> Any:
+    def _flat(self, vectors: _Rows) -> Any:
         import faiss
 
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        return index
+        width = vectors.width
+        index = faiss.IndexFlatIP(width) if self.codes == "float32" else faiss.IndexScalarQuantizer(width, self._quantizer(), faiss.METRIC_INNER_PRODUCT)
+        return vectors.add_to(index, self._sample(vectors))
 
-    def _ivf(self, vectors: Float32) -> Any:
+    def _ivf(self, vectors: _Rows) -> Any:
         import faiss
 
-        count, width = vectors.shape
+        count, width = len(vectors), vectors.width
         lists = min(count, self.lists) if self.lists else max(1, min(int(4 * count**0.5), count // 39))
-        centroids = faiss.IndexFlatIP(width)
-        index = faiss.IndexIVFFlat(centroids, width, lists, faiss.METRIC_INNER_PRODUCT)
+        centroids, product = faiss.IndexFlatIP(width), faiss.METRIC_INNER_PRODUCT
+        index: Any
+        if self.codes == "float32":
+            index = faiss.IndexIVFFlat(centroids, width, lists, product)
+        else:
+            index = faiss.IndexIVFScalarQuantizer(centroids, width, lists, self._quantizer(), product)
         index.cp.seed = derive_seed(self.seed, "faiss", "centroids") % 2**31
         index.cp.min_points_per_centroid = 1  # else faiss warns on stderr
-        draw = generator(self.seed, "faiss", "rows")
-        index.train(vectors if count <= self.train_rows else vectors[np.sort(draw.permutation(count)[: self.train_rows])])
-        index.add(vectors)
+        vectors.add_to(index, self._sample(vectors))
         index.nprobe = min(self.nprobe, lists)
         return index
 
-    def _hnsw(self, vectors: Float32) -> Any:
+    def _hnsw(self, vectors: _Rows) -> Any:
         import faiss
 
-        index = faiss.IndexHNSWFlat(vectors.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
+        product = faiss.METRIC_INNER_PRODUCT
+        index: Any
+        if self.codes == "float32":
+            index = faiss.IndexHNSWFlat(vectors.width, self.links, product)
+        else:
+            index = faiss.IndexHNSWSQ(vectors.width, self._quantizer(), self.links, product)
         index.hnsw.efConstruction = self.ef_construction
         index.hnsw.efSearch = self.ef_search
         with _faiss_threads(1):
-            index.add(vectors)
+            return vectors.add_to(index, self._sample(vectors))
+
+    def _quantizer(self) -> Any:
+        import faiss
+
+        return {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}[self.codes]
+
+    def _sample(self, vectors: _Rows) -> Float32 | None:
+        """The rows that an index is trained on; None for one that needs no training."""
+        if self.kind != "ivf" and self.codes != "int8":
+            return None
+        if len(vectors) <= self.train_rows:
+            return np.concatenate(vectors.blocks)
+        draw = generator(self.seed, "faiss", "rows")
+        return vectors[np.sort(draw.permutation(len(vectors))[: self.train_rows])]
+
+
+class _Rows:
+    """Rows of vectors in blocks, that may be mapped from files, without a copy of them all."""
+
+    def __init__(self, blocks: list[Float32]) -> None:
+        self.blocks, self.width = blocks, blocks[0].shape[1]
+        self._firsts = np.cumsum([0, *map(len, blocks)])
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def __getitem__(self, rows: Int64) -> Float32:
+        if len(self.blocks) == 1:
+            return self.blocks[0][rows]
+        found = np.empty((len(rows), self.width), dtype=np.float32)
+        numbers = np.searchsorted(self._firsts, rows, "right") - 1
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            found[places] = self.blocks[number][rows[places] - self._firsts[number]]
+        return found
+
+    def add_to(self, index: Any, sample: Float32 | None) -> Any:
+        """Train the index on a sample, if it is given, and add all rows to it."""
+        if sample is not None:
+            index.train(sample)
+        held: list[Float32] = []
+        for number, block in enumerate(self.blocks):
+            held.append(block)
+            if sum(map(len, held)) >= _ROWS_AT_ONCE or number == len(self.blocks) - 1:
+                index.add(held[0] if len(held) == 1 else np.concatenate(held))
+                release(*held)
+                held = []
         return index
 
 

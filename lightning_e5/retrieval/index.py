@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.stored_texts import StoredTexts
 from lightning_e5.retrieval.exact import ExactIndex, VectorIndex
 from lightning_e5.retrieval.stored_embeddings import kept_embeddings
 from lightning_e5.text import check_texts
@@ -46,7 +47,7 @@ class Index:
         check_texts(texts)
         if not texts:
             raise UserError("index: there is no passage")
-        self.encoder, self.texts = encoder, list(texts)
+        self.encoder, self.texts = encoder, texts if isinstance(texts, StoredTexts) else list(texts)
         stored = None if cache_dir is None else kept_embeddings(cache_dir, encoder, self.texts)
         self._vectors: Any = ExactIndex() if index is None else index  # an empty one is false
         if stored is None:

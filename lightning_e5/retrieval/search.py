@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lightning_e5.errors import UserError
+from lightning_e5.files.stored_corpus import StoredCorpus, by_falling_id
 from lightning_e5.retrieval.exact import ExactIndex, VectorIndex
-from lightning_e5.retrieval.stored_embeddings import kept_embeddings
+from lightning_e5.retrieval.stored_embeddings import kept_embeddings, store_embeddings
 from lightning_e5.types import Embedder, Kind, Run, compares_by_cosine
 
 
@@ -44,7 +49,8 @@ def retrieve(
         passage_kind: prefix of the documents.
         cache_dir: folder for the documents' embeddings, written in shards: a killed search goes on, a second search with
             the same model and corpus embeds nothing, and exact search then reads them from disk, so the corpus may be
-            larger than memory. Left alone where the embedder has no fingerprint.
+            larger than memory. Left alone where the embedder has no fingerprint. A corpus that itself lies in files (`StoredCorpus`)
+            and has no such folder gets one for the time of the search.
 
     Returns:
         query id -> document id -> score, best first, with ``queries``' order of queries.
@@ -77,28 +83,42 @@ def _retrieve(
     check_search(corpus, k)
     if not queries:
         return RetrievalWithIndex({}, None)
-    document_ids, query_ids = ranked_ids(corpus), sorted(queries)
-    texts = [corpus[i] for i in document_ids]
-    stored = None if cache_dir is None else kept_embeddings(cache_dir, embedder, texts, passage_kind)
-    exact: Any = stored
-    if stored is None:
-        exact = ExactIndex()
-        shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=compares_by_cosine(embedder))]
-    else:
-        shards = stored.shards() if index is not None else []
-    recall_against = None if recall_at is None else getattr(index, "recall_against", None)
-    for shard in shards:
-        if stored is None and (index is None or recall_against is not None):
-            exact.add(shard)
-        if index is not None:
-            index.add(shard.astype("float32") if stored is not None else shard)
-    vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=compares_by_cosine(embedder))
-    recall = None if recall_against is None else recall_against(exact, vectors, recall_at)
-    scores, rows = (exact if index is None else index).search(vectors, k)
+    query_ids = sorted(queries)
+    document_ids, texts = by_falling_id(corpus)
+    with _folder_for(corpus, cache_dir) as folder:
+        if folder is None:
+            stored = None if cache_dir is None else kept_embeddings(cache_dir, embedder, texts, passage_kind)
+        else:
+            stored = store_embeddings(folder, embedder, texts, passage_kind, model="of this search alone")
+        exact: Any = stored
+        if stored is None:
+            exact = ExactIndex()
+            shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=compares_by_cosine(embedder))]
+        else:
+            shards = stored.shards() if index is not None else []
+        recall_against = None if recall_at is None else getattr(index, "recall_against", None)
+        for shard in shards:
+            if stored is None and (index is None or recall_against is not None):
+                exact.add(shard)
+            if index is not None:
+                index.add(np.require(shard, np.float32, "A") if stored is not None else shard)
+        vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=compares_by_cosine(embedder))
+        recall = None if recall_against is None else recall_against(exact, vectors, recall_at)
+        scores, rows = (exact if index is None else index).search(vectors, k)
     ranked = {}
     for query, query_rows, query_scores in zip(query_ids, rows.tolist(), scores.tolist(), strict=True):
         ranked[query] = {document_ids[row]: score for row, score in zip(query_rows, query_scores, strict=True) if row >= 0}
     return RetrievalWithIndex({query: ranked[query] for query in queries}, recall)
+
+
+@contextmanager
+def _folder_for(corpus: Mapping[str, str], cache_dir: Path | str | None) -> Iterator[Path | None]:
+    """A temporary folder for the embeddings of a corpus that is not held in memory, where they are not kept; else None."""
+    if cache_dir is not None or not isinstance(corpus, StoredCorpus):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="lightning_e5-embeddings-") as folder:
+        yield Path(folder)
 
 
 def check_search(corpus: Mapping[str, str], k: int) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,17 +28,14 @@ from lightning_e5.files.storage import (
     write_manifest,
 )
 from lightning_e5.progress import progress as show_progress
-from lightning_e5.retrieval.exact import check_searchable, checked_vectors
-from lightning_e5.retrieval.top_k import Float32, Int64, TopK
+from lightning_e5.retrieval.exact import checked_vectors
+from lightning_e5.retrieval.mapped_vectors import MappedVectors, StoredType
 from lightning_e5.types import Embedder, Kind, compares_by_cosine
 
-StoredType = Literal["float32", "float16"]
-
 KIND = "embeddings"
-_ROWS_AT_ONCE = 65_536
 
 
-class StoredEmbeddings:
+class StoredEmbeddings(MappedVectors):
     """A finished folder of embeddings; rows are numbered as the texts were.
 
     Args:
@@ -55,81 +50,7 @@ class StoredEmbeddings:
         self.folder = Path(folder)
         manifest = verify_manifest(self.folder, KIND) if verify else read_manifest(self.folder, KIND)
         self.model, self.texts = str(manifest["model"]), str(manifest["texts"])
-        self.width = int(manifest["width"])
-        self._shards = [(self.folder / name, int(rows)) for name, rows in manifest["shards"]]
-
-    def __len__(self) -> int:
-        return sum(rows for _, rows in self._shards)
-
-    def shards(self) -> list[Any]:
-        """The shards in order, each ``[N, D]``, mapped from its file: nothing is read before it is used."""
-        return [np.load(path, mmap_mode="r", allow_pickle=False) for path, _ in self._shards]
-
-    def search(
-        self,
-        queries: Any,
-        k: int,
-        *,
-        corpus_chunk: int | None = None,
-        query_chunk: int | None = None,
-        devices: Sequence[str] | None = None,
-    ) -> tuple[Float32, Int64]:
-        """The ``k`` rows of highest inner product for each query, exactly; every shard is read once.
-
-        The result is the same for every chunk, shard size and number of devices; of equal scores the lower row comes
-        first. Scores are those of the stored vectors, in float32 whatever they are stored as.
-
-        Args:
-            queries: ``[Q, D]`` float32.
-            k: results per query; cut to the number of rows.
-            corpus_chunk: rows per matrix product; 4,096 by default, 32,768 on GPUs.
-            query_chunk: queries per matrix product; 512 by default, 4,096 on GPUs.
-            devices: such as ``["cuda:0", "cuda:1"]``; shard ``i`` is searched by device ``i`` modulo their number.
-                By default all GPUs, or the CPU where there is none.
-
-        Returns:
-            Scores float32 ``[Q, k]`` and rows int64 ``[Q, k]``, as `ExactIndex.search`.
-        """
-        check_searchable(len(self), k)
-        array = checked_vectors(queries, "queries", self.width)
-        places = list(devices or _default_devices())
-        on_cpu = places == ["cpu"]
-        corpus_chunk, query_chunk = corpus_chunk or (4096 if on_cpu else 32768), query_chunk or (512 if on_cpu else 4096)
-        firsts = np.cumsum([0, *(rows for _, rows in self._shards)])
-        best = [
-            TopK(
-                array, min(k, len(self)), corpus_chunk=corpus_chunk, query_chunk=max(1, min(query_chunk, len(array))),
-                device=None if place == "cpu" else place,
-            )
-            for place in places
-        ]  # fmt: skip
-        errors: list[BaseException] = []
-
-        def work(own: int) -> None:
-            try:
-                for number in range(own, len(self._shards), len(places)):
-                    self._show(best[own], number, int(firsts[number]))
-            except BaseException as error:  # raised again in the caller's thread
-                errors.append(error)
-
-        threads = [threading.Thread(target=work, args=(own,)) for own in range(1, len(places))]
-        with _whole_float32():
-            for thread in threads:
-                thread.start()
-            work(0)
-            for thread in threads:
-                thread.join()
-        if errors:
-            raise errors[0]
-        for other in best[1:]:
-            best[0].merge(other)
-        return best[0].scores, best[0].rows
-
-    def _show(self, best: TopK, number: int, first: int) -> None:
-        path, _ = self._shards[number]
-        shard = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped here: its pages are given back after the shard
-        for start in range(0, len(shard), _ROWS_AT_ONCE):
-            best.show(np.asarray(shard[start : start + _ROWS_AT_ONCE], dtype=np.float32), first + start)
+        super().__init__([(self.folder / name, int(rows)) for name, rows in manifest["shards"]], int(manifest["width"]))
 
 
 def store_embeddings(
@@ -258,7 +179,7 @@ def _proven(folder: Path, name: str, record: dict[str, Any]) -> int | None:
 
 
 def _write_shard(folder: Path, name: str, record: dict[str, Any], embedder: Embedder, texts: Sequence[str], kind: Kind) -> int:
-    vectors = checked_vectors(embedder.embed(texts, kind, normalize=compares_by_cosine(embedder)), "embeddings", None)
+    vectors = checked_vectors(embedder.embed(list(texts), kind, normalize=compares_by_cosine(embedder)), "embeddings", None)
     if len(vectors) != len(texts):
         raise UserError(f"{type(embedder).__name__} gave {len(vectors)} embeddings for {len(texts)} texts")
     (folder / f"{name}.json").unlink(missing_ok=True)  # a record never stands beside another shard's file
@@ -267,22 +188,3 @@ def _write_shard(folder: Path, name: str, record: dict[str, Any], embedder: Embe
         np.save(handle, vectors.astype(record["dtype"]), allow_pickle=False)
     write_checked(folder / f"{name}.json", {**record, "width": vectors.shape[1], "sha256": sha256_file(path)})
     return int(vectors.shape[1])
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """No TF32 inside float32 products of GPUs."""
-    import torch
-
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
-def _default_devices() -> list[str]:
-    import torch
-
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]

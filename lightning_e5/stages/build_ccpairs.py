@@ -48,7 +48,7 @@ OVERLAP_REPORT = "overlap.json"
 
 
 @configurable("stage")
-@result_version(2)  # passages of the evaluation's corpora stay unless drop_corpus
+@result_version(3)  # the cap of a source of more than 262,144 candidates draws otherwise
 def build_ccpairs(
     out: Path,
     *,
@@ -119,7 +119,7 @@ def build_ccpairs(
         read_seconds = time.perf_counter() - began
         pieces = pieces_by_source([(part.folder, record) for part, record in zip(parts, records, strict=True)])
         seeds = {name: derive_seed(seed, "cap", name) for name in pieces}
-        decisions = decide(pieces, near_duplicates, max_pairs_per_source, seeds, work / "signatures.u4")
+        decisions = decide(pieces, near_duplicates, max_pairs_per_source, seeds, work / "decide")
         if not decisions.keep_N.any():
             raise UserError("sources: no pair is left of them" + _most_frequent_drop(sources, records, decisions, drop_corpus))
         shards = _write_shards(out, pieces, decisions, settings, key, runner)

@@ -14,18 +14,30 @@ from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.curation.engines.inference import EmbedTexts
-from lightning_e5.curation.mining.candidates import Candidates, dense_candidates, false_negatives, lexical_candidates
-from lightning_e5.curation.mining.collections import COLLECTION_FACTS, MiningData, of_collection, of_pairs
-from lightning_e5.curation.mining.hard_negatives import NegativeRules, mine
+from lightning_e5.curation.mining.candidates import (
+    StoredCandidates,
+    StoredVetoes,
+    dense_candidates,
+    lexical_candidates,
+    score_candidates,
+)
+from lightning_e5.curation.mining.collections import COLLECTION_FACTS, MiningData, of_collection
+from lightning_e5.curation.mining.hard_negatives import QUANTILES, MiningReport, NegativeRules, check_corpus, mine_part
+from lightning_e5.curation.mining.score_quantiles import score_quantiles
+from lightning_e5.curation.mining.stored_pairs import of_stored_pairs
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import load_beir
-from lightning_e5.files.parquet import read_parquet, write_parquet
-from lightning_e5.files.storage import read_json, write_json
+from lightning_e5.files.parquet import read_parquet
+from lightning_e5.files.scratch import mapped, release
+from lightning_e5.files.storage import atomic_path, read_json, write_json
 from lightning_e5.memory import inference_device
 from lightning_e5.models.pair_scorer import load_pair_scorer
+from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Length, Range, WorkersOrZero
 from lightning_e5.retrieval.bm25 import BM25
+from lightning_e5.retrieval.exact import VectorIndex
+from lightning_e5.retrieval.mapped_vectors import StoredType
 from lightning_e5.types import Kind
 
 
@@ -52,6 +64,9 @@ def hard_negatives(
     max_queries: Count | None = None,
     precision: Precision = "fp32",
     max_length: Length | None = None,
+    vectors: StoredType = "float32",
+    index: VectorIndex | None = None,
+    recall_queries: Count = 1000,
     engine: Engine | Literal["local", "ray"] | None = None,
     gpus_per_task: WorkersOrZero = 0,
     seed: int,
@@ -60,7 +75,7 @@ def hard_negatives(
     ``retriever_scores`` (list: the positive's, then each negative's; NaN for one that was not retrieved).
 
     What takes long (embeddings, searches, the cross-encoder's scores) is kept part by part until the end, so that a
-    killed stage continues.
+    killed stage continues. Nothing of it is held in memory as a whole, nor are the texts of pairs.
 
     Args:
         pairs: folder of pairs (see `PairStore`); give this or ``collection``.
@@ -79,6 +94,10 @@ def hard_negatives(
         max_queries: a random part of the rows; None for all.
         precision: of the backbones; scores are float32.
         max_length: tokens per text that ``encoder`` reads; as stored with it by default.
+        vectors: how embeddings lie on disk; ``float16`` takes half the room and rounds every value to 11 bits.
+        index: searches with an index such as `FaissIndex` instead of exactly; its recall against exact search, in the best
+            ``last_rank`` of ``recall_queries`` queries, is ``index_recall`` of the result. It holds the vectors in its own way.
+        recall_queries: queries, drawn by ``seed``, that the recall is measured on.
         engine: ``local``, ``ray`` or an engine with settings embeds parts of the texts as tasks; None in this process.
         gpus_per_task: GPUs of each task.
 
@@ -92,43 +111,52 @@ def hard_negatives(
         raise UserError("negatives: give either an encoder or a retriever (BM25), not both or none")
     if denoise is None and (denoise_margin != 0.0 or max_score is not None):
         raise UserError("negatives: denoise_margin and max_score need denoise, the folder of a cross-encoder")
-    data = _data(pairs, keep, collection, split, source, max_queries, seed)
+    if encoder is None and (index is not None or vectors != "float32"):
+        raise UserError("negatives: index and vectors need an encoder")
+    scratch = out / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    data = _data(pairs, keep, collection, split, source, max_queries, seed, scratch)
     passage_kind = _passage_kind(collection, passage_kind)
     parts = out / "parts"
     if encoder is not None:
         where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
-        embedder = EmbedTexts(encoder, max_length, precision)
-        candidates = dense_candidates(data, embedder, last_rank, parts, passage_kind=passage_kind, **where)
+        how: dict[str, Any] = {"passage_kind": passage_kind, "vectors": vectors, "index": index, "recall_queries": recall_queries, "seed": seed}
+        candidates = dense_candidates(data, EmbedTexts(encoder, max_length, precision), last_rank, parts, **how, **where)
     else:
         assert retriever is not None
         candidates = lexical_candidates(data, retriever, last_rank, parts)
-    vetoed_QK: NDArray[np.bool_] | None = None
+    vetoes: StoredVetoes | None = None
     if denoise is not None:
         teacher = load_pair_scorer(denoise, precision=precision).to(inference_device())
         window = slice(first_rank - 1, last_rank)
-        vetoed_QK = false_negatives(data, candidates, window, teacher, parts, margin=denoise_margin, max_score=max_score)
-    metrics = _write(out, data, candidates, rules, vetoed_QK, passage_kind, seed)
-    shutil.rmtree(parts, ignore_errors=True)
+        vetoes = score_candidates(data, candidates, window, teacher, parts, margin=denoise_margin, max_score=max_score)
+    metrics = _write(out, data, candidates, rules, vetoes, passage_kind, seed, scratch)
+    for folder in (parts, scratch):
+        shutil.rmtree(folder, ignore_errors=True)
     return metrics
 
 
 def _data(
-    pairs: Path | None, keep: Path | None, collection: Path | None, split: str, source: str | None, max_queries: int | None, seed: int
+    pairs: Path | None, keep: Path | None, collection: Path | None, split: str, source: str | None, max_queries: int | None, seed: int, scratch: Path
 ) -> MiningData:
     if (pairs is None) == (collection is None):
         raise UserError("negatives: give either pairs with keep, or a collection, not both or none")
     if collection is not None:
-        return of_collection(load_beir(collection, split, source), max_queries=max_queries, seed=seed)
+        return of_collection(load_beir(collection, split, source, scratch=scratch), max_queries=max_queries, seed=seed)
     assert pairs is not None
     if keep is None:
         raise UserError("negatives: pairs need keep, the filter's ranks.parquet")
-    table = PairStore(pairs).read(["query", "passage", "source"])
-    kept = np.flatnonzero(read_parquet(keep, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False))
-    if len(kept) == 0:
-        raise UserError(f"{keep}: keeps no pair")
-    table = table.take(kept)
-    queries, passages, sources = (table[name].to_pylist() for name in ("query", "passage", "source"))
-    return of_pairs(queries, passages, sources, max_queries=max_queries, seed=seed)
+    store = PairStore(pairs)
+    return of_stored_pairs(store, _kept(keep, store.rows), scratch, max_queries=max_queries, seed=seed)
+
+
+def _kept(path: Path, rows: int) -> NDArray[np.bool_]:
+    keep = read_parquet(path, {"keep": "bool"})["keep"].to_numpy(zero_copy_only=False)
+    if not keep.any():
+        raise UserError(f"{path}: keeps no pair")
+    if len(keep) != rows:
+        raise UserError(f"{path}: has {len(keep):,} rows, and there are {rows:,} pairs")
+    return keep
 
 
 def _passage_kind(collection: Path | None, given: Kind | None) -> Kind:
@@ -140,21 +168,44 @@ def _passage_kind(collection: Path | None, given: Kind | None) -> Kind:
 
 
 def _write(
-    out: Path, data: MiningData, candidates: Candidates, rules: NegativeRules, vetoed_QK: NDArray[np.bool_] | None, passage_kind: Kind, seed: int
+    out: Path, data: MiningData, candidates: StoredCandidates, rules: NegativeRules, vetoes: StoredVetoes | None, passage_kind: Kind, seed: int, scratch: Path
 ) -> dict[str, float]:
+    """Choose the negatives of a part of the queries after another, and write their groups."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    negatives, scores_QN, report = mine(
-        *candidates, data.known, data.corpus_text_P, rules, seed=seed, false_negatives_QK=vetoed_QK, known_negatives=data.known_negatives
-    )
-    columns = {
-        "query": list(data.queries),
-        "positive": list(data.positive_texts),
-        "negatives": [[data.corpus[n] for n in ns] for ns in negatives],
-        "source": list(data.sources),
-        "passage_kind": [passage_kind] * len(data.queries),
-        "retriever_scores": pa.array([*np.column_stack([candidates.positive_scores_Q, scores_QN])], pa.list_(pa.float32())),
-    }
-    write_parquet(out / "ranked.parquet", columns)
-    write_json(out / "report.json", dataclasses.asdict(report))
-    return {k: v for k, v in dataclasses.asdict(report).items() if isinstance(v, int)}
+    check_corpus(data.corpus_distinct, data.most_known, rules)
+    texts, numbers = pa.list_(pa.string()), pa.list_(pa.float32())
+    types = {"query": pa.string(), "positive": pa.string(), "negatives": texts, "source": pa.string(), "passage_kind": pa.string(), "retriever_scores": numbers}
+    schema = pa.schema(list(types.items()))
+    report = MiningReport()
+    scratch.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic_path(out / "ranked.parquet") as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_statistics=False) as writer,
+        (scratch / "scores").open("wb") as chosen,
+        progress(len(data.queries), "choose negatives", "query") as bar,
+    ):
+        for rows in candidates.parts():
+            found = candidates.of(rows)
+            vetoed = None if vetoes is None else vetoes.of(rows)
+            negatives_QN, scores_QN = mine_part(
+                *found, data.known[rows], data.corpus_text_P, rules, report, different=data.corpus_distinct, first_row=rows.start, seed=seed,
+                false_negatives_QK=vetoed, known_negatives=data.known_negatives[rows],
+            )  # fmt: skip
+            scores_QN[~np.isnan(scores_QN)].tofile(chosen)
+            columns = {
+                "query": list(data.queries[rows]),
+                "positive": list(data.positive_texts[rows]),
+                "negatives": [[data.corpus[n] for n in ns] for ns in negatives_QN.tolist()],
+                "source": list(data.sources[rows]),
+                "passage_kind": [passage_kind] * len(negatives_QN),
+                "retriever_scores": pa.array([*np.column_stack([found.positive_scores_Q, scores_QN])], numbers),
+            }
+            writer.write_table(pa.table(columns, schema=schema))
+            release(data.corpus_text_P)
+            bar(len(negatives_QN))
+    report.score_quantiles = score_quantiles(mapped(scratch / "scores", "<f4"), QUANTILES)
+    recall = {} if candidates.recall is None else {"index_recall": candidates.recall}
+    write_json(out / "report.json", dataclasses.asdict(report) | recall)
+    return {k: v for k, v in dataclasses.asdict(report).items() if isinstance(v, int)} | recall

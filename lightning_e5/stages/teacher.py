@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.curation.engines.inference import ScoreGroups
-from lightning_e5.curation.mining.teacher_scores import checked_separation, group_scores, separation
+from lightning_e5.curation.engines.run_parts import Part
+from lightning_e5.curation.mining import teacher_scores as teacher_scores_module
+from lightning_e5.curation.mining.stored_groups import SeparationInFiles, StoredGroups, scores_of_part
+from lightning_e5.curation.mining.teacher_scores import checked
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
-from lightning_e5.files.parquet import read_parquet, write_parquet
+from lightning_e5.files.storage import atomic_path
 from lightning_e5.losses.distillation import positive_first
 from lightning_e5.models.cross_encoder import CrossEncoder, join_pairs
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
@@ -125,36 +128,40 @@ def teacher_scores(
     Raises:
         UserError: the teacher has collapsed, that is, it scores all passages of nearly every query alike.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = ranked / "ranked.parquet" if ranked.is_dir() else ranked
-    read_parquet(path, {"query": "string", "positive": "string", "negatives": "list<string>"})
-    table = pq.read_table(path)
-    groups = [[p, *(ns or [])] for p, ns in zip(table["positive"].to_pylist(), table["negatives"].to_pylist(), strict=True)]
-    alone = next((row for row, group in enumerate(groups) if len(group) < 2), None)
-    if alone is not None:
-        raise UserError(f"{path}: row {alone} has no negatives to compare the positive with")
-    retrieved = _retriever_scores(path, groups) if retriever_scale else []
+    groups = StoredGroups(path, teacher_scores_module.GROUPS, retrieved=retriever_scale > 0)
     scorer = ScoreGroups(str(teacher), max_length, passage_format, precision)
-    scores = group_scores(scorer, table["query"].to_pylist(), groups, out / "parts", engine=engine, gpus_per_task=gpus_per_task)
-    metrics = checked_separation(str(teacher), scores)
-    if retrieved:
-        scores = [s + retriever_scale * r for s, r in zip(scores, retrieved, strict=True)]
-        whole = [s for s in scores if not np.isnan(s).any()]
-        metrics |= {f"with_retriever_{key}": value for key, value in separation(whole).items()} if whole else {}
-    if "teacher_scores" in table.column_names:
-        table = table.drop_columns(["teacher_scores"])
-    column = pa.array([s.tolist() for s in scores], type=pa.list_(pa.float32()))
-    write_parquet(out / "ranked.parquet", table.append_column("teacher_scores", column))
-    shutil.rmtree(out / "parts", ignore_errors=True)
+    parts = groups.score(scorer, out / "parts", engine=engine, gpus_per_task=gpus_per_task)
+    scratch = out / "scratch"
+    found = SeparationInFiles(scratch / "separation")
+    for part in parts:
+        found.add(scores_of_part(part))
+    metrics = checked(str(teacher), found.found())
+    metrics |= _write_scores(out, groups, parts, retriever_scale, scratch)
+    for folder in (out / "parts", scratch):
+        shutil.rmtree(folder, ignore_errors=True)
     return metrics
 
 
-def _retriever_scores(path: Path, groups: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
-    """The scores by which mining found each group's passages; UserError where the file does not hold them."""
-    column = read_parquet(path, {"retriever_scores": "list<float>"})["retriever_scores"].to_pylist()
-    for row, (scores, group) in enumerate(zip(column, groups, strict=True)):
-        if scores is None or len(scores) != len(group):
-            raise UserError(f"{path}: row {row} has {len(scores or ())} retriever_scores for {len(group)} passages")
-    return [np.array(scores, dtype=np.float32) for scores in column]
+def _write_scores(out: Path, groups: StoredGroups, parts: Sequence[Part], retriever_scale: float, scratch: Path) -> dict[str, float]:
+    """The groups again, with a column of scores, part by part; what is to be said of scores with the retriever's added."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole = SeparationInFiles(scratch / "with-retriever")
+    numbers = pa.list_(pa.float32())
+    with atomic_path(out / "ranked.parquet") as temporary, ExitStack() as stack:
+        writer: Any = None
+        for part, table in zip(parts, groups.tables(), strict=True):
+            scores = scores_of_part(part)
+            if retriever_scale:
+                retrieved = groups.retriever_scores(part.work, [len(s) for s in scores])
+                scores = [s + retriever_scale * r for s, r in zip(scores, retrieved, strict=True)]
+                whole.add([s for s in scores if not np.isnan(s).any()])
+            if "teacher_scores" in table.column_names:
+                table = table.drop_columns(["teacher_scores"])
+            table = table.append_column("teacher_scores", pa.array([s.tolist() for s in scores], type=numbers))
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd", write_statistics=False))
+            writer.write_table(table)
+    return {f"with_retriever_{key}": value for key, value in whole.found().items()}

@@ -1,14 +1,15 @@
 """Which pairs of the finished parts stay: one pass over their ids, in an order that no worker's timing changes.
 
-The order that counts is: sources by their first pair, then parts, then rows. It takes about 20 bytes of memory per pair;
-no text is read.
+The order that counts is: sources by their first pair, then parts, then rows. No text is read; what there is per pair lies in
+files, mapped or read range by range, so that memory does not grow with the pairs.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates, first_of_each
+from lightning_e5.files.scratch import blocks, mapped, mapped_zeros
 from lightning_e5.files.storage import atomic_path, sha256_file, sha256_text, to_json
 from lightning_e5.progress import progress
 
@@ -23,9 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Of the pool's content; a change of the rules here or in `pair_shards` must raise it.
-VERSION = 1
-#: Equal ids are looked for in so many turns, each over its share of the ids.
-_TURNS = 16
+VERSION = 2
 EXACT, NEAR, CAP = "exact duplicate", "near duplicate", "over max_pairs_per_source"
 
 
@@ -71,19 +71,17 @@ def decide(
     seeds: Mapping[str, int],
     scratch: Path,
 ) -> Decisions:
-    """Drop exact duplicates, near duplicates, and what a source has above ``most`` pairs (drawn by its seed)."""
+    """Drop exact duplicates, near duplicates, and what a source has above ``most`` pairs (drawn by its seed).
+
+    Args:
+        scratch: folder, made anew; the decisions are mapped from a file in it. Beside them it takes 16 bytes per pair for a while,
+            and with near duplicates the signatures and what `NearDuplicates.find_copies` says.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
     flat = [piece for of_source in pieces.values() for piece in of_source]
-    total = sum(piece.rows for piece in flat)
-    ids_N = np.empty(total, dtype=np.int64)
-    with progress(total, "duplicates", "pair") as bar:
-        for piece in flat:
-            ids_N[piece.first : piece.first + piece.rows] = _column(piece.path, "pair_id").to_numpy()
-            bar(piece.rows)
-    keep_N = np.zeros(total, dtype=bool)
-    for turn in range(_TURNS):
-        rows = np.flatnonzero(ids_N % _TURNS == turn)
-        keep_N[rows] = first_of_each(ids_N[rows])
-    del ids_N
+    keep_N = mapped_zeros(scratch / "keep", bool, sum(piece.rows for piece in flat))
+    with progress(len(keep_N), "duplicates", "pair") as bar:
+        first_of_each(_ids(flat, bar), scratch / "ids", keep_N)
     dropped = {name: Counter[str]() for name in pieces}
 
     def count(rule: str, before: Mapping[str, int]) -> None:
@@ -94,40 +92,57 @@ def decide(
     count(EXACT, {name: sum(p.rows for p in of_source) for name, of_source in pieces.items()})
     if near_duplicates is not None and keep_N.any():
         before = _left(pieces, keep_N)
-        rows = np.flatnonzero(keep_N)
-        keep_N[rows[_near_copies(flat, keep_N, near_duplicates, scratch)]] = False
+        _drop_near_copies(flat, keep_N, near_duplicates, scratch / "near")
         count(NEAR, before)
     if most is not None:
         before = _left(pieces, keep_N)
         for name, span in _spans(pieces).items():
             if before[name] > most:
-                rows = span.start + np.flatnonzero(keep_N[span])
-                gone = np.random.default_rng(seeds[name]).permutation(len(rows))[most:]
-                keep_N[rows[gone]] = False
+                _cap(keep_N, span, most, before[name], seeds[name])
         count(CAP, before)
     return Decisions(keep_N, dropped)
 
 
-def _near_copies(flat: Sequence[Piece], keep_N: NDArray[np.bool_], near: NearDuplicates, scratch: Path) -> NDArray[np.bool_]:
-    """Which of the pairs kept so far are near copies: bool, a row per kept pair. The signatures lie in a scratch file."""
-    kept = int(keep_N.sum())
-    signatures = np.memmap(scratch, dtype=np.uint32, mode="w+", shape=(kept, near.permutations))
-    try:
-        row = 0
+def _ids(flat: Sequence[Piece], bar: Callable[[int], object]) -> Iterator[NDArray[np.int64]]:
+    for piece in flat:
+        for column in _column(piece.path, "pair_id"):
+            yield column.to_numpy()
+            bar(len(column))
+
+
+def _drop_near_copies(flat: Sequence[Piece], keep_N: NDArray[np.bool_], near: NearDuplicates, scratch: Path) -> None:
+    """Drop the near copies among the pairs kept so far; their signatures and their rows lie in files meanwhile."""
+    scratch.mkdir()
+    signatures, rows = scratch / "signatures", scratch / "rows"
+    with signatures.open("wb") as signatures_file, rows.open("wb") as rows_file:
         for piece in flat:
-            chosen = keep_N[piece.first : piece.first + piece.rows]
-            if chosen.any():
-                column = _column(piece.path, "signature").combine_chunks()
+            first = piece.first
+            for column in _column(piece.path, "signature"):
+                chosen = np.flatnonzero(keep_N[first : first + len(column)])
                 values = np.frombuffer(column.buffers()[1], dtype="<u4").reshape(-1, near.permutations)
-                values = values[column.offset : column.offset + len(column)]
-                signatures[row : row + int(chosen.sum())] = values[chosen]
-                row += int(chosen.sum())
-        with progress(kept, "near duplicates", "pair") as bar:
-            copies: NDArray[np.bool_] = near.copies(signatures, progress=bar) >= 0
-        return copies
-    finally:
-        del signatures
-        scratch.unlink(missing_ok=True)
+                values[column.offset + chosen].tofile(signatures_file)
+                (first + chosen).tofile(rows_file)
+                first += len(column)
+    signatures_NV = mapped(signatures, "<u4").reshape(-1, near.permutations)
+    row_K = mapped(rows, "<i8")
+    with progress(len(row_K), "near duplicates", "pair") as bar:
+        for copy, _ in near.find_copies(signatures_NV, scratch / "buckets", progress=bar):
+            keep_N[row_K[copy]] = False
+    del signatures_NV, row_K
+    shutil.rmtree(scratch)
+
+
+def _cap(keep_N: NDArray[np.bool_], span: slice, most: int, left: int, seed: int) -> None:
+    """Keep ``most`` of a source's ``left`` kept pairs, any choice of them as likely as any other.
+
+    Block by block: how many of a block are kept has the hypergeometric distribution, which ones is a permutation's to say.
+    """
+    draw = np.random.default_rng(seed)
+    for block in blocks(span.stop - span.start):
+        rows = span.start + block.start + np.flatnonzero(keep_N[span][block])
+        kept = most if len(rows) == left else int(draw.hypergeometric(len(rows), left - len(rows), most))
+        keep_N[rows[draw.permutation(len(rows))[kept:]]] = False
+        left, most = left - len(rows), most - kept
 
 
 def _spans(pieces: Mapping[str, Sequence[Piece]]) -> dict[str, slice]:
@@ -138,10 +153,13 @@ def _left(pieces: Mapping[str, Sequence[Piece]], keep_N: NDArray[np.bool_]) -> d
     return {name: int(np.count_nonzero(keep_N[span])) for name, span in _spans(pieces).items()}
 
 
-def _column(path: Path, name: str) -> Any:
+def _column(path: Path, name: str) -> Iterator[Any]:
+    """A column in the blocks in which it was written."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, columns=[name])[name]
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group, columns=[name])[name].chunks
 
 
 def save_decisions(path: Path, keep_N: NDArray[np.bool_]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from lightning_e5.curation.building.label_noise import inject_label_noise
 from lightning_e5.curation.building.merge import Piece
 from lightning_e5.curation.engines.run_parts import Progress
+from lightning_e5.files.scratch import blocks
 from lightning_e5.files.storage import atomic_path, sha256_file
 from lightning_e5.types import TextPair
 
@@ -50,8 +51,12 @@ class Shard:
 
 def shard_bounds(keep_N: NDArray[np.bool_], span: slice, shard_rows: int) -> list[tuple[int, int]]:
     """The candidates of a source cut into (first, stop), each with ``shard_rows`` kept ones but the last."""
-    kept = span.start + np.flatnonzero(keep_N[span])
-    starts = [int(kept[row]) for row in range(0, len(kept), shard_rows)]
+    starts: list[int] = []
+    kept = 0
+    for block in blocks(span.stop - span.start):
+        rows = span.start + block.start + np.flatnonzero(keep_N[span][block])
+        starts += rows[-kept % shard_rows :: shard_rows].tolist()  # those with a multiple of shard_rows kept ones before them
+        kept += len(rows)
     return list(zip(starts, [*starts[1:], span.stop], strict=True)) if starts else []
 
 

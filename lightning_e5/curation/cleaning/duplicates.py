@@ -1,7 +1,8 @@
 """Copies among the training pairs: exact ones by the normalised texts, near ones by MinHash.
 
 Both go in two steps. A worker makes something small of each pair (`pair_id`, `NearDuplicates.signature`); one pass over
-those, in the pairs' fixed order, decides. So the decisions depend on neither the number of workers nor their timing.
+those, in the pairs' fixed order, decides. So the decisions depend on neither the number of workers nor their timing. What the
+pass compares lies in files, sorted by hash buckets, so that its memory does not grow with the pairs.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from array import array
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from lightning_e5.configurable import configurable
+from lightning_e5.curation.cleaning.shared_buckets import SharedBuckets
 from lightning_e5.curation.cleaning.shingles import WordHashes
 from lightning_e5.errors import UserError
+from lightning_e5.files.scratch import HashRanges, hash_of, mapped_zeros, release
 from lightning_e5.ranges import PositiveShare, Range
 from lightning_e5.text import text_id, words
 
@@ -30,9 +33,9 @@ if TYPE_CHECKING:
 _MINHASH_SEED = 1
 #: What all values are of a text without n-grams.
 _EMPTY = 0xFFFFFFFF
-_MIXER = np.uint64(0x9E3779B97F4A7C15)
-_BLOCK_ROWS = 1 << 16
 _PROGRESS_ROWS = 1 << 14
+#: Rows looked at singly after which the pages that they touched are given back (64 KiB each, at most).
+_RELEASE_ROWS = 1 << 10
 
 
 def pair_id(query: str, passage: str) -> int:
@@ -41,14 +44,23 @@ def pair_id(query: str, passage: str) -> int:
     return int.from_bytes(hashlib.blake2b(both, digest_size=8).digest(), "little") >> 1
 
 
-def first_of_each(ids_N: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rows hold an id that no earlier row holds: bool ``[N]`` of int64 ``[N]``.
+def first_of_each(parts: Iterable[NDArray[np.int64]], scratch: Path, first_N: NDArray[np.bool_]) -> None:
+    """Mark the rows that hold an id that no earlier row holds, by hash buckets on disk.
 
     Two different pairs have one id with a chance of about N**2 / 2**64, in 10**9 pairs 1 in 20.
+
+    Args:
+        parts: the ids, int64, of the rows in their order, part after part.
+        scratch: folder for 16 bytes per row.
+        first_N: bool, all False, a place per row; may be mapped.
     """
-    first_N = np.zeros(len(ids_N), dtype=bool)
-    first_N[np.unique(ids_N, return_index=True)[1]] = True
-    return first_N
+    found, first = HashRanges(scratch, len(first_N)), 0
+    for ids in parts:
+        found.add(hash_of(ids), np.arange(first, first + len(ids)))
+        first += len(ids)
+    for records in found:  # the rows of an id are together, rising
+        first_N[records["row"][np.unique(records["hash"], return_index=True)[1]]] = True
+        release(first_N)
 
 
 @configurable("settings", constructs=True)
@@ -129,9 +141,7 @@ class NearDuplicates:
         """For each pair the row of an earlier kept pair that it is a near copy of, or -1 where it is kept.
 
         Args:
-            signatures: `signature` of each pair in the order that counts, or uint32 ``[N, permutations]`` of them, which
-                may be a memory map. Beside them about ``8 * bands + 60`` bytes per pair are held, and some kilobytes per kept
-                pair that shares bands with another one; only such pairs are looked at singly.
+            signatures: `signature` of each pair in the order that counts, or uint32 ``[N, permutations]`` of them.
             progress: called with the rows done, block by block.
 
         Returns:
@@ -141,39 +151,63 @@ class NearDuplicates:
             UserError: a signature has another length.
         """
         signatures_NV = self._as_array(signatures)
+        copy_of_N = np.full(len(signatures_NV), -1, dtype=np.int64)
+        with tempfile.TemporaryDirectory(prefix="lightning_e5-near-") as folder:
+            for row, kept in self.find_copies(signatures_NV, Path(folder), progress=progress):
+                copy_of_N[row] = kept
+        return copy_of_N
+
+    def find_copies(
+        self,
+        signatures_NV: NDArray[np.uint32],
+        scratch: Path,
+        *,
+        progress: Callable[[int], object] = lambda rows: None,
+    ) -> Iterator[tuple[int, int]]:
+        """The pairs that `copies` drops as (row, row of the kept pair), rising, in memory that does not grow with their number.
+
+        Args:
+            signatures_NV: as `copies`; mapped from a file where there are many.
+            scratch: folder for ``16 * bands + 8`` bytes per pair, and ``40 * bands`` more for each that shares bands with another one.
+            progress: as `copies`.
+        """
         count = len(signatures_NV)
-        copy_of_N = np.full(count, -1, dtype=np.int64)
-        compared_with_N = np.full(count, -1, dtype=np.int64)  # the last row that a kept one was compared with
-        buckets_NB, sizes = self._shared_buckets(signatures_NV)
-        members: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
+        buckets = SharedBuckets(signatures_NV, self.bands, _EMPTY, scratch)
+        places, compared = (mapped_zeros(scratch / name, "<i8", rows) for name, rows in (("places", buckets.places), ("compared", count)))
+        members, compared_with_N = np.asarray(places), np.asarray(compared)  # 1 + the last row that a kept one was compared with
+        signatures_all = np.asarray(signatures_NV)  # a view: rows of a memory map are slow to make
         enough = math.ceil(self.threshold * self.permutations - 1e-9)
         # Values that may differ spoil as many bands at most, so near copies have `spare` + 1 buckets in common; of these
         # neither has the smallest among its own `spare` largest. So those, crowded by set phrases, can be left out.
         spare = max(0, self.bands - (self.permutations - enough) - 1)
-        done = 0
-        for row in np.flatnonzero((buckets_NB >= 0).sum(1) > spare).tolist():
-            shared = buckets_NB[row][buckets_NB[row] >= 0]
-            own = shared[np.lexsort((shared, sizes[shared]))][: len(shared) - spare].tolist()
+        done = looked_at = 0
+        for row, shared in buckets.of_rows():
+            if len(shared) <= spare:
+                continue
+            own = shared[: len(shared) - spare]
             for bucket in own:
-                if bucket in members:
-                    kept_K = np.array(members[bucket])
-                    kept_K = kept_K[compared_with_N[kept_K] != row]
+                if kept := int(members[bucket]):
+                    kept_K = members[bucket + 1 : bucket + 1 + kept]
+                    kept_K = kept_K[compared_with_N[kept_K] != row + 1]
                     if not len(kept_K):
                         continue
-                    compared_with_N[kept_K] = row
-                    agreeing_K = (signatures_NV[kept_K] == signatures_NV[row]).sum(1)
+                    compared_with_N[kept_K] = row + 1
+                    agreeing_K = (signatures_all[kept_K] == signatures_all[row]).sum(1)
                     best = int(agreeing_K.argmax())  # the earliest of the best
                     if agreeing_K[best] >= enough:
-                        copy_of_N[row] = kept_K[best]
+                        yield row, int(kept_K[best])
                         break
             else:
                 for bucket in own:
-                    members[bucket].append(row)
+                    members[bucket] += 1
+                    members[bucket + members[bucket]] = row
+            looked_at += 1
+            if looked_at % _RELEASE_ROWS == 0:
+                release(signatures_NV, places, compared)
             if row - done >= _PROGRESS_ROWS:
                 progress(row - done)
                 done = row
         progress(count - done)
-        return copy_of_N
 
     def _as_array(self, signatures: Sequence[bytes] | NDArray[np.uint32]) -> NDArray[np.uint32]:
         if not isinstance(signatures, np.ndarray):
@@ -189,34 +223,6 @@ class NearDuplicates:
                 f"signatures: an array of {signatures.dtype} {list(signatures.shape)}, not of uint32 [N, {self.permutations}]"
             )
         return signatures
-
-    def _shared_buckets(self, signatures_NV: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The number of each pair's bucket in every band, -1 where no other pair is in it, and the buckets' sizes.
-
-        Values of a band that differ may fall into one bucket with a chance of 2**-64; the check by all values follows.
-        """
-        count, width = len(signatures_NV), self.permutations // self.bands
-        keys_NB = np.zeros((count, self.bands), dtype=np.uint64)
-        empty_N = np.zeros(count, dtype=bool)
-        for start in range(0, count, _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
-            values_RBW = np.asarray(signatures_NV[block]).reshape(-1, self.bands, width)
-            empty_N[block] = (values_RBW == _EMPTY).all((1, 2))
-            keys_RB = keys_NB[block]
-            for column in range(width):
-                keys_RB ^= values_RBW[:, :, column]
-                keys_RB *= _MIXER
-                keys_RB ^= keys_RB >> np.uint64(29)
-        buckets_NB = keys_NB.view(np.int64)  # band by band in the keys' place
-        sizes_of_bands: list[NDArray[np.int64]] = []
-        first = 0
-        for band in range(self.bands):
-            _, inverse_N, sizes = np.unique(keys_NB[:, band], return_inverse=True, return_counts=True)
-            shared_N = (sizes[inverse_N] > 1) & ~empty_N
-            buckets_NB[:, band] = np.where(shared_N, first + inverse_N, -1)
-            sizes_of_bands.append(sizes)
-            first += len(sizes)
-        return buckets_NB, np.concatenate(sizes_of_bands)
 
 
 @functools.cache

@@ -113,7 +113,7 @@ def run_parts(
     wanted = {part.path for part in missing}
     with progress(sum(part.steps for part in missing), title, unit) as bar:
         for part in parts:
-            result = _compute(function, part, bar) if part.path in wanted else _read(part.path)
+            result = _compute(function, part, bar) if part.path in wanted else read_arrays(part.path)
             if not part.is_record and any(len(values) != part.rows for values in result.values()):
                 raise UserError(f"{part.path}: does not hold {part.rows} rows; remove {part.path.parent} and start again")
             yield result
@@ -165,7 +165,8 @@ def _write(path: Path, arrays: Arrays) -> None:
         np.savez(handle, **arrays)  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> Arrays:
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of a part's file; UserError for one that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.engines.run_parts import Function, Progress, parts_of, run_parts
-from lightning_e5.curation.mining.collections import MiningData
+from lightning_e5.curation.engines.run_parts import Function, Part, Progress, parts_of, read_arrays, run_parts
+from lightning_e5.curation.mining.collections import MiningData, sampled_rows
+from lightning_e5.errors import UserError
 from lightning_e5.retrieval.bm25 import BM25
-from lightning_e5.retrieval.exact import ExactIndex, exact_scores
+from lightning_e5.retrieval.exact import VectorIndex, checked_vectors, exact_scores
+from lightning_e5.retrieval.mapped_vectors import MappedVectors, StoredType
 from lightning_e5.types import Kind, PairScorer
 
 #: Texts of a part of embeddings, queries of a part of searches, queries of a part of cross-encoder scores.
-TEXTS, SEARCHES, RESCORED = 32768, 4096, 512
+TEXTS, SEARCHES, RESCORED = 32768, 4096, 512  # a part of scores lies within one of searches
 
 
 class Candidates(NamedTuple):
@@ -26,36 +30,101 @@ class Candidates(NamedTuple):
     scores_QK: NDArray[np.float32]
     positive_scores_Q: NDArray[np.float32]
 
+    def of(self, rows: slice) -> Candidates:
+        """Those of some queries."""
+        return Candidates(self.rows_QK[rows], self.scores_QK[rows], self.positive_scores_Q[rows])
+
+
+class StoredCandidates:
+    """Candidates in the files of the searches, of which one is in memory; `of` and `whole` give them.
+
+    recall: of the index that found them against exact search, None for one that is exact.
+    """
+
+    def __init__(self, parts: Sequence[Part], recall: float | None = None) -> None:
+        self._parts, self.recall = list(parts), recall
+        self._read: tuple[int, Candidates] | None = None
+
+    def __len__(self) -> int:
+        return sum(part.rows for part in self._parts)
+
+    def parts(self) -> Iterator[slice]:
+        """The queries of each file."""
+        return (part.work for part in self._parts)
+
+    def of(self, rows: slice) -> Candidates:
+        """Those of some queries, all of one file."""
+        number = rows.start // self._parts[0].rows
+        if self._read is None or self._read[0] != number:
+            found = read_arrays(self._parts[number].path)
+            self._read = number, Candidates(*(found[name] for name in ("rows", "scores", "positive")))
+        first = self._parts[number].work.start
+        return self._read[1].of(slice(rows.start - first, rows.stop - first))
+
+    def whole(self) -> Candidates:
+        """Those of all queries."""
+        return Candidates(*(np.concatenate(columns) for columns in zip(*map(self.of, self.parts()), strict=True)))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """(kind, texts) -> ``embeddings`` as they are written to the parts' files."""
+
+    embedder: Function
+    dtype: StoredType
+
+    def __call__(self, work: tuple[Kind, Sequence[str]], progress: Progress) -> dict[str, NDArray[Any]]:
+        kind, texts = work
+        found = checked_vectors(self.embedder((kind, list(texts)), progress)["embeddings"], "embeddings", None)
+        if self.dtype == "float16" and np.abs(found).max() > np.finfo(np.float16).max:
+            raise UserError("negatives.vectors: the embeddings have values above 65,504, which float16 cannot hold; take float32")
+        return {"embeddings": found.astype(self.dtype, copy=False)}
+
 
 def dense_candidates(
-    data: MiningData, embedder: Function, depth: int, folder: Path, *, passage_kind: Kind = "passage", **where: Any
-) -> Candidates:
-    """By an encoder's cosine (or dot product, where that is its similarity), over all passages, exactly.
+    data: MiningData, embedder: Function, depth: int, folder: Path, *, passage_kind: Kind = "passage", vectors: StoredType = "float32",
+    index: VectorIndex | None = None, recall_queries: int = 1000, seed: int = 0, **where: Any,
+) -> StoredCandidates:  # fmt: skip
+    """By an encoder's cosine (or dot product, where that is its similarity), over all passages, exactly if nothing else is said.
+
+    The embeddings lie in files, from which they are mapped part by part.
 
     Args:
         embedder: (kind, texts) -> ``embeddings`` (`EmbedTexts`, `EmbedBy`).
         depth: candidates of each query.
         folder: of the parts: embeddings and searches.
+        vectors: how embeddings are written.
+        index: an empty index that finds the candidates instead, such as `FaissIndex`, with memory of its own.
+        recall_queries, seed: how many queries, drawn by the seed, an approximate index's recall is measured on.
         where: `run_parts`' engine and GPUs, for the embeddings.
     """
     queries = parts_of(folder / "queries", len(data.queries), TEXTS, lambda rows: ("query", data.queries[rows]))
     corpus = parts_of(folder / "passages", len(data.corpus), TEXTS, lambda rows: (passage_kind, data.corpus[rows]))
-    blocks = [block["embeddings"] for block in run_parts(embedder, queries + corpus, title="embed", unit="text", **where)]
-    queries_QD, passages = np.concatenate(blocks[: len(queries)]), blocks[len(queries) :]
-    index = ExactIndex()
-    for part in passages:
-        index.add(part)
+    for _ in run_parts(_Stored(embedder, vectors), queries + corpus, title="embed", unit="text", **where):
+        pass
+    asked, passages = (MappedVectors.of([part.path for part in parts]) for parts in (queries, corpus))
+    searched: Any = passages
+    if index is not None:
+        searched = copy.deepcopy(index)  # empty for every mining
+        for shard in passages.shards():
+            searched.add(np.require(shard, np.float32, "A"))
 
     def search(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
-        scores, found = index.search(queries_QD[rows], depth)
-        own = np.stack([passages[row // TEXTS][row % TEXTS] for row in data.positives[rows]])
+        own_queries = asked.take(np.arange(rows.start, rows.stop))
+        scores, found = searched.search(own_queries, depth)
+        own = passages.take(np.asarray(data.positives[rows]))
         each = np.arange(len(own))
-        return {"rows": found, "scores": scores, "positive": exact_scores(queries_QD[rows], own, each, each)}
+        return {"rows": found, "scores": scores, "positive": exact_scores(own_queries, own, each, each)}
 
-    return _searched(search, len(data.queries), folder)
+    parts = _searched(search, len(data.queries), folder)
+    recall_against = getattr(searched, "recall_against", None)
+    if recall_against is None:
+        return StoredCandidates(parts)
+    sample = asked.take(sampled_rows(len(asked), recall_queries, seed))
+    return StoredCandidates(parts, recall_against(passages, sample, depth))
 
 
-def lexical_candidates(data: MiningData, bm25: BM25, depth: int, folder: Path) -> Candidates:
+def lexical_candidates(data: MiningData, bm25: BM25, depth: int, folder: Path) -> StoredCandidates:
     """By BM25; a query gets only passages that share a word with it."""
     index = None
 
@@ -72,16 +141,72 @@ def lexical_candidates(data: MiningData, bm25: BM25, depth: int, folder: Path) -
             rows[i, : len(found)], scores[i, : len(found)], positive[i] = found, all_scores[found], all_scores[own]
         return {"rows": rows, "scores": scores, "positive": positive}
 
-    return _searched(search, len(data.queries), folder)
+    return StoredCandidates(_searched(search, len(data.queries), folder))
 
 
-def _searched(search: Callable[[slice, Progress], dict[str, NDArray[Any]]], queries: int, folder: Path) -> Candidates:
-    blocks = list(run_parts(search, parts_of(folder / "found", queries, SEARCHES), title="search", unit="query"))
-    return Candidates(*(np.concatenate([block[name] for block in blocks]) for name in ("rows", "scores", "positive")))
+def _searched(search: Callable[[slice, Progress], dict[str, NDArray[Any]]], queries: int, folder: Path) -> list[Part]:
+    parts = parts_of(folder / "found", queries, SEARCHES)
+    for _ in run_parts(search, parts, title="search", unit="query"):
+        pass
+    return parts
+
+
+class StoredVetoes:
+    """Which candidates a cross-encoder takes for answers, from the files of its scores; see `false_negatives`."""
+
+    def __init__(self, parts: Sequence[Part], margin: float, max_score: float | None) -> None:
+        self._parts, self._margin, self._max_score = list(parts), margin, max_score
+
+    def of(self, rows: slice) -> NDArray[np.bool_]:
+        """Those of some queries, bool ``[len(rows), K]``."""
+        found = []
+        for part in self._parts:
+            if part.work.start < rows.stop and part.work.stop > rows.start:
+                inside = slice(max(rows.start, part.work.start) - part.work.start, min(rows.stop, part.work.stop) - part.work.start)
+                found.append(self._of_part(part.path)[inside])
+        return np.concatenate(found)
+
+    def whole(self) -> NDArray[np.bool_]:
+        """Those of all queries."""
+        return np.concatenate([self._of_part(part.path) for part in self._parts])
+
+    def _of_part(self, path: Path) -> NDArray[np.bool_]:
+        block = read_arrays(path)
+        scored = ~np.isneginf(block["scores"])
+        veto = block["scores"] >= (block["positive"] - self._margin)[:, None]
+        return (veto if self._max_score is None else veto | (block["scores"] > self._max_score)) & scored
+
+
+def score_candidates(
+    data: MiningData, candidates: Candidates | StoredCandidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
+) -> StoredVetoes:
+    """As `false_negatives`, kept in files."""
+
+    def score(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
+        rows_QK = candidates.of(rows).rows_QK
+        allowed_QK = np.zeros(rows_QK.shape, dtype=bool)
+        for row, found in enumerate(rows_QK[:, window]):
+            texts = data.corpus_text_P[found]
+            allowed_QK[row, window] = (found >= 0) & ~np.isin(texts, list(data.known[rows.start + row]))
+        places = np.argwhere(allowed_QK)
+        queries = [data.queries[rows.start + q] for q, _ in places.tolist()]
+        passages = [data.corpus[rows_QK[q, k]] for q, k in places.tolist()]
+        own = list(data.positive_texts[rows])
+        logits = teacher.score([*data.queries[rows], *queries], [*own, *passages]).numpy()
+        scores = np.full(allowed_QK.shape, -np.inf, dtype=np.float32)
+        scores[tuple(places.T)] = logits[len(own) :]
+        progress(len(own) + len(places))
+        return {"positive": logits[: len(own)], "scores": scores}
+
+    most = 1 + (window.stop - window.start)
+    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, steps=lambda rows: most * (rows.stop - rows.start))
+    for _ in run_parts(score, parts, title="de-noise", unit="pair"):
+        pass
+    return StoredVetoes(parts, margin, max_score)
 
 
 def false_negatives(
-    data: MiningData, candidates: Candidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
+    data: MiningData, candidates: Candidates | StoredCandidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
 ) -> NDArray[np.bool_]:
     """Which candidates a cross-encoder takes for answers (false negatives): bool ``[Q, K]``, False outside the window of ranks.
 
@@ -91,27 +216,4 @@ def false_negatives(
 
     Source: the de-noising of RocketQA (Qu et al., 2021); E5 takes SimLM's negatives, whose teacher does the same by its scores.
     """
-    allowed_QK = np.zeros(candidates.rows_QK.shape, dtype=bool)
-    for row, found in enumerate(candidates.rows_QK[:, window]):
-        texts = data.corpus_text_P[found]
-        allowed_QK[row, window] = (found >= 0) & ~np.isin(texts, list(data.known[row]))
-
-    def score(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
-        places = np.argwhere(allowed_QK[rows])
-        queries = [data.queries[rows.start + q] for q, _ in places]
-        passages = [data.corpus[candidates.rows_QK[rows.start + q, k]] for q, k in places]
-        own = list(data.positive_texts[rows])
-        logits = teacher.score([*data.queries[rows], *queries], [*own, *passages]).numpy()
-        scores = np.full(allowed_QK[rows].shape, -np.inf, dtype=np.float32)
-        scores[tuple(places.T)] = logits[len(own) :]
-        return {"positive": logits[: len(own)], "scores": scores}
-
-    def pairs(rows: slice) -> int:
-        return int(allowed_QK[rows].sum()) + rows.stop - rows.start
-
-    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, steps=pairs)
-    vetoes = []
-    for block in run_parts(score, parts, title="de-noise", unit="pair"):
-        veto = block["scores"] >= (block["positive"] - margin)[:, None]
-        vetoes.append(veto if max_score is None else veto | (block["scores"] > max_score))
-    return np.concatenate(vetoes) & allowed_QK
+    return score_candidates(data, candidates, window, teacher, folder, margin=margin, max_score=max_score).whole()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import RetrievalData
+from lightning_e5.files.stored_corpus import StoredCorpus
 from lightning_e5.rng import generator
 from lightning_e5.text import text_id
 
@@ -30,6 +31,8 @@ class MiningData:
         corpus: texts; may hold copies of a text.
         known_negatives: of each row the rows of the corpus that are known not to answer its query, one copy of each text;
             none where it is empty.
+        corpus_text: `corpus_text_P` where it was computed with the corpus.
+        distinct: different texts of the corpus, where that was counted with it.
     """
 
     queries: Sequence[str]
@@ -39,11 +42,26 @@ class MiningData:
     known: Sequence[set[int]]
     corpus: Sequence[str]
     known_negatives: Sequence[Sequence[int]] = ()
+    corpus_text: NDArray[np.int64] | None = None
+    distinct: int | None = None
 
     @cached_property
     def corpus_text_P(self) -> NDArray[np.int64]:
         """Text id of every passage of the corpus."""
+        if self.corpus_text is not None:
+            return self.corpus_text
         return np.fromiter((text_id(p) for p in self.corpus), dtype=np.int64, count=len(self.corpus))
+
+    @cached_property
+    def corpus_distinct(self) -> int:
+        """How many different texts the corpus has."""
+        return len(np.unique(self.corpus_text_P)) if self.distinct is None else self.distinct
+
+    @cached_property
+    def most_known(self) -> int:
+        """The most known answers that a row has."""
+        counted = getattr(self.known, "most", None)
+        return counted() if counted is not None else max((len(known) for known in self.known), default=0)
 
 
 def sampled_rows(rows: int, most: int | None, seed: int) -> NDArray[np.int64]:
@@ -85,8 +103,7 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) ->
     Raises:
         UserError: no relevant document is in the corpus.
     """
-    documents = [d for d, text in data.corpus.items() if text]
-    place = {d: i for i, d in enumerate(documents)}
+    texts, place = _with_text(data.corpus, {d for grades in data.qrels.values() for d in grades})
     relevant = {q: [d for d, grade in grades.items() if grade > 0 and d in place] for q, grades in data.qrels.items()}
     known: dict[int, set[int]] = {}
     for query, found in relevant.items():
@@ -106,9 +123,20 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) ->
         positives=np.asarray([place[d] for _, d in pairs], dtype=np.int64),
         positive_texts=[data.corpus[d] for _, d in pairs],
         known=[known[text_id(data.queries[q])] for q, _ in pairs],
-        corpus=[data.corpus[d] for d in documents],
+        corpus=texts,
         known_negatives=[negatives[q] for q, _ in pairs],
     )
+
+
+def _with_text(corpus: Mapping[str, str], judged: set[str]) -> tuple[Sequence[str], dict[str, int]]:
+    """The texts of the documents that have one, and the places of the judged among them."""
+    if isinstance(corpus, StoredCorpus):
+        rows = corpus.texts.not_empty()
+        row_of = {document: row for document in judged if (row := corpus.row_of(document)) is not None}
+        places = np.searchsorted(rows, list(row_of.values())).tolist()
+        return corpus.texts.of(rows), {d: i for (d, row), i in zip(row_of.items(), places, strict=True) if i < len(rows) and rows[i] == row}
+    documents = [d for d, text in corpus.items() if text]
+    return [corpus[d] for d in documents], {d: i for i, d in enumerate(documents) if d in judged}
 
 
 def _known_negatives(data: RetrievalData, documents: Sequence[str], answers: set[int], place: Mapping[str, int]) -> list[int]:

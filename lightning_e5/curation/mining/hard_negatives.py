@@ -14,6 +14,9 @@ from lightning_e5.errors import UserError
 from lightning_e5.ranges import Count, Range
 from lightning_e5.rng import generator
 
+#: Shares of the chosen negatives' scores that a report gives quantiles at.
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
 
 @dataclass(slots=True)
 class MiningReport:
@@ -96,10 +99,55 @@ def mine(
     Raises:
         UserError: the corpus has too few passages.
     """
-    report = MiningReport(queries=len(candidates_QK))
+    report = MiningReport()
     different = len(np.unique(passage_text_P))
-    if different <= rules.count + max((len(k) for k in known_positives), default=0):
+    check_corpus(different, max((len(k) for k in known_positives), default=0), rules)
+    chosen_QN, chosen_scores_QN = mine_part(
+        candidates_QK, scores_QK, positive_scores_Q, known_positives, passage_text_P, rules, report, different=different, first_row=0, seed=seed,
+        false_negatives_QK=false_negatives_QK, known_negatives=known_negatives,
+    )  # fmt: skip
+    retrieved = chosen_scores_QN[~np.isnan(chosen_scores_QN)]
+    if len(retrieved):
+        report.score_quantiles = [float(q) for q in np.quantile(retrieved.astype(np.float64), QUANTILES)]
+    return chosen_QN, chosen_scores_QN, report
+
+
+def check_corpus(different: int, most_known: int, rules: NegativeRules) -> None:
+    """UserError for a corpus in which a query would find too few negatives.
+
+    Args:
+        different: texts of the corpus.
+        most_known: the most known positives that a query has.
+        rules: how many negatives are wanted.
+    """
+    if different <= rules.count + most_known:
         raise UserError(f"negatives: a corpus of {different} different passages is too small for {rules.count} negatives")
+
+
+def mine_part(
+    candidates_QK: NDArray[np.int64],
+    scores_QK: NDArray[np.float32],
+    positive_scores_Q: NDArray[np.float32],
+    known_positives: Sequence[set[int]],
+    passage_text_P: NDArray[np.int64],
+    rules: NegativeRules,
+    report: MiningReport,
+    *,
+    different: int,
+    first_row: int,
+    seed: int,
+    false_negatives_QK: NDArray[np.bool_] | None = None,
+    known_negatives: Sequence[Sequence[int]] = (),
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As `mine`, of some of the queries; all parts together give what it gives of all.
+
+    Args:
+        report: counts are added; the quantiles of the scores are left to the caller.
+        different: texts of the corpus, see `check_corpus`.
+        first_row: the number of the part's first query among all.
+        others: as `mine`, of these queries.
+    """
+    report.queries += len(candidates_QK)
     chosen_QN = np.empty((len(candidates_QK), rules.count), dtype=np.int64)
     chosen_scores_QN = np.full(chosen_QN.shape, np.nan, dtype=np.float32)
     window = slice(rules.first_rank - 1, rules.last_rank)
@@ -126,7 +174,7 @@ def mine(
         report.known_negatives += len(own)
         allowed &= ~np.isin(passage_text_P[candidates], passage_text_P[own])
         wanted = rules.count - len(own)
-        draw = generator(seed, "negatives", row)
+        draw = generator(seed, "negatives", first_row + row)
         places = np.flatnonzero(allowed)
         _, first = np.unique(passage_text_P[candidates[places]], return_index=True)
         places = places[np.sort(first)]  # one copy of each text
@@ -148,10 +196,7 @@ def mine(
             taken = known_positives[row] if small else known_positives[row] | avoided
             found = np.concatenate([found, _fill(found, taken, passage_text_P, missing, draw)])
         chosen_QN[row] = found
-    retrieved = chosen_scores_QN[~np.isnan(chosen_scores_QN)]
-    if len(retrieved):
-        report.score_quantiles = [float(q) for q in np.quantile(retrieved.astype(np.float64), [0.0, 0.25, 0.5, 0.75, 1.0])]
-    return chosen_QN, chosen_scores_QN, report
+    return chosen_QN, chosen_scores_QN
 
 
 def _score_of(passage: int, candidates_K: NDArray[np.int64], scores_K: NDArray[np.float32]) -> float:

@@ -70,9 +70,9 @@ def mine_hard_negatives(
     with tempfile.TemporaryDirectory(prefix="lightning_e5-negatives-") as folder:
         parts = Path(folder)
         if isinstance(retriever, BM25):
-            candidates = lexical_candidates(data, retriever, last_rank, parts)
+            candidates = lexical_candidates(data, retriever, last_rank, parts).whole()
         else:
-            candidates = dense_candidates(data, EmbedBy(retriever), last_rank, parts, passage_kind=passage_kind)
+            candidates = dense_candidates(data, EmbedBy(retriever), last_rank, parts, passage_kind=passage_kind).whole()
         vetoed_QK = None
         if denoise is not None:
             window = slice(first_rank - 1, last_rank)

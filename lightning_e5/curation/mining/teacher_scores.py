@@ -72,7 +72,11 @@ def score_groups(teacher: PairScorer, groups: Sequence[TrainingGroup], *, retrie
 
 def checked_separation(teacher: str, scores: Sequence[NDArray[np.float32]]) -> dict[str, float]:
     """`separation`; UserError where the teacher, named here, scores all passages of nearly every query alike."""
-    found = separation(scores)
+    return checked(teacher, separation(scores))
+
+
+def checked(teacher: str, found: dict[str, float]) -> dict[str, float]:
+    """A `separation`; UserError as `checked_separation`."""
     if found["score_spread"] < COLLAPSED:
         raise UserError(f"{teacher}: the teacher has collapsed (its scores differ by {found['score_spread']:.1e} within a query's passages)")
     return found
@@ -81,9 +85,14 @@ def checked_separation(teacher: str, scores: Sequence[NDArray[np.float32]]) -> d
 def separation(scores: Sequence[NDArray[np.float32]]) -> dict[str, float]:
     """Share of positives (first in each group) above all negatives, mean margin over the best negative, mean spread in a group."""
     lists = [s.astype(np.float64) for s in scores]
+    return separation_of([s[0] > s[1:].max() for s in lists], [s[0] - s[1:].max() for s in lists], [np.std(s) for s in lists])
+
+
+def separation_of(first: Any, margin: Any, spread: Any) -> dict[str, float]:
+    """A `separation` of what each group gives, a value per group each."""
     return {
-        "groups": len(lists),
-        "positive_first": float(np.mean([s[0] > s[1:].max() for s in lists])),
-        "margin": float(np.mean([s[0] - s[1:].max() for s in lists])),
-        "score_spread": float(np.mean([np.std(s) for s in lists])),
+        "groups": len(np.asarray(first)),
+        "positive_first": float(np.mean(first)),
+        "margin": float(np.mean(margin)),
+        "score_spread": float(np.mean(spread)),
     }

@@ -15,6 +15,7 @@ from lightning_e5.evaluation.beir.data import RetrievalData, load_beir
 from lightning_e5.evaluation.beir.metrics import DEFAULT_METRICS, judged_queries
 from lightning_e5.evaluation.beir.retrieval import RetrievalResult, RetrievalTask, Searcher
 from lightning_e5.evaluation.beir.sets import BEIR_SETS, BeirSet, beir_set, mean_of_forums
+from lightning_e5.files.stored_corpus import texts_of
 from lightning_e5.retrieval.exact import VectorIndex
 from lightning_e5.types import Embedder, Kind
 
@@ -47,9 +48,9 @@ class Collection:
         """The prefix of the documents."""
         return "passage" if self.rules is None else self.rules.passage_kind
 
-    def texts(self) -> dict[Kind, list[str]]:
+    def texts(self) -> dict[Kind, Sequence[str]]:
         """The texts by the prefix that they get."""
-        queries, passages = list(self.data.queries.values()), list(self.data.corpus.values())
+        queries, passages = list(self.data.queries.values()), texts_of(self.data.corpus)
         return {"query": queries, "passage": passages} if self.passage_kind == "passage" else {"query": [*queries, *passages]}
 
     def facts(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_e5.evaluation.beir.collection import Collection
+from lightning_e5.files.stored_corpus import ids_of
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.head import Similarity
 from lightning_e5.rng import generator
@@ -32,7 +33,7 @@ class CosineSample:
         judged = [(q, d) for q, grades in data.qrels.items() for d, grade in grades.items() if grade > 0 and d in data.corpus]
         draw = generator(seed, "cosines")
         chosen = draw.permutation(len(judged))[:SAMPLE]
-        documents = list(data.corpus)
+        documents = ids_of(data.corpus)
         others = draw.integers(0, len(documents), size=len(chosen))
         self.kind: Kind = collection.passage_kind
         self.queries = [data.queries[judged[i][0]] for i in chosen]

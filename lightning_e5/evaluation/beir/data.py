@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,15 +18,20 @@ from pathlib import Path
 from lightning_e5.errors import UserError
 from lightning_e5.files.beir_layout import either, read_judgements, stored_texts
 from lightning_e5.files.storage import atomic_path, write_text
+from lightning_e5.files.stored_corpus import RepeatedId, StoredCorpus
 from lightning_e5.text import normalise_text
 from lightning_e5.types import Qrels
+
+#: A corpus whose file is larger (a hundred thousand passages, say) is read from scratch files; and how much larger than packed a file is.
+STORED_BYTES = 2**26
+_UNPACKED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalData:
     """One split of a retrieval data set.
 
-    ``corpus``: document id -> "title text"; ``queries``: query id -> text, only the judged ones (with a line in
+    ``corpus``: document id -> "title text", in memory, or for a large one in scratch files (`StoredCorpus`); ``queries``: query id -> text, only the judged ones (with a line in
     ``qrels``); ``missing_documents``: how many judged (query, document) pairs name a document that is not in the corpus;
     ``left_out``: what else was not used -> how much of it (``queries_without_text``: judged queries that the queries file
     lacks or has no text of; ``repeated_judgements``: lines that say again what another one says; ``documents_without_text``:
@@ -35,7 +41,7 @@ class RetrievalData:
 
     name: str
     split: str
-    corpus: dict[str, str]
+    corpus: Mapping[str, str]
     queries: dict[str, str]
     qrels: Qrels
     missing_documents: int = 0
@@ -44,7 +50,7 @@ class RetrievalData:
 
 
 def load_beir(
-    folder: Path | str, split: str = "test", name: str | None = None, *, with_title: bool = True
+    folder: Path | str, split: str = "test", name: str | None = None, *, with_title: bool = True, scratch: Path | None = None
 ) -> RetrievalData:
     """Read one split of a folder in BEIR's layout.
 
@@ -53,6 +59,7 @@ def load_beir(
         split: the file of ``qrels/`` without ``.tsv``.
         name: the data set's name; the folder's by default.
         with_title: put a document's title before its text.
+        scratch: see `load_corpus`.
 
     Raises:
         UserError: with file and line, for anything malformed, a text's id there twice, or a document judged twice with
@@ -60,7 +67,7 @@ def load_beir(
             query that has a text. Empty documents are read: public collections hold some.
     """
     folder = Path(folder)
-    corpus = load_corpus(folder, with_title=with_title)
+    corpus = load_corpus(folder, with_title=with_title, scratch=scratch)
     texts_path = either(folder, "queries.jsonl")
     texts = _read_texts(texts_path, with_title=False)
     qrels_path = either(folder, f"qrels/{split}.tsv")
@@ -84,12 +91,17 @@ def write_beir(folder: Path, data: RetrievalData) -> None:
     write_text(folder / f"qrels/{data.split}.tsv", "query-id\tcorpus-id\tscore\n" + "".join(lines))
 
 
-def load_corpus(folder: Path | str, *, with_title: bool = True) -> dict[str, str]:
-    """The documents of a folder in BEIR's layout, ``title text`` (or ``text``) by id; UserError as `load_beir`."""
+def load_corpus(folder: Path | str, *, with_title: bool = True, scratch: Path | None = None) -> Mapping[str, str]:
+    """The documents of a folder in BEIR's layout, ``title text`` (or ``text``) by id; UserError as `load_beir`.
+
+    Those of a file of more than `STORED_BYTES` lie in files in the folder ``scratch``, or a temporary one (in ``TMPDIR``).
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: {'is a file, not a directory' if folder.exists() else 'no such directory'}")
-    corpus = _read_texts(either(folder, "corpus.jsonl"), with_title=with_title)
+    path = either(folder, "corpus.jsonl")
+    large = path.stat().st_size * (_UNPACKED if path.suffix == ".gz" else 1) > STORED_BYTES
+    corpus = _stored_corpus(path, scratch, with_title=with_title) if large else _read_texts(path, with_title=with_title)
     if not corpus:
         raise UserError(f"{folder}: the corpus has 0 documents")
     return corpus
@@ -128,7 +140,15 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
     return texts
 
 
-def _same_text(folder: Path, corpus: dict[str, str], queries: dict[str, str]) -> frozenset[str]:
+def _stored_corpus(path: Path, scratch: Path | None, *, with_title: bool) -> StoredCorpus:
+    try:
+        return StoredCorpus(((row.id, row.with_title() if with_title else row.text.strip()) for row in stored_texts(path)), scratch)
+    except RepeatedId as again:
+        row = next(itertools.islice(stored_texts(path), again.row, None))
+        raise UserError(f"{row.place}: {again}") from None
+
+
+def _same_text(folder: Path, corpus: Mapping[str, str], queries: dict[str, str]) -> frozenset[str]:
     """The queries that have the text of the document of their id, its title left aside; the corpus is read again for these."""
     ends = {key: text for key, text in queries.items() if key in corpus and normalise_text(corpus[key]).endswith(normalise_text(text))}
     if not ends:

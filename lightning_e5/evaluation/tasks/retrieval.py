@@ -111,7 +111,7 @@ class CollectionTask:
         """The collection's name."""
         return self.collection.data.name
 
-    def texts(self) -> dict[Kind, list[str]]:
+    def texts(self) -> dict[Kind, Sequence[str]]:
         """Queries and documents by the prefix that they get."""
         return self.collection.texts()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lightning_e5.errors import UserError
-from lightning_e5.retrieval.exact import ExactIndex
+from lightning_e5.retrieval.exact import ExactIndex, exact_scores
 from lightning_e5.retrieval.faiss_index import FaissIndex
 
 
@@ -74,6 +74,26 @@ def test_the_same_index_twice_whatever_the_threads(kind):
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+@pytest.mark.parametrize("codes", ["float16", "int8"])
+def test_smaller_codes_find_nearly_the_same_with_exact_scores(kind, codes):
+    index = filled(FaissIndex(kind, codes=codes, lists=20, nprobe=20, threads=1))
+    scores, rows = index.search(QUERIES, 10)
+    assert index.recall_against(EXACT, QUERIES, 10) > 0.9
+    np.testing.assert_array_equal(scores, exact_scores(QUERIES, VECTORS, np.repeat(np.arange(40), 10), rows.ravel()).reshape(40, 10))
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_mapped_rows_are_searched_where_they_lie(tmp_path, monkeypatch, kind):
+    mapped = np.memmap(tmp_path / "vectors", dtype=np.float32, mode="w+", shape=VECTORS.shape)
+    mapped[:] = VECTORS
+    in_memory, index = filled(FaissIndex(kind, nprobe=2, threads=1)), FaissIndex(kind, nprobe=2, threads=1)
+    filled(index, mapped)
+    for found, expected in zip(index.search(QUERIES, 10), in_memory.search(QUERIES, 10), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert all(np.shares_memory(block, mapped) for block in index._added)
+
+
 def test_the_seed_decides_the_centroids():
     runs = [filled(FaissIndex("ivf", lists=40, nprobe=1, threads=1, seed=seed)).search(QUERIES, 10)[1] for seed in (0, 1)]
     assert not np.array_equal(runs[0], runs[1])
@@ -97,6 +117,8 @@ def test_threads_are_given_back_and_an_empty_index_copies():
 def test_refuses_bad_use():
     with pytest.raises(UserError, match="unknown kind 'hsnw'; did you mean 'hnsw'"):
         FaissIndex("hsnw")
+    with pytest.raises(UserError, match="unknown type 'int4'; did you mean 'int8'"):
+        FaissIndex("ivf", codes="int4")
     with pytest.raises(UserError, match=r"index\.nprobe: 0 is not >= 1"):
         FaissIndex("ivf", nprobe=0)
     with pytest.raises(UserError, match="empty"):

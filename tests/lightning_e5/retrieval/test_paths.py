@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lightning_e5.evaluation.beir.data import RetrievalData
 from lightning_e5.evaluation.beir.retrieval import RetrievalTask
+from lightning_e5.files.stored_corpus import StoredCorpus
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.retrieval.faiss_index import FaissIndex
@@ -156,3 +157,21 @@ def test_many_ties_are_cut_to_bounded_candidates():
         best = sorted(range(900), key=lambda i: (-exact[q, i], i))[:5]
         assert rows[q].tolist() == best
         assert scores[q].tolist() == [exact[q, i] for i in best]
+
+
+@pytest.mark.parametrize("path", [*PATHS, "bm25", "evaluation"])
+def test_a_corpus_in_files_is_searched_as_one_in_memory(tmp_path, monkeypatch, path):
+    draw = np.random.default_rng(0)
+    corpus = {f"d{n * 37 % 300}": "".join(draw.choice(list("abcdefgh"), 4)) for n in range(300)}
+    queries = {f"q{n}": corpus[f"d{n}"] for n in range(20)}
+    runs = []
+    for number, documents in enumerate((corpus, StoredCorpus(corpus.items()), {**corpus, "d3": "hhhhhh"})):
+        if path == "bm25":
+            runs.append(BM25().retrieve(documents, queries, 7))
+        elif path == "evaluation":
+            data = RetrievalData("set", "test", documents, queries, {f"q{n}": {f"d{n}": 1} for n in range(20)})
+            result = RetrievalTask(data, k=10, metrics=("ndcg@10",)).evaluate(Letters())
+            runs.append((result.run, result.metrics, result.counts))
+        else:
+            runs.append(retrieve(Letters(), queries, documents, 7, **PATHS[path](tmp_path / str(number))))
+    assert runs[0] == runs[1] != runs[2]

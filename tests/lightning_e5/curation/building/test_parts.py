@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lightning_e5.curation.building import merge
 from lightning_e5.curation.building import parts as pair_parts
 from lightning_e5.curation.building.merge import decide, pieces_by_source
 from lightning_e5.curation.building.parts import RECORD, RawPart, read_part
 from lightning_e5.curation.building.shards import shard_bounds
 from lightning_e5.curation.engines.run_parts import Part, run_parts
+from lightning_e5.files.scratch import blocks
 from lightning_e5.types import PairCandidate, ReadReport
 
 LETTERS = 2000
@@ -94,3 +96,25 @@ def test_a_cap_draws_by_its_seed_and_shards_have_equal_sizes(tmp_path: Path) -> 
     bounds = shard_bounds(kept[0], slice(200, 400), 40)
     assert [int(kept[0][first:stop].sum()) for first, stop in bounds] == [40, 40, 10]
     assert bounds[0][0] == 200 + int(np.flatnonzero(kept[0][200:])[0]) and bounds[-1][1] == 400
+
+
+def test_a_cap_of_many_blocks_keeps_as_many_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block by block, each candidate as likely as any other; in one block the draw is that of a permutation of all."""
+    keep = np.ones(600, dtype=bool)
+    keep[::3] = False
+    rows, expected = np.flatnonzero(keep[100:]) + 100, keep.copy()
+    expected[rows[np.random.default_rng(5).permutation(len(rows))[90:]]] = False
+    one = keep.copy()
+    merge._cap(one, slice(100, 600), 90, len(rows), 5)
+    assert (one == expected).all()
+    monkeypatch.setattr(merge, "blocks", lambda rows: blocks(rows, 64))
+    counts = np.zeros(600, dtype=np.int64)
+    for seed in range(300):
+        many = keep.copy()
+        merge._cap(many, slice(100, 600), 90, len(rows), seed)
+        assert many[100:].sum() == 90 and (many[:100] == keep[:100]).all() and not (many & ~keep).any()
+        counts += many
+    share = counts[rows] / 300  # 90 of 333: 0.27, with a standard error of 0.026
+    assert abs(share.mean() - 90 / len(rows)) < 1e-9 and share.min() > 0.15 and share.max() < 0.4
+    by_block = [share[(rows >= first) & (rows < first + 64)].mean() for first in range(100, 600, 64)]
+    assert max(by_block) - min(by_block) < 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 import subprocess
@@ -14,9 +15,11 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_e5.curation.cleaning import duplicates, shared_buckets
 from lightning_e5.curation.cleaning.duplicates import NearDuplicates, first_of_each, pair_id
 from lightning_e5.curation.cleaning.shingles import WordHashes
 from lightning_e5.errors import UserError
+from lightning_e5.files import scratch
 from lightning_e5.text import words
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -39,12 +42,64 @@ def edited(generator: random.Random, passage: str, edits: int) -> str:
     return ", ".join(changed).capitalize() + "."
 
 
-def test_pair_ids_and_first_rows() -> None:
+def test_pair_ids() -> None:
     assert pair_id("A  b", "C") == pair_id("a b", "c") != pair_id("c", "a b")
     assert 0 <= pair_id("q", "p") < 2**63
-    ids = np.array([5, 3, 5, 9, 3, 5])
-    assert first_of_each(ids).tolist() == [True, True, False, True, False, False]
-    assert first_of_each(np.zeros(0, dtype=np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("rows_of_a_range", [1, 50, 10**6])
+def test_first_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_a_range: int) -> None:
+    """Of `numpy.unique` over all ids at once, whatever is held at a time."""
+    monkeypatch.setattr(scratch, "RANGE_ROWS", rows_of_a_range)
+    monkeypatch.setattr(scratch, "BLOCK_ROWS", 37)
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, 2**63, 400)[draw.integers(0, 400, 1000)]
+    found = np.zeros(1000, dtype=bool)
+    first_of_each(np.array_split(ids, 9), tmp_path / "ids", found)
+    assert np.flatnonzero(found).tolist() == sorted(np.unique(ids, return_index=True)[1].tolist())
+    none = np.zeros(0, dtype=bool)
+    first_of_each([], tmp_path / "ids", none)
+    assert none.tolist() == []
+
+
+def in_memory(rule: NearDuplicates, rows: np.ndarray) -> list[int]:
+    """The rule with everything held: buckets as dictionaries, each row against the kept ones of its buckets."""
+    width, enough = rule.permutations // rule.bands, math.ceil(rule.threshold * rule.permutations - 1e-9)
+    kept: dict[tuple[int, bytes], list[int]] = {}
+    copies = []
+    for row, values in enumerate(rows):
+        keys = [(band, values[band * width : (band + 1) * width].tobytes()) for band in range(rule.bands)]
+        others = sorted({other for key in keys for other in kept.get(key, ())})
+        agreeing = [int((rows[other] == values).sum()) for other in others]
+        copies.append(max(agreeing, default=0) >= enough)
+        if not copies[-1]:
+            for key in keys:
+                kept.setdefault(key, []).append(row)
+    return [row for row, copy in enumerate(copies) if copy]
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_near_copies_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: bool) -> None:
+    """With ranges and blocks of a few rows; the control: without buckets no copy is found."""
+    for place in (scratch, shared_buckets):
+        monkeypatch.setattr(place, "RANGE_ROWS", 64)
+    monkeypatch.setattr(shared_buckets, "_ROWS", 50)
+    monkeypatch.setattr(duplicates, "_RELEASE_ROWS", 3)
+    if spoilt:
+        monkeypatch.setattr(shared_buckets.HashRanges, "add", lambda self, hashes, rows: None)
+    draw = np.random.default_rng(3)
+    rows = draw.integers(0, 2**32, (60, 32), dtype=np.uint32)[draw.integers(0, 60, 500)]
+    for row in rows:
+        row[draw.choice(32, draw.integers(0, 10), replace=False)] = draw.integers(0, 2**32)
+    rows[::17] = 0xFFFFFFFF  # of texts without n-grams
+    rule = NearDuplicates(threshold=0.8, permutations=32, bands=8)
+    signatures = np.memmap(tmp_path / "signatures", dtype="<u4", mode="w+", shape=rows.shape)
+    signatures[:] = rows
+    found = [row for row, _ in rule.find_copies(signatures, tmp_path / "near")]
+    there = np.flatnonzero((rows != 0xFFFFFFFF).any(1))
+    expected = there[in_memory(rule, rows[there])].tolist()
+    assert len(expected) > 100 and (found == expected) != spoilt
+    assert found == np.flatnonzero(rule.copies(rows) >= 0).tolist()
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 6))
