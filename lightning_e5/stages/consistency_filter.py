@@ -69,6 +69,7 @@ def consistency_filter(
     max_length: Length | None = None,
     exact_up_to: CountOrZero | None = None,
     previous: Path | None = None,
+    filtered_before: str | None = None,
     rows_per_part: Count = ROWS_PER_PART,
     engine: Engine | Literal["local", "ray"] | None = None,
     gpus_per_task: WorkersOrZero = 0,
@@ -91,6 +92,7 @@ def consistency_filter(
         exact_up_to: ranks over it are written as ``exact_up_to + 1``, which makes ranking several times as fast; at
             least ``k``; None writes every rank as it is.
         previous: ``ranks.parquet`` of an earlier round: a pair that it dropped stays dropped, with rank 0.
+        filtered_before: what filtered these pairs before, for the report; by default what their sources say (nomic's: gte-base).
         rows_per_part: pairs ranked between two files; the memory of their embeddings is ``8 * D`` bytes a pair.
         engine: ``local`` or ``ray`` (or an `Engine`) for parts in parallel, each process with the low-precision pool in its
             memory (``D`` bytes a passage in int8); None for one after the other, here. The last bits of embeddings may
@@ -137,7 +139,7 @@ def consistency_filter(
 
     noise = label_noise(store)
     rows = by_source(names, code_N, ranks, keep, noise, sizes if pool == "per_source" else np.full(len(names), sizes.sum()))
-    write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": rows})
+    write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": rows, **store.filtered_before(filtered_before)})
     shutil.rmtree(out / "pool")  # the ranks are whole; drawing and embedding it again would give the same
     metrics = {"pairs": len(keep), "kept": int(keep.sum()), "pool": int(sizes.sum()), "kept_share": int(keep.sum()) / len(keep)}
     if previous is not None:
