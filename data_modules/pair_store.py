@@ -20,6 +20,8 @@ from lightning_e5.files.storage import read_checked, reading, safe_component
 
 #: The one table, the list of shards, and the folder of shards.
 TABLE, SHARDS, SHARD_FOLDER = "pairs.parquet", "pairs.json", "shards"
+#: Key of a reader in ``pairs.json``, and attribute of a source of pairs: the model that filtered the pairs before they came here.
+FILTERED_BY = "filtered_by"
 #: Columns of pairs and their types; ``planted`` says which passages were exchanged on purpose, where that was done.
 COLUMNS = {"query": "string", "passage": "string", "source": "string", "passage_kind": "string", "id": "string", "planted": "bool"}
 #: Rows that are read at once where one column of all rows is gone through.
@@ -73,6 +75,14 @@ class PairStore:
         """The files in row order."""
         return list(self._shards)
 
+    def filtered_before(self, given: str | None = None) -> dict[str, str]:
+        """``filtered_before``: what filtered the pairs before they were built, as is given or as their sources say; empty where nothing is known."""
+        if given is None and self._listed:
+            readers = read_checked(self.folder / SHARDS, required=False).get("read", [])
+            stated = dict.fromkeys(str(reader[FILTERED_BY]) for reader in readers if isinstance(reader, dict) and FILTERED_BY in reader)
+            given = "; ".join(stated)
+        return {"filtered_before": given} if given else {}
+
     @functools.cached_property
     def columns(self) -> list[str]:
         """The names of the columns."""
@@ -114,6 +124,12 @@ class PairStore:
             raise UserError(f"rows: {rows} is not >= 1")
         for shard in self._shards:
             yield from iter_parquet(shard.path, types_of(columns), rows)
+
+
+def stated_filter(source: object) -> dict[str, str]:
+    """What a source says of a model that filtered its pairs before, for ``pairs.json``; `PairStore.filtered_before` reads it."""
+    stated = getattr(source, FILTERED_BY, None)
+    return {} if stated is None else {FILTERED_BY: str(stated)}
 
 
 def types_of(columns: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,8 @@ A line of SimLM's ``train.jsonl`` (https://huggingface.co/datasets/intfloat/siml
     {"query_id": "1", "query": "who wrote dune", "positives": {"doc_id": ["7"], "score": [9.1]}, "negatives": {"doc_id": ["4", "2"], "score": [3.0, 1.5]}}
     {"query_id": "1", "query": "who wrote dune", "positive_passages": [{"docid": "7", "title": "Dune", "text": "A novel by ..."}], "negative_passages": []}
 
-In BEIR's layout it has no negatives: `lightning_e5.stages.hard_negatives` mines them from its ``collection``.
+Their files may be named on the Hub: ``hf://datasets/Tevatron/msmarco-passage/train.jsonl.gz`` is fetched. (SimLM's lie there in zip
+archives, which are unpacked by hand.) In BEIR's layout it has no negatives: `lightning_e5.stages.hard_negatives` mines them from its ``collection``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.hub import is_on_hub, local_file
 from lightning_e5.files.lines import as_utf8
 from lightning_e5.files.rows import DECODER, check_text
 from lightning_e5.files.streams import DamagedFile, blocks
@@ -20,7 +21,12 @@ _LARGEST_ELEMENT = 1 << 26
 
 
 def existing(path: Path | str, key: str) -> Path:
-    """The path, as a file that is there, or ``<path>.gz`` beside it; UserError names the YAML's ``key``."""
+    """The path, as a file that is there, or ``<path>.gz`` beside it; UserError names the YAML's ``key``.
+
+    A file on the Hub, ``hf://datasets/OWNER/NAME/PATH``, is fetched (see `lightning_e5.files.hub`).
+    """
+    if is_on_hub(path):
+        return local_file(path)
     for found in (Path(path), Path(f"{path}.gz")):
         if found.is_file():
             return found

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from lightning_e5.config.experiment import Node, load_experiment, outside_path
-from lightning_e5.config.known_encoders import KNOWN_ENCODERS
+from lightning_e5.config.known_encoders import KNOWN_ENCODERS, EncoderSizes
 from lightning_e5.errors import UserError
 from lightning_e5.models.padding_cost import padding_line, padding_share
 from lightning_e5.pipeline.check import check_experiment
 from lightning_e5.pipeline.stage import run_directory
 from lightning_e5.progress import printable
 from lightning_e5.redaction import hidden_message
+from lightning_e5.training.cost import bytes_of_value, cost_lines, parameters, step_flops, step_memory
 
 #: Titles and experiments of a YAML, and what gives the lines of its plan, once they are known to be right.
 Expanded = tuple[list[tuple[str, Node]], Callable[[], list[str]]]
@@ -63,7 +63,7 @@ def plan(experiment: Node) -> list[str]:
     lines = [f"{experiment['name']} -> {run_directory(experiment)}, seed {experiment['seed']}, {len(experiment['stages'])} stages"]
     sizes = _encoder_sizes(experiment.get("encoder"))
     if sizes is not None:
-        lines.append(f"encoder: {parameters(*sizes) / 1e6:.1f} M parameters ({sizes[0]} layers x {sizes[1]}), max length {_max_length(experiment)}")
+        lines.append(f"encoder: {parameters(sizes) / 1e6:.1f} M parameters ({sizes[0]} layers x {sizes[1]}), max length {_max_length(experiment)}")
     padded, said = _padding(experiment.get("encoder"))
     lines += said
     for number, (name, node) in enumerate(experiment["stages"].items(), start=1):
@@ -72,7 +72,9 @@ def plan(experiment: Node) -> list[str]:
         lines += [f"      not here yet: {path}" for path in _absent(node.get("inputs") or {})]
         lines += [f"      {line}" for line in training_lines(node, sizes, _max_length(experiment))]
         lines += [f"      {line}" for line in _padding_of_stage(node, padded, _max_length(experiment))]
-        lines += [f"      {line}" for line in _days(node, sizes, _max_length(experiment), experiment.get("throughput") or [])]
+        cost = cost_lines(experiment, name, sizes, _max_length(experiment))
+        cost = cost or _days(node, sizes, _max_length(experiment), experiment.get("throughput") or [])
+        lines += [f"      {line}" for line in cost]
     return lines
 
 
@@ -113,8 +115,8 @@ def _max_length(experiment: Node) -> int:
     return int((experiment.get("encoder") or {}).get("max_length", 128) or 512)
 
 
-def _encoder_sizes(spec: Any) -> tuple[int, int, int, int, int] | None:
-    """Layers, width, feed-forward width, vocabulary, positions of the experiment's encoder; None where not known here."""
+def _encoder_sizes(spec: Any) -> EncoderSizes | None:
+    """The sizes of the experiment's encoder; None where they are not known here."""
     from lightning_e5.models.factory import EncoderSpec
 
     if not isinstance(spec, dict):
@@ -122,25 +124,10 @@ def _encoder_sizes(spec: Any) -> tuple[int, int, int, int, int] | None:
     if spec.get("pretrained"):
         return KNOWN_ENCODERS.get(spec["pretrained"])
     values = EncoderSpec(**{k: v for k, v in spec.items() if k != "_target_"})
-    return values.layers, values.hidden_size, values.intermediate_size, values.vocab_size, values.max_positions
+    return EncoderSizes(values.layers, values.hidden_size, values.intermediate_size, values.vocab_size, values.max_positions)
 
 
-def parameters(layers: int, width: int, inner: int, vocabulary: int, positions: int) -> int:
-    """Parameters of a BERT without pooler."""
-    tables = (vocabulary + positions + 2) * width + 2 * width
-    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
-    return tables + layers * layer
-
-
-def step_memory(sizes: tuple[int, int, int, int, int], texts: int, graph_tokens: int, value_bytes: float = 4.0) -> float:
-    """Bytes of a training step: weights, gradients and AdamW (16 per parameter), embeddings of the batch with their
-    gradients, and the graphs kept (about 34 + 4 I/D values per token, width and layer, measured in float32)."""
-    layers, width, inner = sizes[:3]
-    graph = graph_tokens * layers * (34 * width + 4 * inner) * value_bytes
-    return 16 * parameters(*sizes) + texts * width * 4 * 4 + graph
-
-
-def training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, max_length: int) -> list[str]:
+def training_lines(node: Node, sizes: EncoderSizes | None, max_length: int) -> list[str]:
     """What a training stage's batches are; with the encoder's sizes also the memory of a step. Empty for other stages."""
     data, module = node.get("data"), node.get("module")
     if not isinstance(data, dict) or not isinstance(module, dict) or "batch_size" not in data:
@@ -155,8 +142,7 @@ def training_lines(node: Node, sizes: tuple[int, int, int, int, int] | None, max
     if sizes is not None:
         trainer = node.get("trainer") or {}
         graph, chunk = trainer.get("graph_tokens"), trainer.get("chunk_tokens", 8192)
-        bytes_of = 2.5 if node.get("precision") == "bf16" else 4.0  # under autocast some values stay float32
-        least = step_memory(sizes, texts, min(max(graph or 0, chunk), texts * length), bytes_of) / 2**30
+        least = step_memory(sizes, texts, min(max(graph or 0, chunk), texts * length), bytes_of_value(node)) / 2**30
         more = "" if graph is not None else ", and as many graphs as then fit in half of the free memory"
         lines.append(f"estimated memory of a step on one device: {least:.1f} GiB{more}")
     return lines
@@ -168,16 +154,12 @@ def _absent(inputs: Any) -> list[str]:
     return [str(path) for path in paths if not path.exists()]
 
 
-def _days(node: Node, sizes: tuple[int, int, int, int, int] | None, length: int, devices: Sequence[Node]) -> list[str]:
+def _days(node: Node, sizes: EncoderSizes | None, length: int, devices: Sequence[Node]) -> list[str]:
     """Days on 1, 8 and 32 devices, texts at their full length, every chunk encoded twice: an upper bound."""
     data = node.get("data") or {}
     if sizes is None or not isinstance(data, dict) or not data.get("max_steps"):
         return []
-    from lightning_e5.training.throughput import encoder_flops
-
-    layers, width, inner = sizes[:3]
-    shape = SimpleNamespace(num_hidden_layers=layers, hidden_size=width, intermediate_size=inner)
-    flops_per_token = 4.0 * encoder_flops(shape, [length]) / length
+    flops_per_token = step_flops(sizes, length)
     tokens = 2.0 * data["batch_size"] * length * data["max_steps"]
     lines = []
     for device in devices:

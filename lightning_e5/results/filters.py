@@ -25,7 +25,7 @@ class FilterRanks:
 
     ``rank_N`` (0: dropped by a round before, not ranked), ``keep_N``, ``planted_N`` (None: no injected label noise), ``k``, the
     last rank kept, ``cap`` (ranks from it on are written as it; None: all as they are), ``sources`` (the rows of
-    ``sources.json``) and ``pool`` (``global``, ``per_source``).
+    ``sources.json``), ``pool`` (``global``, ``per_source``) and ``filtered_before`` (what filtered the pairs before; None: nothing known).
     """
 
     rank_N: NDArray[np.int64]
@@ -36,6 +36,7 @@ class FilterRanks:
     cap: int | None = None
     sources: tuple[dict[str, Any], ...] = ()
     pool: str = "global"
+    filtered_before: str | None = None
 
     @property
     def ranked_N(self) -> NDArray[np.bool_]:
@@ -78,7 +79,8 @@ def read_filter(folder: Path, pairs: PairStore | None, settings: Mapping[str, An
     k = settings.get("k") or record.get("k") or int(rank_N[keep_N].max(initial=1))
     limit = record.get("exact_up_to")
     return FilterRanks(
-        rank_N, keep_N, planted_N, k, metrics, None if limit is None else limit + 1, tuple(record.get("sources", ())), record.get("pool", "global")
+        rank_N, keep_N, planted_N, k, metrics, None if limit is None else limit + 1, tuple(record.get("sources", ())), record.get("pool", "global"),
+        record.get("filtered_before"),
     )
 
 

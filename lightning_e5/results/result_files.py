@@ -46,7 +46,7 @@ SHARDS: Shape = {
 }  # fmt: skip
 OVERLAP: Shape = {"collections": {"*": {"texts": COUNT, "pairs": COUNT, "share?": NUMBER, "sources": {"*": {"pairs": COUNT, "share": NUMBER}}}}}
 FILTER: Shape = {
-    "k?": COUNT, "pool?": TEXT, "exact_up_to?": COUNT,
+    "k?": COUNT, "pool?": TEXT, "exact_up_to?": COUNT, "filtered_before?": TEXT,
     "sources?": [{"source": TEXT, "pairs": COUNT, "kept_share": NUMBER, "planted?": COUNT, "removed_mismatches?": NUMBER, "kept_pairs?": NUMBER, "precision?": NUMBER}],
 }  # fmt: skip
 PACKAGES: Shape = {"packages": {"*": {"pairs": COUNT, "held_out": FLAG, "version?": TEXT}}, "source?": TEXT, "test?": TEXT}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from data_modules.pair_store import SHARD_FOLDER, SHARDS, shard_name
+from data_modules.pair_store import SHARD_FOLDER, SHARDS, shard_name, stated_filter
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.building.merge import Decisions, decide, merge_key, pieces_by_source, save_decisions
 from lightning_e5.curation.building.parts import (
@@ -230,7 +230,7 @@ def _facts(
         | ({OF_CORPORA: of_corpora[name]} if of_corpora[name] else {})
         for name, of_source in shards.items()
     ]
-    return {"kind": "pairs", "sources": made, "read": [_read_by(source.name, records) for source in sources]}
+    return {"kind": "pairs", "sources": made, "read": [_read_by(source.name, records) | stated_filter(source) for source in sources]}
 
 
 def _read_by(source: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

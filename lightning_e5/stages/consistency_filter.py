@@ -63,6 +63,7 @@ def consistency_filter(
     max_length: Length | None = None,
     exact_up_to: CountOrZero | None = None,
     previous: Path | None = None,
+    filtered_before: str | None = None,
     rows_per_part: Count = ROWS_PER_PART,
     engine: Engine | Literal["local", "ray"] | None = None,
     gpus_per_task: WorkersOrZero = 0,
@@ -85,6 +86,7 @@ def consistency_filter(
         exact_up_to: ranks over it are written as ``exact_up_to + 1``, which makes ranking several times as fast; at
             least ``k``; None writes every rank as it is.
         previous: ``ranks.parquet`` of an earlier round: a pair that it dropped stays dropped, with rank 0.
+        filtered_before: what filtered these pairs before, for the report; by default what their sources say (nomic's: gte-base).
         rows_per_part: pairs ranked between two files; the memory of their embeddings is ``8 * D`` bytes a pair.
         engine: ``local`` or ``ray`` (or an `Engine`) for parts in parallel, each process with the low-precision pool in its
             memory (``D`` bytes a passage in int8); None for one after the other, here. The last bits of embeddings may
@@ -137,7 +139,7 @@ def consistency_filter(
             decisions.add(sources.of(rows), rank_N, keep_N, noise_N)
 
     records = decisions.by_source()
-    write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": records})
+    write_json(out / SOURCES, {"k": k, "pool": pool, "exact_up_to": exact_up_to, "sources": records, **store.filtered_before(filtered_before)})
     shutil.rmtree(out / "pool")  # the ranks are whole; drawing and embedding it again would give the same
     if sources.codes is not None:
         sources.codes.unlink()

@@ -43,13 +43,18 @@ NAMED = {
     "heuristic": """data_modules.ccpairs: heuristics.AdultContent heuristics.Length heuristics.MaxPassageChars heuristics.MinScore
         heuristics.NotDeleted text_heuristics.Boilerplate text_heuristics.CharacterShares text_heuristics.Language
         text_heuristics.MaxPerplexity text_heuristics.QueryIsPassage""",
-    "pair source": """data_modules.ccpairs.sources: acl_anthology.AclAnthology common_crawl.CcNetPages common_crawl.WarcPages
-        common_crawl.WetPages news.CcNews papers.S2ag papers.S2orc python_docs.PythonDocs reddit.RedditComments
-        reddit.RedditSelfTexts reddit_csv.RedditCsv signals.bm25_taught.Bm25Taught signals.crops.RandomCrops
-        signals.within_text.InverseCloze signals.within_text.NeighbouringSpans signals.within_text.SimCse
-        stackexchange.StackExchangePosts tables.HfDatasetPairs tables.JsonlPairs tables.ParquetPairs wikipedia.WikipediaSections""",
+    "pair source": """data_modules: ccpairs.sources.acl_anthology.AclAnthology ccpairs.sources.common_crawl.CcNetPages
+        ccpairs.sources.common_crawl.WarcPages ccpairs.sources.common_crawl.WetPages ccpairs.sources.news.CcNews ccpairs.sources.papers.S2ag
+        ccpairs.sources.papers.S2orc ccpairs.sources.python_docs.PythonDocs ccpairs.sources.reddit.RedditComments
+        ccpairs.sources.reddit.RedditSelfTexts ccpairs.sources.reddit_csv.RedditCsv ccpairs.sources.signals.bm25_taught.Bm25Taught
+        ccpairs.sources.signals.crops.RandomCrops ccpairs.sources.signals.within_text.InverseCloze
+        ccpairs.sources.signals.within_text.NeighbouringSpans ccpairs.sources.signals.within_text.SimCse
+        ccpairs.sources.stackexchange.StackExchangePosts ccpairs.sources.tables.HfDatasetPairs ccpairs.sources.tables.JsonlPairs
+        ccpairs.sources.tables.ParquetPairs ccpairs.sources.wikipedia.WikipediaSections public.pairs.NomicPairs
+        public.pairs.SentenceTransformersPairs public.pairs.TrainingListPairs""",
     "text source": """data_modules.ccpairs.sources.signals.texts: BeirTexts JsonlTexts ParquetTexts PassagesOf StoredPassages""",
-    "ranked source": """data_modules.finetune: beir.BeirRanked msmarco.SimLMRanked msmarco.TevatronRanked nli.Nli nq.DprRanked""",
+    "ranked source": """data_modules: finetune.beir.BeirRanked finetune.msmarco.SimLMRanked finetune.msmarco.TevatronRanked finetune.nli.Nli
+        finetune.nq.DprRanked public.ranked.NomicTriples public.ranked.SentenceTransformersTriplets public.ranked.TrainingListGroups""",
 }
 
 

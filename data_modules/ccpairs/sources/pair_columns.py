@@ -69,6 +69,43 @@ class PairColumns:
         """All settings."""
         return [VERSION, self.name, self.query, self.passage, self.source, self.id, self.facts]
 
+    def table_pairs(self, table: Any, place: str, first: int, report: ReadReport) -> Iterator[PairCandidate]:
+        """The pairs of some rows of a table.
+
+        Args:
+            table: a ``pyarrow.Table`` or ``RecordBatch`` that has the columns.
+            place: what a row's number stands behind in the report, such as ``file:row ``.
+            first: number of the first row.
+            report: counts the rows as ``records``.
+        """
+        names = [str(name) for name in self.names()]
+        columns = {name: _values(table.column(name)) for name in names}
+        report.counts["records"] += table.num_rows
+        if self.plain:
+            yield from self._plain_rows(columns, place, first, report)
+        else:
+            for row, values in enumerate(zip(*columns.values(), strict=True), first):
+                yield from self.pairs(dict(zip(names, values, strict=True)), f"{place}{row}", report)
+
+    def _plain_rows(self, columns: Mapping[str, list[Any]], place: str, first: int, report: ReadReport) -> Iterator[PairCandidate]:
+        """Rows of two texts and no facts, checked where they lie; any row that is not just that goes the general way."""
+        queries, passages = columns[str(self.query[0])], columns[str(self.passage[0])]
+        named = [None] * len(queries)
+        sources = [self.name] * len(queries) if self.source is None else columns[str(self.source)]
+        ids = named if self.id is None else columns[str(self.id)]
+        good = 0
+        for row, (query, passage, source, id) in enumerate(zip(queries, passages, sources, ids, strict=True)):
+            if (
+                type(query) is str and type(passage) is str and type(source) is str and source
+                and query and passage and not query.isspace() and not passage.isspace()
+            ):  # fmt: skip
+                good += 1
+                yield PairCandidate(query, passage, source, "" if id is None else str(id))
+            else:
+                values = {name: column[row] for name, column in columns.items()}
+                yield from self.pairs(values, f"{place}{first + row}", report)
+        report.counts["pairs"] += good
+
     def pairs(self, row: Mapping[Any, Any], place: str, report: ReadReport) -> Iterator[PairCandidate]:
         """The pairs of one row: one, or one per string of a passage column that holds lists."""
         query = self._text(row, self.query, place, report)
@@ -121,3 +158,22 @@ def _several(argument: str, columns: Column | Sequence[Column]) -> tuple[Column,
     if not given:
         raise UserError(f"{argument}: is an empty list of columns")
     return given
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values as Python objects; strings that are not UTF-8 stay bytes, which `PairColumns` reports."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            return [b""] * len(column)
+        return [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value

@@ -79,7 +79,7 @@ class ParquetPairs(FileParts, _Table):
         import pyarrow.parquet as pq
 
         names = [str(name) for name in self.columns.names()]
-        number, pairs = 0, self.columns.pairs
+        number = 0
         try:
             # Without pre-buffering a row group is read page by page, not as a whole.
             with pq.ParquetFile(part, pre_buffer=False, buffer_size=2**20) as parquet:
@@ -88,59 +88,13 @@ class ParquetPairs(FileParts, _Table):
                     hint = suggestion(missing[0], parquet.schema_arrow.names)
                     raise UserError(f"{part}: lacks the column {missing[0]!r}{hint}")
                 for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=names):
-                    columns = {name: _values(batch.column(name)) for name in names}
-                    report.counts["records"] += batch.num_rows
-                    if self.columns.plain:
-                        yield from self._plain_rows(columns, f"{part}:row ", number, report)
-                    else:
-                        for row, values in enumerate(zip(*columns.values(), strict=True), number):
-                            yield from pairs(dict(zip(names, values, strict=True)), f"{part}:row {row}", report)
+                    yield from self.columns.table_pairs(batch, f"{part}:row ", number, report)
                     number += batch.num_rows
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if number == 0:
                 raise UserError(f"{part}: not a readable Parquet file ({reason})") from None
             report.reject(f"{part}:row {number}", "Parquet file is damaged, the rest is not read")
-
-    def _plain_rows(
-        self, columns: Mapping[str, list[Any]], place: str, first: int, report: ReadReport
-    ) -> Iterator[PairCandidate]:
-        """Rows of two texts and no facts, checked where they lie; any row that is not just that goes the general way."""
-        queries, passages = columns[str(self.columns.query[0])], columns[str(self.columns.passage[0])]
-        named = [None] * len(queries)
-        sources = [self.name] * len(queries) if self.columns.source is None else columns[str(self.columns.source)]
-        ids = named if self.columns.id is None else columns[str(self.columns.id)]
-        good = 0
-        for row, (query, passage, source, id) in enumerate(zip(queries, passages, sources, ids, strict=True)):
-            if (
-                type(query) is str and type(passage) is str and type(source) is str and source
-                and query and passage and not query.isspace() and not passage.isspace()
-            ):  # fmt: skip
-                good += 1
-                yield PairCandidate(query, passage, source, "" if id is None else str(id))
-            else:
-                values = {name: column[row] for name, column in columns.items()}
-                yield from self.columns.pairs(values, f"{place}{first + row}", report)
-        report.counts["pairs"] += good
-
-
-def _values(column: Any) -> list[Any]:
-    """A column's values as Python objects; strings that are not UTF-8 stay bytes, which `PairColumns` reports."""
-    import pyarrow as pa
-
-    try:
-        return column.to_pylist()  # type: ignore[no-any-return]
-    except UnicodeDecodeError:
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            return [b""] * len(column)
-        return [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
-
-
-def _decoded(value: bytes | None) -> str | bytes | None:
-    try:
-        return None if value is None else value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value
 
 
 @configurable("pair source")

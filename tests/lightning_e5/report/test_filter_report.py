@@ -13,7 +13,7 @@ import pytest
 from data_modules.pair_store import shard_name
 from lightning_e5.errors import UserError
 from lightning_e5.files.parquet import write_parquet
-from lightning_e5.files.storage import write_json
+from lightning_e5.files.storage import read_json, write_json
 from lightning_e5.report.figures import drawing as figures
 from lightning_e5.report.figures import filters as filter_figures
 from lightning_e5.report.filter_report import OPEN_SOURCES, filter_section
@@ -99,6 +99,19 @@ def test_capped_ranks_are_one_class_and_earlier_rounds_are_named(make_run):
     missing = int((run.filter_ranks("filter").rank_N == 0).sum())
     assert "Ranks were counted up to 100" in page and f"{missing} pairs were not ranked" in page
     assert all(s.rank > 0 for s in run.filter_samples("filter"))
+
+
+def test_what_another_model_filtered_before_is_said(make_run):
+    run = filtered(make_run(), sources=2)
+    assert "filtered before" not in fragment([filter_section(run, "filter")])
+    record = run.path / "stages" / "filter" / "sources.json"
+    write_json(record, read_json(record) | {"filtered_before": f"gte-base {ATTACK}"})
+    page = fragment([filter_section(RunData(run.path), "filter")])
+    assert "These pairs were filtered before, by gte-base" in page and "does not compare with the paper" in page
+    assert "<script" not in page
+    write_json(record, read_json(record) | {"filtered_before": 3})
+    with pytest.raises(UserError, match=r"sources\.json.*filtered_before"):
+        RunData(run.path).filter_ranks("filter")
 
 
 def test_pictures_do_not_change_and_one_source_has_none(make_run):
