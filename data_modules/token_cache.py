@@ -12,7 +12,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -52,27 +52,65 @@ def write_token_cache(
     rows = {len(texts) for texts, _ in columns.values()}
     if len(rows) != 1 or rows == {0}:
         raise UserError(f"{directory}: nothing to tokenise, or columns of unequal length ({sorted(rows)})")
-    total, tokens, cut, names = rows.pop(), 0, 0, []
+    total = rows.pop()
     if sources and sum(sources.values()) != total:
         raise UserError(f"{directory}: the sources have {sum(sources.values())} rows, the texts {total}")
-    for shard, start in enumerate(range(0, total, shard_rows)):
-        arrays: dict[str, pa.Array] = {}
-        for name, (texts, kind) in columns.items():
-            part = texts[start : start + shard_rows]
-            ids, lengths, texts_ids = _tokenise(part, kind, tokenizer, progress)
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            arrays[name] = pa.LargeListArray.from_arrays(offsets, ids)
-            arrays[f"{name}_text"] = pa.array(texts_ids)
-            tokens += int(lengths.sum())
-            cut += int((lengths >= tokenizer.max_length).sum())
-        names.append(f"tokens-{shard:05d}.arrow")
-        batch = pa.record_batch(arrays)
-        with atomic_path(directory / names[-1]) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
-            writer.write_batch(batch)
+    shards = []
+    for number, start in enumerate(range(0, total, shard_rows)):
+        part = {name: (texts[start : start + shard_rows], kind) for name, (texts, kind) in columns.items()}
+        shards.append(write_token_shard(directory / token_shard_name(number), part, tokenizer, progress))
+    digests = {name: texts_digest(texts) for name, (texts, _) in columns.items()}
+    return finish_token_cache(directory, shards, tokenizer, digests, sources)
+
+
+class TokenShard(NamedTuple):
+    """What a written shard holds: rows, tokens, and how many texts reach the length limit."""
+
+    rows: int
+    tokens: int
+    cut: int
+
+
+def token_shard_name(number: int) -> str:
+    """The name of a shard's file."""
+    return f"tokens-{number:05d}.arrow"
+
+
+def write_token_shard(
+    path: Path, columns: Mapping[str, tuple[Sequence[str], Kind]], tokenizer: TextTokenizer, progress: Callable[[int], object] = lambda rows: None
+) -> TokenShard:
+    """Tokenise the texts of one shard into its file; arguments as of `write_token_cache`."""
+    arrays: dict[str, pa.Array] = {}
+    tokens = cut = 0
+    for name, (texts, kind) in columns.items():
+        ids, lengths, texts_ids = _tokenise(texts, kind, tokenizer, progress)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        arrays[name] = pa.LargeListArray.from_arrays(offsets, ids)
+        arrays[f"{name}_text"] = pa.array(texts_ids)
+        tokens += int(lengths.sum())
+        cut += int((lengths >= tokenizer.max_length).sum())
+    batch = pa.record_batch(arrays)
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
+        writer.write_batch(batch)
+    return TokenShard(batch.num_rows, tokens, cut)
+
+
+def finish_token_cache(
+    directory: Path, shards: Sequence[TokenShard], tokenizer: TextTokenizer, texts: Mapping[str, str], sources: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Write the manifest of a cache whose shards are there; returns it.
+
+    Args:
+        directory: of the cache.
+        shards: in order.
+        tokenizer: of all of them.
+        texts: column -> digest of its texts (`texts_digest`).
+        sources: see `write_token_cache`.
+    """
     return write_manifest(
-        directory, kind=KIND, files=names, rows=total, columns=sorted(columns), tokens=tokens,
-        texts={name: texts_digest(texts) for name, (texts, _) in columns.items()}, texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
-        sources=[[name, size] for name, size in (sources or {}).items()],
+        directory, kind=KIND, files=[token_shard_name(n) for n in range(len(shards))], rows=sum(s.rows for s in shards),
+        columns=sorted(texts), tokens=sum(s.tokens for s in shards), texts=dict(texts), texts_at_length_limit=sum(s.cut for s in shards),
+        max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(), sources=[[name, size] for name, size in (sources or {}).items()],
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from lightning_e5.evaluation.beir.average import beir_averages
 from lightning_e5.evaluation.beir.model_differences import checked_previous, compare_models
 from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.evaluation.contamination import Contamination, Item, check_training_texts
-from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, chosen_on, fused_models, load_models
+from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, fused_models, load_models
 from lightning_e5.evaluation.published import Published, check_published, published_of
 from lightning_e5.evaluation.statistics.decision import decide_together
 from lightning_e5.evaluation.tasks.retrieval import CollectionResult, CollectionTask
@@ -94,7 +94,7 @@ def evaluate(
     beir: dict[str, dict[str, Sequence[NDArray[np.float64]]]] = {}
     for task in tasks:
         able = loaded if isinstance(task, CollectionTask) else embedders
-        chosen = chosen_on(items_identity(task), task.name, able, selected_on_this)
+        chosen = _chosen_on(task, able, selected_on_this)
         found = _on_task(task, able, seed, out, keep)
         for name in chosen:
             found[name].selected_on_this = True
@@ -119,6 +119,18 @@ def evaluate(
     if out is not None:
         _write(out, rows)
     return rows
+
+
+def _chosen_on(task: EvalTask, models: Mapping[str, LoadedModel], allowed: bool) -> list[str]:
+    """The models whose weights were chosen by this task's items in a validation; UserError for one where that is not allowed."""
+    identity = items_identity(task)
+    found = [name for name, model in models.items() if model.training is not None and identity in model.training.selected_on]
+    if found and not allowed:
+        raise UserError(
+            f"{task.name}: chose the step whose weights {found[0]} has, so its figure there says little of other texts; evaluate on another "
+            "split or set, or say that it is meant (--selected-on-this, in a YAML selected_on_this: true): the row will say so"
+        )
+    return found
 
 
 def _on_task(

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.curation.engines.encoder import EncoderOnEngine, TasksOn
+from lightning_e5.curation.engines.inference import EmbedTexts
 from lightning_e5.distributed.devices import Precision, runs_in_bf16
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.baselines.fusion import FusedModels, all_trainings
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.files.storage import check_component
-from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.folder import stored_settings
 from lightning_e5.models.reference import model_folder
@@ -69,6 +70,7 @@ class ModelSpec:
         prefixes: put before an encoder's texts; those that its folder stores by default.
         max_length: tokens per text of an encoder; what its folder stores by default.
         prefix_ablation: allow prefixes other than a folder's own.
+        tasks_on: where an encoder embeds many texts; None for here.
     """
 
     name: str
@@ -77,6 +79,7 @@ class ModelSpec:
     prefixes: Prefixes | None = None
     max_length: int | None = None
     prefix_ablation: bool = False
+    tasks_on: TasksOn | None = None
 
     def load(self) -> LoadedModel:
         """The model; UserError for a folder that holds none, or prefixes other than those stored."""
@@ -95,8 +98,9 @@ class ModelSpec:
                 f"{directory}: the model stores the prefixes {own.query!r} and {own.passage!r}, not {given.query!r} and "
                 f"{given.passage!r}; its figures would not be its own (prefix_ablation allows it and labels the rows)"
             )
-        encoder = TextEncoder.from_pretrained(directory, prefixes=given, max_length=self.max_length, precision=self.precision)
-        return LoadedModel(encoder.to(inference_device()), read_record(directory), differs)
+        by = EmbedTexts(directory, self.max_length, self.precision, prefixes=given)
+        encoder = by.model if self.tasks_on is None else EncoderOnEngine.of(by, self.tasks_on)
+        return LoadedModel(encoder, read_record(directory), differs)
 
 
 def load_models(specs: Sequence[ModelSpec] | Mapping[str, str | Path | Searcher | Embedder]) -> dict[str, LoadedModel]:
@@ -147,24 +151,3 @@ def _longer(tokenizer: TextTokenizer, texts: Sequence[str], kind: Kind) -> int:
     wider = tokenizer.cut_at(tokenizer.max_length + 1)
     step = 32768
     return sum(int((wider.encode(texts[i : i + step], kind)[1] > tokenizer.max_length).sum()) for i in range(0, len(texts), step))
-
-
-def chosen_on(identity: str, name: str, models: Mapping[str, LoadedModel], allowed: bool) -> list[str]:
-    """The models whose weights a validation on a set has chosen.
-
-    Args:
-        identity: of the set's items (see `lightning_e5.evaluation.tasks.task.items_identity`).
-        name: of the set.
-        models: by name.
-        allowed: whether they may be evaluated on it.
-
-    Raises:
-        UserError: there is one, and it is not allowed.
-    """
-    found = [model for model, loaded in models.items() if loaded.training is not None and identity in loaded.training.selected_on]
-    if found and not allowed:
-        raise UserError(
-            f"{name}: chose the step whose weights {found[0]} has, so its figure there says little of other texts; evaluate on another "
-            "split or set, or say that it is meant (--selected-on-this, in a YAML selected_on_this: true): the row will say so"
-        )
-    return found

@@ -28,36 +28,8 @@ from lightning_e5.types import Embedder, Kind, TokenBatch
 _K = 10
 
 
-class _Sets:
-    """Sets that are read once, and tokenised once for each model."""
-
-    def __init__(self, max_length: int | None) -> None:
-        self.max_length = max_length
-        self._tasks: list[EvalTask] | None = None
-        self._embedder: _TokenisedOnce | None = None
-
-    def tasks(self) -> list[EvalTask]:
-        """The tasks, read once."""
-        if self._tasks is None:
-            self._tasks = self._read()
-        return self._tasks
-
-    def _read(self) -> list[EvalTask]:
-        raise NotImplementedError
-
-    def values(self, model: TextEncoder) -> dict[str, float]:
-        """``<set>/<metric>`` -> value, of the encoder's weights as they are; a collective call."""
-        if self._embedder is None or self._embedder.encoder is not model:
-            self._embedder = _TokenisedOnce(model, self.max_length)
-        return {f"{task.name}/{metric}": value for task in self.tasks() for metric, value in [main_value(task, self._embedder)]}
-
-    def identities(self) -> dict[str, str]:
-        """Set -> the name by content of what is evaluated on."""
-        return {task.name: items_identity(task) for task in self.tasks()}
-
-
 @configurable("validation task")
-class EvaluateOn(_Sets):
+class EvaluateOn:
     """Sets of any kind that `lightning_e5.stages.evaluate.evaluate` takes, by its arguments; each gives its main metric.
 
     Args:
@@ -88,15 +60,28 @@ class EvaluateOn(_Sets):
             "pair_classification": pair_classification, "reranking": reranking,
         }  # fmt: skip
         self.places = {kind: {name: _place(place) for name, place in (places or {}).items()} for kind, places in given.items()}
-        super().__init__(max_length)
-        self.split = split
+        self.split, self.max_length = split, max_length
+        self._tasks: list[EvalTask] | None = None
+        self._embedder: _TokenisedOnce | None = None
 
-    def _read(self) -> list[EvalTask]:
-        return list(load_tasks(self.places, TaskSettings(self.split, metrics=[MAIN_METRIC], k=_K)))
+    def tasks(self) -> list[EvalTask]:
+        """The tasks, read once."""
+        if self._tasks is None:
+            self._tasks = list(load_tasks(self.places, TaskSettings(self.split, metrics=[MAIN_METRIC], k=_K)))
+        return self._tasks
+
+    def values(self, model: TextEncoder) -> dict[str, float]:
+        """``<set>/<metric>`` -> value, of the encoder's weights as they are; a collective call."""
+        self._embedder = _of(model, self._embedder, self.max_length)
+        return _main_values(self.tasks(), self._embedder)
+
+    def identities(self) -> dict[str, str]:
+        """Set -> the name by content of what is evaluated on."""
+        return {task.name: items_identity(task) for task in self.tasks()}
 
 
 @configurable("validation task")
-class NanoBEIR(_Sets):
+class NanoBEIR:
     """NanoBEIR's sets (nDCG@10 of each), and first the mean over them, which is what is monitored by default.
 
     Args:
@@ -111,21 +96,35 @@ class NanoBEIR(_Sets):
 
     def __init__(self, *, place: str = NANO_HUB, sets: Sequence[str] = (), name: str = "nano_beir", max_length: Length | None = None) -> None:
         nano_set_names(place, sets)  # refuses other names before anything is fetched
-        super().__init__(max_length)
-        self.place, self.sets, self.name = place, sets, name
+        self.place, self.sets, self.name, self.max_length = place, sets, name, max_length
+        self._tasks: list[CollectionTask] | None = None
+        self._embedder: _TokenisedOnce | None = None
 
-    def _read(self) -> list[EvalTask]:
-        return [CollectionTask(collection, _K, [MAIN_METRIC]) for collection in load_nano_beir(self.place, self.sets)]
+    def tasks(self) -> list[CollectionTask]:
+        """The tasks, read once."""
+        if self._tasks is None:
+            self._tasks = [CollectionTask(collection, _K, [MAIN_METRIC]) for collection in load_nano_beir(self.place, self.sets)]
+        return self._tasks
 
     def values(self, model: TextEncoder) -> dict[str, float]:
         """The mean, then ``<set>/ndcg@10`` of each, of the encoder's weights as they are; a collective call."""
-        values = super().values(model)
+        self._embedder = _of(model, self._embedder, self.max_length)
+        values = _main_values(self.tasks(), self._embedder)
         return {f"{self.name}/{MAIN_METRIC}": math.fsum(values.values()) / len(values)} | values
 
     def identities(self) -> dict[str, str]:
         """The mean and each set -> the name by content of what is evaluated on."""
-        found = super().identities()
+        found = {task.name: items_identity(task) for task in self.tasks()}
         return {self.name: SEVERAL.join(found.values())} | found
+
+
+def _of(model: TextEncoder, before: _TokenisedOnce | None, max_length: int | None) -> _TokenisedOnce:
+    """The embedder of a model: that of the validation before, with its tokens, where the model is the same."""
+    return before if before is not None and before.encoder is model else _TokenisedOnce(model, max_length)
+
+
+def _main_values(tasks: Sequence[EvalTask], embedder: Embedder) -> dict[str, float]:
+    return {f"{task.name}/{metric}": value for task in tasks for metric, value in [main_value(task, embedder)]}
 
 
 def main_value(task: EvalTask, embedder: Embedder) -> tuple[str, float]:

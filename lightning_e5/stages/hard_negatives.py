@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.engines.engine import Engine
-from lightning_e5.curation.engines.inference import EmbedTexts
+from lightning_e5.curation.engines.inference import EmbedTexts, ScoreGroups
 from lightning_e5.curation.mining.candidates import Candidates, dense_candidates, false_negatives, lexical_candidates
 from lightning_e5.curation.mining.collections import COLLECTION_FACTS, MiningData, of_collection, of_pairs
 from lightning_e5.curation.mining.hard_negatives import NegativeRules, mine
@@ -22,8 +22,6 @@ from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import load_beir
 from lightning_e5.files.parquet import read_parquet, write_parquet
 from lightning_e5.files.storage import read_json, write_json
-from lightning_e5.memory import inference_device
-from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.ranges import Count, Length, Range, WorkersOrZero
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.types import Kind
@@ -79,7 +77,8 @@ def hard_negatives(
         max_queries: a random part of the rows; None for all.
         precision: of the backbones; scores are float32.
         max_length: tokens per text that ``encoder`` reads; as stored with it by default.
-        engine: ``local``, ``ray`` or an engine with settings embeds parts of the texts as tasks; None in this process.
+        engine: ``local``, ``ray`` or an engine with settings embeds texts, searches embeddings and scores candidates as tasks; None in
+            this process, as BM25 does always.
         gpus_per_task: GPUs of each task.
 
     Returns:
@@ -95,8 +94,8 @@ def hard_negatives(
     data = _data(pairs, keep, collection, split, source, max_queries, seed)
     passage_kind = _passage_kind(collection, passage_kind)
     parts = out / "parts"
+    where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
     if encoder is not None:
-        where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
         embedder = EmbedTexts(encoder, max_length, precision)
         candidates = dense_candidates(data, embedder, last_rank, parts, passage_kind=passage_kind, **where)
     else:
@@ -104,9 +103,9 @@ def hard_negatives(
         candidates = lexical_candidates(data, retriever, last_rank, parts)
     vetoed_QK: NDArray[np.bool_] | None = None
     if denoise is not None:
-        teacher = load_pair_scorer(denoise, precision=precision).to(inference_device())
+        teacher = ScoreGroups(str(denoise), None, "{passage}", precision)
         window = slice(first_rank - 1, last_rank)
-        vetoed_QK = false_negatives(data, candidates, window, teacher, parts, margin=denoise_margin, max_score=max_score)
+        vetoed_QK = false_negatives(data, candidates, window, teacher, parts, margin=denoise_margin, max_score=max_score, **where)
     metrics = _write(out, data, candidates, rules, vetoed_QK, passage_kind, seed)
     shutil.rmtree(parts, ignore_errors=True)
     return metrics

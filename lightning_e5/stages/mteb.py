@@ -12,9 +12,9 @@ from typing import Any
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.errors import UserError
-from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, chosen_on, encoder_directory, given_prefixes
+from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, encoder_directory, given_prefixes
 from lightning_e5.evaluation.mteb.adapter import MtebEncoder, encoder_revision, text_kind
-from lightning_e5.evaluation.mteb.local import feed, local_identity
+from lightning_e5.evaluation.mteb.local import feed
 from lightning_e5.evaluation.mteb.tasks import (
     MissingData,
     averages,
@@ -51,7 +51,6 @@ def mteb(
     normalize_features: bool = False,
     organisation: str = "lightning_e5",
     results_dir: Path | str | None = None,
-    selected_on_this: bool = False,
 ) -> dict[str, float]:
     """Write ``results/<organisation>__<model>/<revision>/<Task>.json`` and ``mteb.json``.
 
@@ -69,14 +68,13 @@ def mteb(
         precision: of the encoders' backbones.
         normalize_features: give classification unit vectors; E5's own evaluation does not.
         organisation: of the models' names in mteb's results.
-        selected_on_this: evaluate encoders on files of ``local`` that chose their weights in a validation, too; such rows say so.
         results_dir: folder that finished tasks are kept in and taken from, also by other runs; ``out`` where not given.
 
     Returns:
         ``<model>/<task>/<main metric>``, ``<model>/mteb/<type>`` (mean over a type's tasks) and ``<model>/mteb/all``.
 
     Raises:
-        UserError: an unknown task, files that do not fit or that chose an encoder's weights, or data sets that cannot be had; what could be done is kept.
+        UserError: an unknown task, files that do not fit, or data sets that cannot be had; what could be done is kept.
     """
     if not encoders or not tasks:
         raise UserError(f"mteb: no {'encoder' if not encoders else 'task'} is named")
@@ -93,7 +91,6 @@ def mteb(
     with ExitStack() as stack:
         for model, folder in encoders.items():
             loaded, encoder = _encoder(model, folder, organisation, prefixes, prefix_ablation, max_length, precision, normalize_features)
-            chosen = _chosen_on(model, loaded, named, local or {}, selected_on_this)
             scores: dict[str, float] = {}
             with progress(len(found), f"mteb: {model}", "task") as bar:
                 for name, task in named.items():
@@ -106,8 +103,7 @@ def mteb(
                         missing.setdefault(name, str(error))
                     else:
                         scores[name] = main_score(result)
-                        row = _row(model, loaded, encoder, task, result) | ({"selected_on_this": True} if name in chosen else {})
-                        rows.append(row | {"seconds": time.perf_counter() - started})
+                        rows.append(_row(model, loaded, encoder, task, result) | {"seconds": time.perf_counter() - started})
                         _copy(result_path(kept, encoder, task), kept, out)
                     bar(1)
             metrics |= {f"{model}/{name}/{metric_name(named[name])}": value for name, value in scores.items()}
@@ -122,13 +118,6 @@ def mteb(
             f"network ({missing[first]}); {len(found) - len(missing)} of {len(found)} tasks are done and kept in {kept / 'results'}"
         )
     return metrics
-
-
-def _chosen_on(model: str, loaded: LoadedModel, tasks: Mapping[str, Any], local: Mapping[str, Path], allowed: bool) -> list[str]:
-    """The tasks whose files have chosen the encoder's weights in a validation."""
-    if loaded.training is None or not loaded.training.selected_on:
-        return []
-    return [name for name, path in local.items() if chosen_on(local_identity(tasks[name], path), name, {model: loaded}, allowed)]
 
 
 def _encoder(

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data_modules.pair_store import PairStore
-from data_modules.token_cache import write_token_cache
 from lightning_e5.configurable import configurable
+from lightning_e5.curation.engines.engine import Engine
+from lightning_e5.curation.engines.tokens import tokenise_pairs
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import UNTRAINED, start_of
-from lightning_e5.progress import progress
 from lightning_e5.ranges import Length
 from lightning_e5.rng import seed_torch
 from lightning_e5.text import E5_PREFIXES, TextTokenizer
-from lightning_e5.types import Kind
 
 
 @configurable("stage")
-def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Length | None = None, seed: int) -> dict[str, float]:
+def vocabulary(
+    out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Length | None = None, engine: Engine | Literal["local", "ray"] | None = None, seed: int
+) -> dict[str, float]:
     """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
 
     Args:
@@ -32,6 +33,7 @@ def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Le
         pairs: folder of pairs (see `PairStore`).
         encoder: what to start from.
         train_length: tokens per text of ``tokens/``, for a training on shorter texts than the encoder reads; by default the encoder's.
+        engine: ``local``, ``ray`` or an engine with settings writes the shards of ``tokens/`` as tasks; None in this process.
         seed: of the untrained weights.
 
     Returns:
@@ -46,7 +48,7 @@ def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Le
         backend = train_wordpiece(pool.queries, pool.passages, encoder.vocab_size)
         assert encoder.max_length is not None  # as the spec of an untrained encoder has it
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
-    counts = pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
+    counts = pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length), engine)
     if encoder.pretrained is None:
         model = pool.untrained_encoder(encoder, tokenizer, seed)
     model.save_pretrained(out / "encoder")
@@ -55,7 +57,9 @@ def vocabulary(out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Le
 
 
 @configurable("stage")
-def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = None, seed: int) -> dict[str, float]:
+def tokens(
+    out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = None, engine: Engine | Literal["local", "ray"] | None = None, seed: int
+) -> dict[str, float]:
     """Write ``tokens/``, the tokens of other pairs by an encoder's tokenizer, and, with ``spec``, ``encoder/`` (an untrained one).
 
     Args:
@@ -63,6 +67,7 @@ def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = 
         pairs: folder of pairs (see `PairStore`).
         encoder: folder of the encoder whose tokenizer is used.
         spec: an encoder of another size, length limit or prefixes, with that tokenizer's vocabulary.
+        engine: ``local``, ``ray`` or an engine with settings writes the shards as tasks; None in this process.
         seed: of the weights of ``encoder/``.
 
     Returns:
@@ -78,7 +83,7 @@ def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = 
             raise UserError(f"tokens.spec.pretrained: {spec.pretrained!r} has a tokenizer of its own; name it in a vocabulary stage")
         spec = dataclasses.replace(spec, vocab_size=tokenizer.backend.get_vocab_size())
         tokenizer = tokenizer.replaced(prefixes=spec.text_prefixes, max_length=spec.max_length or tokenizer.max_length)
-    metrics = pool.write_tokens(out / "tokens", tokenizer)
+    metrics = pool.write_tokens(out / "tokens", tokenizer, engine)
     if spec is not None:
         model = pool.untrained_encoder(spec, tokenizer, seed)
         model.save_pretrained(out / "encoder")
@@ -94,12 +99,9 @@ class _Pool:
         table = self.store.read(["query", "passage"])
         self.queries, self.passages = table["query"].to_pylist(), table["passage"].to_pylist()
 
-    def write_tokens(self, folder: Path, tokenizer: TextTokenizer) -> dict[str, float]:
-        texts = 2 * len(self.queries)
-        with progress(texts, "tokenise", "text") as bar:
-            columns: dict[str, tuple[list[str], Kind]] = {"query": (self.queries, "query"), "passage": (self.passages, "passage")}
-            manifest = write_token_cache(folder, columns, tokenizer, progress=bar, sources=self.store.sources)
-        return {"tokens": manifest["tokens"], "texts_at_length_limit": manifest["texts_at_length_limit"] / texts}
+    def write_tokens(self, folder: Path, tokenizer: TextTokenizer, engine: Engine | str | None) -> dict[str, float]:
+        manifest = tokenise_pairs(folder, self.store, tokenizer, engine=engine)
+        return {"tokens": manifest["tokens"], "texts_at_length_limit": manifest["texts_at_length_limit"] / (2 * self.store.rows)}
 
     def untrained_encoder(self, spec: EncoderSpec, tokenizer: TextTokenizer, seed: int) -> TextEncoder:
         counts = document_frequency(tokenizer, [*self.queries, *self.passages])

@@ -35,11 +35,10 @@ def gemm_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
 def _gemm_peak(kind: str, index: int | None, dtype: torch.dtype, threads: int, seconds: float) -> float:
     device = torch.device(kind) if index is None else torch.device(kind, index)
     shapes = _SHAPES.get(kind, _SHAPES["cuda"])
-    return max(matmul_rate(device, dtype, shape, seconds / len(shapes)) for shape in shapes)
+    return max(_measured(device, dtype, shape, seconds / len(shapes)) for shape in shapes)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], seconds: float) -> float:
-    """Measured FLOP/s of the product ``[rows, inner] @ [inner, outer]``, the best within these seconds."""
+def _measured(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], seconds: float) -> float:
     rows, inner, outer = shape
     left, right = torch.ones(rows, inner, device=device, dtype=dtype), torch.ones(inner, outer, device=device, dtype=dtype)
     result = left @ right

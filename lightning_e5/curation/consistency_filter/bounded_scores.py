@@ -24,8 +24,6 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lightning_e5.training.throughput import gemm_peak, matmul_rate
-
 ScoreFormat = Literal["int8", "bf16", "fp32"]
 
 #: Pool rows of one product: on a CPU the scores of a tile stay near the cache.
@@ -205,20 +203,13 @@ def fastest_format(device: torch.device, every_rank: bool) -> ScoreFormat:
     return "fp32" if every_rank else _fastest(torch.get_num_threads())
 
 
-#: Rows, width and columns of a product that is done in a moment even where a processor has no instructions for a format.
-_SMALL = (64, 256, 128)
-#: A format that is so many times slower than float32 in the small product is not measured at full size, where it would take seconds.
-_HOPELESS = 4
-
-
 @functools.lru_cache
 def _fastest(threads: int) -> ScoreFormat:
+    from lightning_e5.training.throughput import gemm_peak
+
     cpu = torch.device("cpu")
-    rates: dict[ScoreFormat, float] = {"fp32": gemm_peak(cpu, torch.float32, 0.05)}
-    enough = matmul_rate(cpu, torch.float32, _SMALL, 0.005) / _HOPELESS
-    if matmul_rate(cpu, torch.bfloat16, _SMALL, 0.005) > enough:
-        rates["bf16"] = gemm_peak(cpu, torch.bfloat16, 0.05)
-    if hasattr(torch, "_int_mm") and _int8_rate(*_SMALL[:2]) > enough:
+    rates: dict[ScoreFormat, float] = {"fp32": gemm_peak(cpu, torch.float32, 0.05), "bf16": gemm_peak(cpu, torch.bfloat16, 0.05)}
+    if hasattr(torch, "_int_mm"):
         rates["int8"] = _int8_rate()
     # A coarser format has to pay for what it leaves undecided.
     return max(rates, key=lambda name: rates[name] * (1.0 if name == "fp32" else 0.8))

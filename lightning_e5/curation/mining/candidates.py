@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.engines.run_parts import Function, Progress, parts_of, run_parts
+from lightning_e5.curation.engines.inference import ScoreBy, ScoreGroups
+from lightning_e5.curation.engines.run_parts import Function, MadeWhenUsed, Progress, parts_of, run_parts
 from lightning_e5.curation.mining.collections import MiningData
+from lightning_e5.curation.mining.tasks import Asked, ScoreCandidates, SearchEmbeddings
 from lightning_e5.retrieval.bm25 import BM25
-from lightning_e5.retrieval.exact import ExactIndex, exact_scores
 from lightning_e5.types import Kind, PairScorer
 
 #: Texts of a part of embeddings, queries of a part of searches, queries of a part of cross-encoder scores.
@@ -36,23 +38,15 @@ def dense_candidates(
         embedder: (kind, texts) -> ``embeddings`` (`EmbedTexts`, `EmbedBy`).
         depth: candidates of each query.
         folder: of the parts: embeddings and searches.
-        where: `run_parts`' engine and GPUs, for the embeddings.
+        where: `run_parts`' engine and GPUs.
     """
     queries = parts_of(folder / "queries", len(data.queries), TEXTS, lambda rows: ("query", data.queries[rows]))
     corpus = parts_of(folder / "passages", len(data.corpus), TEXTS, lambda rows: (passage_kind, data.corpus[rows]))
-    blocks = [block["embeddings"] for block in run_parts(embedder, queries + corpus, title="embed", unit="text", **where)]
-    queries_QD, passages = np.concatenate(blocks[: len(queries)]), blocks[len(queries) :]
-    index = ExactIndex()
-    for part in passages:
-        index.add(part)
-
-    def search(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
-        scores, found = index.search(queries_QD[rows], depth)
-        own = np.stack([passages[row // TEXTS][row % TEXTS] for row in data.positives[rows]])
-        each = np.arange(len(own))
-        return {"rows": found, "scores": scores, "positive": exact_scores(queries_QD[rows], own, each, each)}
-
-    return _searched(search, len(data.queries), folder)
+    for _ in run_parts(embedder, queries + corpus, title="embed", unit="text", **where):
+        pass
+    search = SearchEmbeddings([part.path for part in queries], [part.path for part in corpus], TEXTS, depth)
+    parts = parts_of(folder / "found", len(data.queries), SEARCHES, lambda rows: (rows, np.asarray(data.positives[rows])))
+    return _joined(run_parts(search, parts, title="search", unit="query", **where))
 
 
 def lexical_candidates(data: MiningData, bm25: BM25, depth: int, folder: Path) -> Candidates:
@@ -72,16 +66,16 @@ def lexical_candidates(data: MiningData, bm25: BM25, depth: int, folder: Path) -
             rows[i, : len(found)], scores[i, : len(found)], positive[i] = found, all_scores[found], all_scores[own]
         return {"rows": rows, "scores": scores, "positive": positive}
 
-    return _searched(search, len(data.queries), folder)
+    return _joined(run_parts(search, parts_of(folder / "found", len(data.queries), SEARCHES), title="search", unit="query"))
 
 
-def _searched(search: Callable[[slice, Progress], dict[str, NDArray[Any]]], queries: int, folder: Path) -> Candidates:
-    blocks = list(run_parts(search, parts_of(folder / "found", queries, SEARCHES), title="search", unit="query"))
+def _joined(found: Iterable[Mapping[str, Any]]) -> Candidates:
+    blocks = list(found)
     return Candidates(*(np.concatenate([block[name] for block in blocks]) for name in ("rows", "scores", "positive")))
 
 
 def false_negatives(
-    data: MiningData, candidates: Candidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
+    data: MiningData, candidates: Candidates, window: slice, teacher: PairScorer | ScoreGroups, folder: Path, *, margin: float, max_score: float | None, **where: Any
 ) -> NDArray[np.bool_]:
     """Which candidates a cross-encoder takes for answers (false negatives): bool ``[Q, K]``, False outside the window of ranks.
 
@@ -96,22 +90,18 @@ def false_negatives(
         texts = data.corpus_text_P[found]
         allowed_QK[row, window] = (found >= 0) & ~np.isin(texts, list(data.known[row]))
 
-    def score(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
+    def asked(rows: slice) -> Asked:
         places = np.argwhere(allowed_QK[rows])
-        queries = [data.queries[rows.start + q] for q, _ in places]
         passages = [data.corpus[candidates.rows_QK[rows.start + q, k]] for q, k in places]
-        own = list(data.positive_texts[rows])
-        logits = teacher.score([*data.queries[rows], *queries], [*own, *passages]).numpy()
-        scores = np.full(allowed_QK[rows].shape, -np.inf, dtype=np.float32)
-        scores[tuple(places.T)] = logits[len(own) :]
-        return {"positive": logits[: len(own)], "scores": scores}
+        return Asked(list(data.queries[rows]), list(data.positive_texts[rows]), places, passages, np.size(allowed_QK, 1))
 
     def pairs(rows: slice) -> int:
         return int(allowed_QK[rows].sum()) + rows.stop - rows.start
 
-    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, steps=pairs)
+    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, lambda rows: MadeWhenUsed(partial(asked, rows)), steps=pairs)
+    score = ScoreCandidates(teacher if isinstance(teacher, ScoreGroups) else ScoreBy(teacher))
     vetoes = []
-    for block in run_parts(score, parts, title="de-noise", unit="pair"):
+    for block in run_parts(score, parts, title="de-noise", unit="pair", **where):
         veto = block["scores"] >= (block["positive"] - margin)[:, None]
         vetoes.append(veto if max_score is None else veto | (block["scores"] > max_score))
     return np.concatenate(vetoes) & allowed_QK

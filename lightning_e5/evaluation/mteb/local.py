@@ -10,20 +10,12 @@ import numpy as np
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import load_beir
-from lightning_e5.evaluation.load_tasks import TaskSettings, load_tasks
 from lightning_e5.evaluation.mteb.adapter import is_quora
 from lightning_e5.evaluation.tasks.labelled import LabelledTexts, load_labelled, load_split
 from lightning_e5.evaluation.tasks.pair_classification import PairClassificationTask
 from lightning_e5.evaluation.tasks.reranking import RerankingTask
 from lightning_e5.evaluation.tasks.sts import load_sts
-from lightning_e5.evaluation.tasks.task import items_identity
 from lightning_e5.files.storage import sha256_file
-
-#: mteb's types of tasks, as our evaluation names them.
-_OWN_KINDS = {
-    "Retrieval": "collections", "Reranking": "reranking", "STS": "sts", "PairClassification": "pair_classification",
-    "Classification": "classification", "Clustering": "clustering",
-}  # fmt: skip
 
 
 def feed(task: Any, path: Path) -> None:
@@ -71,13 +63,6 @@ def feed(task: Any, path: Path) -> None:
     revision = {"path": "local", "revision": f"local-{_digest(path)}"}
     task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, **revision}})
     task.data_loaded = True
-
-
-def local_identity(task: Any, path: Path) -> str:
-    """The name by content of the items that a task has from files (see `items_identity`)."""
-    (split,) = task.eval_splits
-    (own,) = load_tasks({_OWN_KINDS[task.metadata.type]: {task.metadata.name: path}}, TaskSettings(split))
-    return items_identity(own)
 
 
 def _retrieval(path: Path, split: str, *, title: bool) -> dict[str, Any]:

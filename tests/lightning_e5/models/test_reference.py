@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,64 +37,47 @@ LOAD = """
 import json, sys
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
-for reference in sys.stdin:
-    reference = reference.strip()
+for reference in sys.argv[1:]:
     try:
         encoder = TextEncoder.from_pretrained(reference)
     except UserError as error:
-        print(json.dumps(str(error)), flush=True)
+        print(json.dumps(str(error)))
     else:
-        print(json.dumps([encoder.embed(["split a string on whitespace", "x"], "query").tolist(), encoder.tokenizer.max_length, encoder.tokenizer.prefixes.query]), flush=True)
+        print(json.dumps([encoder.embed(["split a string on whitespace", "x"], "query").tolist(), encoder.tokenizer.max_length, encoder.tokenizer.prefixes.query]))
 """
 
 
-@contextmanager
-def loader_apart(tmp_path: Path, endpoint: str) -> Iterator[Callable[[str], Any]]:
+def load_apart(tmp_path: Path, endpoint: str, *references: str) -> list[Any]:
     """What loading gives in a process whose hub is ``endpoint`` (the library reads it when it is imported): settings, or an error."""
     hub = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     environment = {**os.environ, **hub, "PYTHONPATH": str(ROOT), "no_proxy": "*"}
-    with (
-        (tmp_path / "errors.txt").open("w+") as errors,
-        subprocess.Popen([sys.executable, "-c", LOAD], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        assert process.stdin is not None and process.stdout is not None
-
-        def load(reference: str) -> Any:
-            print(reference, file=process.stdin, flush=True)
-            line = process.stdout.readline()
-            assert line, (tmp_path / "errors.txt").read_text()
-            return json.loads(line)
-
-        yield load
-        process.stdin.close()
-        assert process.wait(60) == 0, (tmp_path / "errors.txt").read_text()
+    done = subprocess.run([sys.executable, "-c", LOAD, *references], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_hub_name_is_the_folder_that_the_hub_has(folder: Path, tmp_path: Path) -> None:
     name, pin = "somebody/small-model", sha256_file(folder / "model.safetensors")
-    with ExitStack() as stack:
-        hub = ExitStack()
-        load = stack.enter_context(loader_apart(tmp_path, hub.enter_context(hub_server({name: folder}))))
-        found, absent, wrong = load(f"{name}#sha256={pin}"), load("somebody/other"), load(f"{name}#sha256={'0' * 64}")
-        hub.close()
-        # The server is gone: what was fetched is found again, what was not ends in one sentence.
-        again, gone = load(name), load("somebody/third")
+    with hub_server({name: folder}) as endpoint:
+        found, absent, wrong = load_apart(tmp_path, endpoint, f"{name}#sha256={pin}", "somebody/other", f"{name}#sha256={'0' * 64}")
     embeddings, length, prefix = found
     assert (length, prefix) == (24, "ask ")
     assert np.array_equal(np.array(embeddings, dtype=np.float32), TextEncoder.from_pretrained(folder).embed(TEXTS, "query").numpy())
     assert absent.startswith("somebody/other: cannot be loaded (the model hub cannot be reached or has no such model)")
     assert f"has the sha256 {pin}, not {'0' * 64}" in wrong and "\n" not in wrong
+    # The server is gone: what was fetched is found again, what was not ends in one sentence.
+    again, gone = load_apart(tmp_path, endpoint, name, "somebody/third")
     assert again == found and gone.startswith("somebody/third: cannot be loaded")
 
 
 @pytest.mark.slow
 def test_a_download_cut_at_half_leaves_no_model(folder: Path, tmp_path: Path) -> None:
     name = "somebody/small-model"
-    with hub_server({name: folder}, cut="model.safetensors") as endpoint, loader_apart(tmp_path, endpoint) as load:
-        cut = load(name)
+    with hub_server({name: folder}, cut="model.safetensors") as endpoint:
+        (cut,) = load_apart(tmp_path, endpoint, name)
     assert isinstance(cut, str) and cut.startswith(f"{name}: cannot be loaded")
-    with hub_server({name: folder}) as endpoint, loader_apart(tmp_path, endpoint) as load:
-        whole = load(name)
+    with hub_server({name: folder}) as endpoint:
+        (whole,) = load_apart(tmp_path, endpoint, name)
     assert whole[1] == 24
 
 

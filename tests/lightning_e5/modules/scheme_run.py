@@ -188,8 +188,9 @@ def plant_fault(module: BiEncoderModule) -> None:
     module.embed_chunk = failing  # type: ignore[method-assign]
 
 
-def main(out: Path, ranks: int, cases: list[str], strategy: str = STRATEGY) -> None:
+def main(out: Path, ranks: int, cases: list[str]) -> None:
     torch.set_num_threads(1)
+    base.ParameterShards = partial(base.ParameterShards, bucket_values=1000)  # type: ignore[misc,assignment]
     results = {}
     for case in cases or list(CASES):
         scheme, negatives, options = CASES[case]
@@ -202,9 +203,9 @@ def main(out: Path, ranks: int, cases: list[str], strategy: str = STRATEGY) -> N
             plant_fault(module)
         fit(
             module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks,
-            backend="gloo", checkpoint_steps=2, strategy=strategy, chunk_tokens=64, graph_tokens=200, validation=validation,
+            backend="gloo", checkpoint_steps=2, strategy=STRATEGY, chunk_tokens=64, graph_tokens=200, validation=validation,
         )  # fmt: skip
-        if strategy == "fsdp" and is_first_process():
+        if STRATEGY == "fsdp" and is_first_process():
             module.model.backbone.save_pretrained(out / case / "weights")  # type: ignore[operator,union-attr]
         results[case] = {"gradients": recorder.gradients, "rows": recorder.rows, "state": module.state_dict(), "validation": validation.rows, "best": validation.best}
     if is_first_process():
@@ -212,7 +213,6 @@ def main(out: Path, ranks: int, cases: list[str], strategy: str = STRATEGY) -> N
 
 
 if __name__ == "__main__":
-    base.ParameterShards = partial(base.ParameterShards, bucket_values=1000)  # type: ignore[misc,assignment]
     try:
         main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
     finally:

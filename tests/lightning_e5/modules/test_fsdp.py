@@ -18,7 +18,7 @@ from tests.lightning_e5.modules.scheme_run import STEPS, RandomPairs, encoder
 from tests.lightning_e5.modules.test_faults import finish, result, start, wait_for_checkpoint
 from tests.lightning_e5.modules.test_ranks import assert_same_training, assert_same_validation, run
 
-CASES = ("in_batch-1", "pre_batch-1", "moco-1", "everything-1", "distilled-1")
+CASES = ("in_batch-0", "in_batch-1", "in_batch-3", "pre_batch-1", "moco-1", "everything-1", "distilled-1")
 #: The schemes with everything that a checkpoint holds: a parameter of the loss, a queue, a momentum encoder.
 RESUMED = ("everything-1", "pre_batch-1", "moco-1")
 

@@ -13,7 +13,6 @@ import torch
 
 from lightning_e5.distributed.ranks import Ranks
 from lightning_e5.modules import strategy
-from tests.lightning_e5.modules import scheme_run
 from tests.lightning_e5.modules.scheme_run import CASES, STEPS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,9 +22,6 @@ GLOBAL_VALUES = {"loss": 1e-12, "gradient_norm": 1e-12, "temperature": 1e-6, "ac
 
 
 def run(out: Path, ranks: int, *cases: str, strategy: str = "ddp") -> dict[str, Any]:
-    if ranks == 1 and strategy == "ddp":  # needs no process of its own
-        scheme_run.main(out, 1, list(cases), strategy)
-        return dict(torch.load(out / "ranks-1.pt", weights_only=True))
     script = ROOT / "tests/lightning_e5/modules/scheme_run.py"
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     done = subprocess.run(

@@ -78,7 +78,8 @@ def test_kept_of_each_source_and_samples_side_by_side(make_run, sharded):
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
-@pytest.mark.parametrize(("sources", "truth"), [(1, True), (1, False), (2, True), (2, False), (90, True)])
+@pytest.mark.parametrize("sources", [1, 2, 90])
+@pytest.mark.parametrize("truth", [True, False])
 def test_any_number_of_sources_with_and_without_truth(make_run, sources, truth):
     run = filtered(make_run(), sources=sources, truth=truth)
     page = report_page(run)

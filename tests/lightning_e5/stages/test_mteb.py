@@ -22,10 +22,8 @@ from lightning_e5.evaluation.beir.retrieval import RetrievalTask
 from lightning_e5.evaluation.mteb import tasks as mteb_tasks
 from lightning_e5.evaluation.mteb.tasks import averages, find_tasks
 from lightning_e5.evaluation.tasks.sts import STSTask, load_sts
-from lightning_e5.evaluation.validation_tasks import EvaluateOn
 from lightning_e5.files.storage import read_json
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.training_record import UNTRAINED
 from lightning_e5.stages import mteb as stage
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,18 +94,6 @@ def test_other_prefixes_than_the_models_are_refused(tmp_path: Path, encoder_fold
         evaluated(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file}, prefixes=other)
     evaluated(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file}, prefixes=other, prefix_ablation=True)
     assert read_json(tmp_path / "out" / stage.TABLE)[0]["prefix_ablation"] is True
-
-
-def test_a_set_that_chose_the_weights_is_refused_unless_meant(tmp_path: Path, encoder_folder: Path, sts_file: Path) -> None:
-    (chosen_on,) = EvaluateOn(sts={"validation": sts_file}).identities().values()
-    UNTRAINED.after("pretrain", {"pairs_seen": 4.0}, None, selected_on=chosen_on).save(encoder_folder)
-    with pytest.raises(UserError, match="STSBenchmark: chose the step whose weights small has"):
-        evaluated(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file})
-    evaluated(tmp_path / "out", encoder_folder, {"STSBenchmark": sts_file}, selected_on_this=True)
-    assert read_json(tmp_path / "out" / stage.TABLE)[0]["selected_on_this"] is True
-    UNTRAINED.after("pretrain", {"pairs_seen": 4.0}, None, selected_on="items 0").save(encoder_folder)
-    evaluated(tmp_path / "other", encoder_folder, {"STSBenchmark": sts_file})
-    assert "selected_on_this" not in read_json(tmp_path / "other" / stage.TABLE)[0]
 
 
 def test_finished_tasks_are_kept_and_half_files_are_not(
