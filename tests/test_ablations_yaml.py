@@ -20,9 +20,9 @@ FILES = [path for path in sorted((ROOT / "experiments" / "ablations").glob("*.ya
 SCALES = ["laptop", "one_gpu", "paper", "smoke"]
 #: One variant of each, run in every test run; the others are slow.
 QUICK = {
-    "batch_size": ["small"], "data_filtering": ["small_unfiltered"], "finetune_data": ["nli"], "model_size": ["small"],
+    "batch_size": ["small"], "data_filtering": ["small_unfiltered"], "finetune_data": ["none", "nli"], "model_size": ["small"],
     "negatives": ["moco"], "prefix": ["without_prefixes"], "pretraining": ["finetune_only"],
-    "pretraining_signal": ["simcse"],
+    "pretraining_signal": ["ccpairs", "simcse", "neighbours"],
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_all_are_listed_here() -> None:
     assert {path.stem for path in SIGNALS.glob("*.yaml")} == set(SOURCES)
 
 
-@pytest.mark.parametrize("name", [name if name == "signals" else pytest.param(name, marks=pytest.mark.slow) for name in SOURCES])
+@pytest.mark.parametrize("name", list(SOURCES))
 def test_the_data_stages_make_its_pairs(name: str, tmp_path: Path) -> None:
     run_experiment(data_stages(name, tmp_path), say=lambda text: None)
     folder = tmp_path / "runs" / name / "stages"

@@ -6,17 +6,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 from lightning_e5.errors import UserError
-from tests.lightning_e5.results.ablations import make_ablation
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
@@ -31,22 +28,9 @@ OF_A_RUN = {
 }
 
 
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[KernelManager]:
-    """One kernel for all notebooks, whose imports stay; each begins with an empty namespace."""
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel()
-    yield manager
-    manager.shutdown_kernel(now=True)
-
-
-def execute(kernel: KernelManager, path: Path, start: Path, **environment: str):
-    """Run a notebook's cells as a user's kernel does that was started in ``start`` with these variables set."""
+def execute(path: Path, start: Path):
     notebook = nbformat.read(path, as_version=4)
-    begin = f"%reset -f\nimport os\nos.chdir({str(start)!r})\nos.environ.update({environment!r})\n%reset -f"
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(begin))
-    NotebookClient(notebook, km=kernel, timeout=300).execute(reset_kc=True, cleanup_kc=False)
-    del notebook.cells[0]
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(start)}}).execute()
     return notebook
 
 
@@ -86,30 +70,23 @@ def test_kept_without_outputs(path):
 
 
 @pytest.mark.parametrize("name", OF_A_RUN)
-def test_runs_on_a_finished_run(name, smoke_run, kernel):
-    pictures, shown = outputs(execute(kernel, named(name), FOLDER, LIGHTNING_E5_RUN=str(Path(smoke_run).resolve())))
+def test_runs_on_a_finished_run(name, smoke_run, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_E5_RUN", str(Path(smoke_run).resolve()))
+    pictures, shown = outputs(execute(named(name), FOLDER))
     least, expected = OF_A_RUN[name]
     assert len(pictures) >= least
     assert [text for text in expected if text not in shown] == []
 
 
-def test_shows_an_ablation(tmp_path, kernel):
-    ablation = make_ablation(tmp_path, {"warm": 0.0, "cold": 0.08}, name="smoke", seeds=(1, 2))
-    pictures, shown = outputs(execute(kernel, named(ABLATIONS), FOLDER, LIGHTNING_E5_ABLATION=str(ablation)))
+def test_shows_an_ablation(smoke_ablation, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_E5_ABLATION", str(smoke_ablation))
+    pictures, shown = outputs(execute(named(ABLATIONS), FOLDER))
     assert len(pictures) >= 3  # bars, query by query, learning curves
-    for text in ("warm", "cold", "What cold is.", "1: finished, 2: finished", "quotes no figure", "e5-pt/docs/ndcg@10"):
-        assert text in shown
-
-
-@pytest.mark.slow
-def test_shows_an_ablation_that_was_run(smoke_ablation, kernel):
-    pictures, shown = outputs(execute(kernel, named(ABLATIONS), FOLDER, LIGHTNING_E5_ABLATION=str(smoke_ablation)))
-    assert len(pictures) >= 3
     for text in ("warm", "cold", "temperature 0.01, as in E5", "1: finished, 2: finished", "quotes no figure", "e5-pt/python-docs/ndcg@10"):
         assert text in shown
 
 
-def test_what_a_run_lacks_is_said(smoke_run, tmp_path, kernel):
+def test_what_a_run_lacks_is_said(smoke_run, tmp_path, monkeypatch):
     """A run that only evaluates models on a collection from elsewhere: no data stage, no filter, one model on its own."""
     run = tmp_path / "evaluated"
     config = yaml.safe_load((smoke_run / "config.yaml").read_text())
@@ -125,7 +102,8 @@ def test_what_a_run_lacks_is_said(smoke_run, tmp_path, kernel):
     table = yaml.safe_load((smoke_run / "stages" / "evaluate" / "table.json").read_text())
     rows = [{k: v for k, v in row.items() if not k.startswith("difference")} for row in table if row["model"] == "bm25"]
     (run / "stages" / "evaluate" / "table.json").write_text(str(rows).replace("'", '"').replace("None", "null"))
-    said = {name: outputs(execute(kernel, named(name), FOLDER, LIGHTNING_E5_RUN=str(run))) for name in OF_A_RUN if not name.startswith("01")}
+    monkeypatch.setenv("LIGHTNING_E5_RUN", str(run))
+    said = {name: outputs(execute(named(name), FOLDER)) for name in OF_A_RUN if not name.startswith("01")}
     assert {name: len(pictures) for name, (pictures, _) in said.items()} == dict.fromkeys(said, 0)
     assert "No stage of this run made pairs" in said["02_data_and_filter"][1]
     assert "No stage of this run filtered pairs" in said["02_data_and_filter"][1]
@@ -143,6 +121,7 @@ def test_says_that_the_run_is_missing(name, tmp_path, monkeypatch):
         exec(first.source, {})
 
 
-def test_says_that_the_ablation_is_missing(tmp_path, kernel):
-    pictures, shown = outputs(execute(kernel, named(ABLATIONS), FOLDER.parent, LIGHTNING_E5_ABLATION=str(tmp_path / "nowhere")))
+def test_says_that_the_ablation_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_E5_ABLATION", str(tmp_path / "nowhere"))
+    pictures, shown = outputs(execute(named(ABLATIONS), FOLDER.parent))
     assert pictures == [] and "no such ablation directory" in shown
