@@ -40,7 +40,7 @@ SHAPES = {
 FAMILIES = ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "modernbert")
 #: BERT's vocabulary: the size of the word-embedding table, whatever the tokenizer uses of it.
 VOCABULARY = 30522
-_TEXT_PACKAGES = ["stdlib", "torch", "transformers", "lightning", "numpy", "networkx", "sympy"]
+TEXT_PACKAGES = ("stdlib", "torch", "transformers", "lightning", "numpy", "networkx", "sympy")
 
 
 class Pairs(NamedTuple):
@@ -64,9 +64,9 @@ def _packed(texts: list[np.ndarray]) -> TokenBatch:
 
 
 @cache
-def real_pairs(max_length: int = 256) -> Pairs:
+def real_pairs(max_length: int = 256, packages: tuple[str, ...] = TEXT_PACKAGES) -> Pairs:
     """The documentation of Python and of packages that every environment here has, tokenised with E5's prefixes."""
-    pairs = list(PythonDocs(_TEXT_PACKAGES, show_progress=False))
+    pairs = list(PythonDocs(list(packages), show_progress=False))
     queries, passages = [p.query for p in pairs], [p.passage for p in pairs]
     tokenizer = TextTokenizer(train_wordpiece(queries[::4], passages[::4], 16000), E5_PREFIXES, max_length)
     ids = []

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import alternate, arguments, real_pairs, report
+from benchmarks.common import alternate, arguments, report
 from benchmarks.memory import corpus
+from benchmarks.memory.pretraining import pool_tokenizer
 from benchmarks.memory.stage import Inputs
 from data_modules.pair_store import PairStore
-from data_modules.token_cache import TOKENISED_ROWS, TokenCache, stream_token_cache
+from data_modules.token_cache import TokenCache, stream_token_cache
+from data_modules.token_shards import TOKENISED_ROWS
 from lightning_e5.types import Kind
 
 _LENGTH = 128
@@ -26,16 +28,17 @@ _KINDS: dict[str, Kind] = {"query": "query", "passage": "passage"}
 
 def main() -> None:
     """Command line."""
-    chosen = arguments(__doc__ or "", pairs={"type": int, "default": 100_000})
+    chosen = arguments(__doc__ or "", pairs={"type": int, "default": 100_000}, folder={"type": Path, "help": "of pairs (default: made)"})
     import datasets
     from transformers import PreTrainedTokenizerFast
 
     datasets.disable_progress_bars()
-    tokenizer = real_pairs(_LENGTH).tokenizer
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        corpus.pairs(Inputs(folder, chosen.pairs, chosen.threads), folder / "pairs")
-        store = PairStore(folder / "pairs")
+        if chosen.folder is None:
+            corpus.pairs(Inputs(folder, chosen.pairs, chosen.threads), folder / "pairs")
+        store = PairStore(chosen.folder or folder / "pairs")
+        tokenizer, count = pool_tokenizer(store.folder, _LENGTH), store.rows
         backend = tokenizer.stored_backend()
         peer_tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=_LENGTH, pad_token="[PAD]")
         files = [str(shard.path) for shard in store.shards()]
@@ -60,13 +63,13 @@ def main() -> None:
 
         ours()
         found, expected = TokenCache(folder / "tokens"), peer()
-        step = max(1, chosen.pairs // 1000)
-        places = np.arange(0, chosen.pairs, step)
+        step = max(1, count // 1000)
+        places = np.arange(0, count, step)
         same = all(np.array_equal(found.gather(name, places)[0], np.concatenate(expected[::step][name])) for name in _KINDS)
         times = alternate({"ours": ours, "peer": peer}, chosen.rounds, warm_up=0)
-    rates = {name: chosen.pairs / timing.wall for name, timing in times.items()}
+    rates = {name: count / timing.wall for name, timing in times.items()}
     report(
-        [{"name": "tokenise", "pairs": chosen.pairs, "ours_rows_per_s": rates["ours"], "peer_rows_per_s": rates["peer"],
+        [{"name": "tokenise", "pairs": count, "ours_rows_per_s": rates["ours"], "peer_rows_per_s": rates["peer"],
           "ratio": rates["ours"] / rates["peer"], "ours_s": times["ours"].wall, "peer_s": times["peer"].wall, "equal_tokens": str(same)}],
         chosen.json, threads=chosen.threads,
     )  # fmt: skip

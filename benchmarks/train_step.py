@@ -19,6 +19,8 @@ from torch.nn import functional
 from benchmarks.common import (
     FAMILIES,
     SHAPES,
+    TEXT_PACKAGES,
+    Pairs,
     alternate,
     arguments,
     make_encoder,
@@ -90,11 +92,11 @@ def _padded(texts: TokenBatch) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def best_mini_batch(model: Any, precision: str, batch: int = 128) -> int:
+def best_mini_batch(model: Any, precision: str, pairs: Pairs, batch: int = 128) -> int:
     """The peer's fastest mini-batch size, at a small batch."""
-    queries, passages = real_pairs().batch(batch)
+    queries, passages = pairs.batch(batch)
     seconds = {size: float("inf") for size in MINI_BATCHES}
-    Peer(model, *real_pairs().batch(32), precision, 32)()  # the first step of all is slower
+    Peer(model, *pairs.batch(32), precision, 32)()  # the first step of all is slower
     for again in (False, True):  # a disturbed probe would choose a slow peer: the near ones once more, the faster counts
         for size in [s for s in MINI_BATCHES if not again or seconds[s] < 1.5 * min(seconds.values())]:
             peer = Peer(model, queries, passages, precision, size)
@@ -105,15 +107,14 @@ def best_mini_batch(model: Any, precision: str, batch: int = 128) -> int:
     return min(seconds, key=lambda size: seconds[size])
 
 
-def measure(family: str, shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, minutes: float, mini_batch: int | None) -> list[dict[str, Any]]:
+def measure(pairs: Pairs, family: str, shape: str, precision: str, batches: list[int], rounds: int, chunk_tokens: int, plain_up_to: int, minutes: float, mini_batch: int | None) -> list[dict[str, Any]]:
     """Rows of one family, shape and precision."""
-    pairs = real_pairs()
     encoder = make_encoder(shape, pairs.tokenizer, precision=precision, family=family)
     peak = gemm_peak(torch.device("cpu"), torch.bfloat16 if precision == "bf16" else torch.float32, seconds=1.0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = sentence_transformer(encoder, Path(folder) / "model")
-        mini_batch = mini_batch or best_mini_batch(model, precision)
+        mini_batch = mini_batch or best_mini_batch(model, precision, pairs)
         Peer(model, *pairs.batch(64), precision, mini_batch)()  # warm up
         for graph in (0, None):
             Ours(encoder, *pairs.batch(64), graph, chunk_tokens)()
@@ -146,6 +147,7 @@ def main() -> None:
     chosen = arguments(
         __doc__ or "",
         batch={"type": int, "nargs": "+", "default": [256, 2048]},
+        packages={"nargs": "+", "default": list(TEXT_PACKAGES), "help": "whose documentation is the text; of fewer it is read sooner"},
         family={"nargs": "+", "default": ["bert"], "choices": list(FAMILIES)},
         shape={"nargs": "+", "default": ["4x256", "MiniLM-L6"], "choices": list(SHAPES)},
         precision={"nargs": "+", "default": ["fp32", "bf16"], "choices": ["fp32", "bf16"]},
@@ -155,8 +157,9 @@ def main() -> None:
         plain_up_to={"type": int, "default": 256, "help": "largest batch at which the plain loss, all in one graph, runs too, for 4 layers x 256; of larger models less, by layers x width (MiniLM-L6 at 256 takes over 24 GB)"},
     )
     rows: list[dict[str, Any]] = []
+    pairs = real_pairs(packages=tuple(chosen.packages))
     for family, shape, precision in itertools.product(chosen.family, chosen.shape, chosen.precision):
-        rows += measure(family, shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.minutes, chosen.mini_batch)
+        rows += measure(pairs, family, shape, precision, chosen.batch, chosen.rounds, chosen.chunk_tokens, chosen.plain_up_to, chosen.minutes, chosen.mini_batch)
         report(rows, chosen.json)  # after each: what was measured stays where a later one is stopped
 
 

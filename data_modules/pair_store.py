@@ -115,15 +115,20 @@ class PairStore:
         """Some columns of all rows as one ``pyarrow.Table``."""
         return read_parquet([shard.path for shard in self._shards], types_of(columns), allow_empty=True)
 
-    def iter_batches(self, columns: Sequence[str], rows: int) -> Iterator[Any]:
+    def iter_batches(self, columns: Sequence[str], rows: int, within: slice | None = None) -> Iterator[Any]:
         """Some columns as ``pyarrow.Table`` of ``rows`` rows, in row order; a shard's last may be shorter.
 
         Memory: the compressed columns of a row group, and twice a table.
+
+        Args:
+            within: the rows that are read; None for all.
         """
         if rows < 1:
             raise UserError(f"rows: {rows} is not >= 1")
+        first, stop = (0, self.rows) if within is None else (within.start, within.stop)
         for shard in self._shards:
-            yield from iter_parquet(shard.path, types_of(columns), rows)
+            if shard.first < stop and shard.first + shard.rows > first:
+                yield from iter_parquet(shard.path, types_of(columns), rows, max(0, first - shard.first), min(shard.rows, stop - shard.first))
 
 
 def stated_filter(source: object) -> dict[str, str]:

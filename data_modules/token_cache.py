@@ -10,24 +10,22 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_modules.token_shards import TOKENISED_ROWS, TokenShard, shards_of, token_shard_name, write_token_shard
 from lightning_e5.errors import UserError
-from lightning_e5.files.storage import atomic_path, naming_the_file, read_manifest, write_manifest
-from lightning_e5.text import TextsDigest, TextTokenizer, check_texts, text_id
+from lightning_e5.files.storage import read_manifest, write_manifest
+from lightning_e5.text import TextsDigest, TextTokenizer
 from lightning_e5.types import Kind
 
 KIND = "tokens"
 SHARD_ROWS = 1_000_000
-#: Texts of a column that are tokenised at once.
-TOKENISED_ROWS = 8192
 
 
 def write_token_cache(
@@ -87,111 +85,30 @@ def stream_token_cache(
     if sources and sum(sources.values()) != rows:
         raise UserError(f"{directory}: the sources have {sum(sources.values())} rows, the texts {rows}")
     digests = {name: TextsDigest() for name in kinds}
-    tokens, cut, done, names = 0, 0, 0, []
-    with _Shard(directory, kinds) as shard:
-        for block in _tokenised(_cut_at(blocks, shard_rows), kinds, tokenizer, digests):
-            for name, part in block.items():
-                shard.add(name, part)
-                tokens += int(part.lengths.sum())
-                cut += int((part.lengths >= tokenizer.max_length).sum())
-                progress(len(part.lengths))
-            done += len(next(iter(block.values())).lengths)
-            if done == rows or done == (len(names) + 1) * shard_rows:
-                names.append(f"tokens-{len(names):05d}.arrow")
-                shard.write(directory / names[-1])
-    assert done == rows, (done, rows)
+    shards: list[TokenShard] = []
+    for number, part in enumerate(shards_of(blocks, shard_rows)):
+        shards.append(write_token_shard(directory / token_shard_name(number), part, kinds, tokenizer, progress, digests))
+    assert sum(shard.rows for shard in shards) == rows, (shards, rows)
+    return finish_token_cache(directory, shards, tokenizer, {name: digest.hexdigest() for name, digest in digests.items()}, sources)
+
+
+def finish_token_cache(
+    directory: Path, shards: Sequence[TokenShard], tokenizer: TextTokenizer, texts: Mapping[str, str], sources: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Write the manifest of a cache whose shards are there; returns it.
+
+    Args:
+        directory: of the cache.
+        shards: in order.
+        tokenizer: of all of them.
+        texts: column -> digest of its texts (`texts_digest`).
+        sources: see `write_token_cache`.
+    """
     return write_manifest(
-        directory, kind=KIND, files=names, rows=rows, columns=sorted(kinds), tokens=tokens,
-        texts={name: digest.hexdigest() for name, digest in digests.items()}, texts_at_length_limit=cut, max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(),
-        sources=[[name, size] for name, size in (sources or {}).items()],
+        directory, kind=KIND, files=[token_shard_name(n) for n in range(len(shards))], rows=sum(s.rows for s in shards),
+        columns=sorted(texts), tokens=sum(s.tokens for s in shards), texts=dict(texts), texts_at_length_limit=sum(s.cut for s in shards),
+        max_length=tokenizer.max_length, tokenizer=tokenizer.fingerprint(), sources=[[name, size] for name, size in (sources or {}).items()],
     )  # fmt: skip
-
-
-class _Tokens(NamedTuple):
-    """A column's part of a block: int32 ids, text after text, int64 lengths, int64 ids of the normalised texts."""
-
-    ids: NDArray[Any]
-    lengths: NDArray[Any]
-    text_ids: NDArray[np.int64]
-
-
-def _cut_at(blocks: Iterable[Mapping[str, Sequence[str]]], shard_rows: int) -> Iterator[Mapping[str, Sequence[str]]]:
-    """The blocks, none of which reaches over the end of a shard."""
-    left = shard_rows
-    for block in blocks:
-        rows, first = {len(texts) for texts in block.values()}.pop(), 0
-        while first < rows:
-            size = min(left, rows - first)
-            yield {name: texts[first : first + size] for name, texts in block.items()} if size < rows else block
-            first += size
-            left = left - size or shard_rows
-
-
-def _tokenised(
-    blocks: Iterable[Mapping[str, Sequence[str]]], kinds: Mapping[str, Kind], tokenizer: TextTokenizer, digests: Mapping[str, TextsDigest]
-) -> Iterator[dict[str, _Tokens]]:
-    """Each block's tokens. While a thread tokenises one block (the tokenizer is not Python), texts are read and hashed here."""
-
-    def finished(of: Mapping[str, tuple[Future[tuple[Any, Any]], NDArray[np.int64]]]) -> dict[str, _Tokens]:
-        return {name: _Tokens(*tokens.result(), text_ids) for name, (tokens, text_ids) in of.items()}
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting: dict[str, tuple[Future[tuple[Any, Any]], NDArray[np.int64]]] = {}
-        for block in blocks:
-            for texts in block.values():
-                check_texts(texts)
-            begun = {name: pool.submit(tokenizer.encode, texts, kinds[name]) for name, texts in block.items()}
-            if waiting:
-                yield finished(waiting)
-            waiting = {}
-            for name, texts in block.items():
-                digests[name].update(texts)
-                waiting[name] = begun[name], np.fromiter(map(text_id, texts), dtype=np.int64, count=len(texts))
-        if waiting:
-            yield finished(waiting)
-
-
-class _Shard:
-    """A shard in the making: its tokens wait in unnamed files, since an Arrow file of one batch is written at once."""
-
-    def __init__(self, directory: Path, columns: Iterable[str]) -> None:
-        self._directory = directory
-        self._files = {name: tempfile.TemporaryFile(dir=directory) for name in columns}  # noqa: SIM115
-        self._lengths: dict[str, list[NDArray[Any]]] = {name: [] for name in self._files}
-        self._text_ids: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self._files}
-
-    def __enter__(self) -> _Shard:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def add(self, name: str, part: _Tokens) -> None:
-        """The next texts of a column."""
-        with naming_the_file(self._directory):
-            self._files[name].write(part.ids.tobytes())
-        self._lengths[name].append(part.lengths)
-        self._text_ids[name].append(part.text_ids)
-
-    def write(self, path: Path) -> None:
-        """All that was added, as a file; then there is nothing."""
-        arrays: dict[str, pa.Array] = {}
-        for name, file in self._files.items():
-            with naming_the_file(self._directory):
-                file.flush()
-            offsets = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths[name]))]).astype(np.int64)
-            ids = np.memmap(file, dtype=np.int32, mode="r") if offsets[-1] else np.empty(0, np.int32)
-            arrays[name] = pa.LargeListArray.from_arrays(offsets, ids)
-            arrays[f"{name}_text"] = pa.array(np.concatenate(self._text_ids[name]))
-        batch = pa.record_batch(arrays)
-        with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
-            writer.write_batch(batch)
-        del batch, arrays, ids
-        for name, file in self._files.items():
-            file.seek(0)
-            file.truncate()
-            self._lengths[name], self._text_ids[name] = [], []
 
 
 class TokenCache:

@@ -48,7 +48,7 @@ def test_the_page_says_what_grows() -> None:
     rows = summarised(stages, measured)
     assert [(row["stage"], row["within"]) for row in rows] == [("flat", True), ("grows", False), ("known", None)]
     assert rows[1]["bytes_per_pair"] == pytest.approx(2e8 / 9000) and rows[1]["large_rows_per_s"] == 1000
-    assert rows[0]["projected_hours"] == pytest.approx(10 * PROJECTED_PAIRS / 10_000 / 3600)
+    assert rows[0]["projected_hours"] == pytest.approx(64 * PROJECTED_PAIRS / 10_000 / 3600)
     assert rows[1]["projected_hours"] == pytest.approx(PROJECTED_PAIRS / 10_000 / 3600)
     text = page(rows, "here")
     assert "1.10 (1.00) |" in text and "3.00 (1.00), over 1.2 |" in text and "3.00 (1.00), grows |" in text

@@ -25,7 +25,7 @@ _PROJECTION = """
 ## Projection to {pairs:,} pairs
 
 From the larger number of pairs, in proportion to them; nothing of this was run. Bytes on disk are the most that the stage's folder and its temporary
-files held; hours are the processor seconds of all processes over {cores} cores where the work is cut into parts, else the wall clock of one process.
+files held; hours are the processor seconds of all processes over {cores} cores where the work is cut into parts that run in parallel, else on one core.
 """
 
 
@@ -51,7 +51,7 @@ def summarised(stages: Sequence[Stage], measured: Mapping[str, Mapping[int, Mapp
             row["bytes_per_pair"] = (last["own_bytes"] - first["own_bytes"]) / (large - small)
             row["within"] = row["ratio"] <= LARGEST_RATIO if stage.streams else None
         row["projected_disk_gb"] = last["disk_bytes"] * PROJECTED_PAIRS / large / 1e9
-        seconds = last["cpu_seconds"] / PROJECTED_CORES if stage.parallel else last["seconds"]
+        seconds = last["cpu_seconds"] / (PROJECTED_CORES if stage.parallel else 1)
         row["projected_hours"] = seconds * PROJECTED_PAIRS / last["rows"] / 3600
         row |= {"parallel": stage.parallel, "buffers": stage.buffers}
         rows.append(row)

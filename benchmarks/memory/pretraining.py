@@ -24,13 +24,18 @@ _BATCH, _BATCHES = 1024, 300
 
 
 def encoder(inputs: Inputs, out: Path) -> None:
-    """An untrained encoder with a vocabulary of the first 10,000 pairs."""
-    first = next(PairStore(inputs.pairs).iter_batches(["query", "passage"], 10_000))
-    backend = tokenising.train_wordpiece(first["query"].to_pylist(), first["passage"].to_pylist(), SPEC.vocab_size)
-    tokenizer = TextTokenizer(backend, SPEC.text_prefixes, SPEC.max_length or 64)
+    """An untrained encoder with `pool_tokenizer`."""
+    tokenizer = pool_tokenizer(inputs.pairs)
     model = SPEC.build(tokenizer, np.ones(tokenizer.backend.get_vocab_size(), np.int64), 1)
     model.save_pretrained(out)
     UNTRAINED.save(out)
+
+
+def pool_tokenizer(pairs: Path, max_length: int = 64) -> TextTokenizer:
+    """With a vocabulary of the first 10,000 pairs."""
+    first = next(PairStore(pairs).iter_batches(["query", "passage"], 10_000))
+    backend = tokenising.train_wordpiece(first["query"].to_pylist(), first["passage"].to_pylist(), SPEC.vocab_size)
+    return TextTokenizer(backend, SPEC.text_prefixes, max_length)
 
 
 def ranks(inputs: Inputs, out: Path) -> None:
@@ -73,5 +78,5 @@ def order(inputs: Inputs, out: Path) -> dict[str, Any]:
         tokens=inputs.folder / "token_cache" / "tokens", keep=inputs.folder / "ranks" / "ranks.parquet", batch_size=_BATCH, seed=0,
         max_steps=_BATCHES, hold_out=1000, one_source_per_batch=True, alpha=0.5,
     )  # fmt: skip
-    read = sum(int(data.batch(step, 0, 1).passages.lengths.sum()) for step in range(_BATCHES))
+    read = sum(int(data.batch(step, 0, 1).passages.lengths_B.sum()) for step in range(_BATCHES))
     return {"rows": _BATCHES * _BATCH, "tokens": read}

@@ -9,8 +9,8 @@ _RANKS = "pretraining:ranks"
 _TOKENS = "pretraining:token_cache"
 
 _PRETRAINING = (
-    Stage("vocabulary", "pretraining:vocabulary", "texts of the WordPiece sample, a block of texts"),
-    Stage("tokens", "pretraining:tokens", "a block of texts and its tokens", needs=(_ENCODER,), parallel=True),
+    Stage("vocabulary", "pretraining:vocabulary", "a count for each word of at most 1,000,000 pairs, then as tokens"),
+    Stage("tokens", "pretraining:tokens", "three blocks of 8,192 texts, 32 bytes for each text of a shard", needs=(_ENCODER,)),
     Stage("filter", "pretraining:consistency_filter", "the pool (2,000 passages), texts and embeddings of a part (8,192 pairs)", needs=(_ENCODER,), parallel=True),
     Stage("draw_pairs", "pretraining:draw_pairs", "a block of decisions", needs=(_RANKS,)),
     Stage("order", "pretraining:order", "a batch of 1,024 pairs; the kept rows are memory-mapped", needs=(_ENCODER, _TOKENS, _RANKS)),

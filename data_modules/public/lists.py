@@ -74,11 +74,15 @@ def _row(value: Any) -> ListRow | None:
         return None
     if "set" in value:
         return ListRow(alike=tuple(value["set"])) if _texts(value["set"]) else None
-    query, positives, negatives = value.get("query"), value.get("pos"), value.get("neg", [])
-    positives, negatives = ([side] if isinstance(side, str) else side for side in (positives, negatives))
-    if not isinstance(query, str) or not _texts(positives) or not _texts(negatives):
+    query, positives, negatives = value.get("query"), _side(value.get("pos")), _side(value.get("neg", []))
+    if not isinstance(query, str) or positives is None or negatives is None:
         return None
-    return ListRow(query, tuple(positives), tuple(negatives))
+    return ListRow(query, positives, negatives)
+
+
+def _side(value: Any) -> tuple[str, ...] | None:
+    """The texts of a side, which may be a list or one text."""
+    return (value,) if isinstance(value, str) else tuple(value) if _texts(value) else None
 
 
 def _texts(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Where an ablation's runs are executed: as processes of this machine, or as jobs of SLURM."""
+"""Where an ablation's runs are executed: as processes of this machine, or as jobs of SLURM (`lightning_e5.ablation.slurm`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lightning_e5.errors import UserError
 
@@ -27,6 +27,10 @@ class Launcher(Protocol):
 
     def ended(self) -> dict[str, int]:
         """Exit codes, by name, of the commands that ended since the last call (negative: by that signal)."""
+        ...
+
+    def queued(self) -> set[str]:
+        """The names of the started commands that wait for a machine."""
         ...
 
     def stop(self, *, kill: bool = False) -> None:
@@ -84,6 +88,10 @@ class LocalLauncher:
             self._free.append(self._running.pop(name)[1])
         return codes
 
+    def queued(self) -> set[str]:
+        """None: a command begins when it is started."""
+        return set()
+
     def stop(self, *, kill: bool = False) -> None:
         """SIGTERM, at which a training saves a checkpoint, or SIGKILL, to every command and what it started."""
         for process, _ in self._running.values():
@@ -114,62 +122,3 @@ def visible_gpus() -> list[str]:
         return []
     done = subprocess.run([program, "-L"], capture_output=True, text=True)
     return [str(n) for n, _ in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU "))]
-
-
-class SlurmLauncher:
-    """Jobs of SLURM, submitted by ``submitit``; a job that is preempted or out of time is requeued and continues.
-
-    Args:
-        folder: of submitit's files.
-        gpus_per_job: of one node; a process each.
-        parameters: of ``submitit.AutoExecutor``, such as slurm_partition or timeout_min; ``cluster`` names another executor.
-        jobs: at the same time; None leaves that to SLURM.
-
-    Raises:
-        UserError: submitit is missing, no SLURM is here, or a parameter is wrong.
-    """
-
-    def __init__(self, folder: Path, gpus_per_job: int | None, parameters: Mapping[str, Any], jobs: int | None) -> None:
-        try:
-            import submitit
-        except ImportError:
-            raise UserError("--launcher slurm needs the package submitit (python -m pip install submitit)") from None
-        given = dict(parameters)
-        cluster = given.pop("cluster", "slurm")
-        if cluster == "slurm" and shutil.which("sbatch") is None:
-            raise UserError("--launcher slurm: there is no sbatch on this machine")
-        self.slots = jobs if jobs is not None else 10_000
-        self._jobs: dict[str, Any] = {}
-        gpus = {"gpus_per_node": gpus_per_job, "tasks_per_node": gpus_per_job} if gpus_per_job else {}
-        try:
-            self._executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
-            self._executor.update_parameters(**{"name": folder.parent.name, "timeout_min": 24 * 60, **gpus, **given})
-        except (TypeError, ValueError, NameError, RuntimeError) as error:
-            raise UserError(f"--slurm: {str(error).splitlines()[0]}") from None
-
-    def start(self, name: str, command: Sequence[str], log: Path) -> None:
-        """Submit a job."""
-        from lightning_e5.ablation.cluster_job import ClusterJob
-
-        self._jobs[name] = self._executor.submit(ClusterJob(list(command), str(log), os.getcwd()))
-
-    def ended(self) -> dict[str, int]:
-        """Exit codes of the jobs that ended since the last call; a job that SLURM ended has 1."""
-        codes = {name: _exit_code(job) for name, job in self._jobs.items() if job.done()}
-        for name in codes:
-            del self._jobs[name]
-        return codes
-
-    def stop(self, *, kill: bool = False) -> None:
-        """Cancel the jobs: SLURM sends SIGTERM, at which a training saves a checkpoint, and later SIGKILL."""
-        for job in self._jobs.values():
-            job.cancel()
-
-
-def _exit_code(job: Any) -> int:
-    import submitit
-
-    try:
-        return int(max((abs(code) for code in job.results()), default=0))
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError):
-        return 1

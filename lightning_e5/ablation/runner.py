@@ -19,8 +19,9 @@ from typing import Any
 
 from lightning_e5.ablation.closing import closing_text
 from lightning_e5.ablation.dry_run import only_without_baseline, plan_text
-from lightning_e5.ablation.launchers import Launcher, LocalLauncher, SlurmLauncher, visible_gpus
+from lightning_e5.ablation.launchers import Launcher, LocalLauncher, visible_gpus
 from lightning_e5.ablation.plan import Plan, PlannedRun, plan_ablation
+from lightning_e5.ablation.slurm import SlurmLauncher
 from lightning_e5.ablation.status import RunStatus, last_error_line
 from lightning_e5.config.ablation_spec import load_ablation
 from lightning_e5.configurable import allow_options
@@ -230,6 +231,7 @@ def _run_all(
                 if status.ended(name, code, message, stopped=bool(stop)) == "failed":
                     failed.append(name)
                     say(f"{name}: failed ({message or f'exit code {code}'}); see {plan.directory / name}.log")
+            status.queued(launcher.queued())
             status.show()
             time.sleep(_POLL_SECONDS)
     status.close()

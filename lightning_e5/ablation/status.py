@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,23 @@ class RunStatus:
         self.rows[name]["state"] = "running"
         self._write()
 
+    def queued(self, names: Collection[str]) -> None:
+        """Of the runs that were started these wait for a machine; the others run."""
+        changed, now = False, time.monotonic()
+        for name, began in self.running.items():
+            row, state = self.rows[name], "waiting" if name in names else "running"
+            if row["state"] == state:
+                continue
+            if state == "waiting":
+                row["seconds"] += now - began
+            row["state"], self.running[name], changed = state, now, True
+        if changed:
+            self._write()
+
     def ended(self, name: str, code: int, message: str, *, stopped: bool) -> str:
         """A run ended; returns its state: waiting, where it was stopped with us and has more to do."""
-        seconds = self.rows[name]["seconds"] + time.monotonic() - self.running.pop(name)
+        began, now = self.running.pop(name), time.monotonic()
+        seconds = self.rows[name]["seconds"] + (now - began if self.rows[name]["state"] == "running" else 0.0)
         if self.finished(name) and code == 0:
             state, message = "finished", ""
         elif stopped:
@@ -102,8 +116,11 @@ class RunStatus:
         if states.count("failed"):
             text += f", {states.count('failed')} failed"
         now = time.monotonic()
-        if self.running:
-            text += ", running " + ", ".join(f"{name} ({duration(now - began)})" for name, began in self.running.items())
+        at_work = self._at_work()
+        if len(at_work) < len(self.running):
+            text += f", {len(self.running) - len(at_work)} queued"
+        if at_work:
+            text += ", running " + ", ".join(f"{name} ({duration(now - began)})" for name, began in at_work.items())
         left = self.seconds_left(now)
         return text + (f", about {duration(left)} left" if left is not None and self.running else "")
 
@@ -114,8 +131,12 @@ class RunStatus:
             return None
         mean = sum(done) / len(done)
         waiting = sum(self.rows[name]["state"] == "waiting" for name in self._wanted)
-        rest = [max(0.0, mean - self.rows[name]["seconds"] - (now - began)) for name, began in self.running.items()]
+        rest = [max(0.0, mean - self.rows[name]["seconds"] - (now - began)) for name, began in self._at_work().items()]
         return max([(waiting * mean + sum(rest)) / self._jobs, *rest])
+
+    def _at_work(self) -> dict[str, float]:
+        """The started runs that have a machine, and since when."""
+        return {name: began for name, began in self.running.items() if self.rows[name]["state"] == "running"}
 
     def close(self) -> None:
         """End the progress line."""

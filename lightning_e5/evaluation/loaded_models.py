@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.curation.engines.encoder import EncoderOnEngine, TasksOn
+from lightning_e5.curation.engines.inference import EmbedTexts
 from lightning_e5.distributed.devices import Precision, runs_in_bf16
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.evaluation.baselines.fusion import FusedModels, all_trainings
@@ -14,7 +16,6 @@ from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir.retrieval import Searcher
 from lightning_e5.evaluation.truncated import TruncatedEncoder, WholeEmbeddings
 from lightning_e5.files.storage import check_component
-from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.folder import stored_settings
 from lightning_e5.models.reference import model_folder
@@ -71,6 +72,7 @@ class ModelSpec:
         max_length: tokens per text of an encoder; what its folder stores by default.
         prefix_ablation: allow prefixes other than a folder's own.
         truncate_dim: the first values of an encoder's embeddings that are compared; what its folder stores by default.
+        tasks_on: where an encoder embeds many texts; None for here.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ModelSpec:
     max_length: int | None = None
     prefix_ablation: bool = False
     truncate_dim: int | None = None
+    tasks_on: TasksOn | None = None
 
     def load(self) -> LoadedModel:
         """The model; UserError for a folder that holds none, or prefixes other than those stored."""
@@ -100,10 +103,9 @@ class ModelSpec:
                 f"{directory}: the model stores the prefixes {own.query!r} and {own.passage!r}, not {given.query!r} and "
                 f"{given.passage!r}; its figures would not be its own (prefix_ablation allows it and labels the rows)"
             )
-        encoder = TextEncoder.from_pretrained(
-            directory, prefixes=given, max_length=self.max_length, precision=self.precision, truncate_dim=self.truncate_dim
-        )  # fmt: skip
-        return LoadedModel(encoder.to(inference_device()), read_record(directory), differs)
+        by = EmbedTexts(directory, self.max_length, self.precision, prefixes=given, truncate_dim=self.truncate_dim)
+        encoder = by.model if self.tasks_on is None else EncoderOnEngine.of(by, self.tasks_on)
+        return LoadedModel(encoder, read_record(directory), differs)
 
 
 def load_models(specs: Sequence[ModelSpec] | Mapping[str, str | Path | Searcher | Embedder]) -> dict[str, LoadedModel]:

@@ -8,12 +8,15 @@ sorted and compared in memory, range after range.
 from __future__ import annotations
 
 import mmap
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lightning_e5.files.storage import naming_the_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,12 +28,13 @@ RANGE_ROWS = 1 << 18
 
 
 def mapped_zeros(path: Path, dtype: Any, rows: int) -> NDArray[Any]:
-    """A new array of zeros, mapped from a file that takes up no place where nothing is written."""
+    """A new array of zeros, mapped from a file; OSError where the disk has no room for it (a write to the map could only end the process)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not rows:  # nothing can be mapped of an empty file
-        path.write_bytes(b"")
-        return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="w+", shape=(rows,))
+    with naming_the_file(path), path.open("wb") as handle:
+        if rows:
+            os.posix_fallocate(handle.fileno(), 0, rows * np.dtype(dtype).itemsize)
+    # Nothing can be mapped of an empty file.
+    return np.memmap(path, dtype=dtype, mode="r+", shape=(rows,)) if rows else np.zeros(0, dtype=dtype)
 
 
 def mapped(path: Path, dtype: Any) -> NDArray[Any]:

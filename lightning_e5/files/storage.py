@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,11 +78,12 @@ def reading(path: Path | str, what: str = "cannot be read") -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``; at a clean exit it is fsynced and renamed to ``path``, else removed.
 
-    The temporary file lies in the same directory, so the rename is atomic whatever TMPDIR is.
+    The temporary file lies in the same directory, so the rename is atomic whatever TMPDIR is. No other writer has its name, on no other
+    machine either: a task whose node is taken for dead may write yet while another node does it again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         with naming_the_file(path):
             yield temporary

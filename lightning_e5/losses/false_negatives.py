@@ -84,6 +84,7 @@ class OwnColumnMask:
 
 def _join(keys_M: Tensor, sorted_N: Tensor) -> tuple[Tensor, Tensor]:
     """All pairs (index into ``keys_M``, index into ``sorted_N``) of equal values."""
+    keys_M = keys_M.contiguous()
     first_M = torch.searchsorted(sorted_N, keys_M)
     count_M = torch.searchsorted(sorted_N, keys_M, right=True) - first_M
     index_K = torch.repeat_interleave(torch.arange(len(keys_M), device=keys_M.device), count_M)

@@ -192,8 +192,8 @@ class TextEncoder(nn.Module):
         check_texts(texts)
         prompt = self.prompt_of(kind)
         result_ND = torch.empty(len(texts), self.width)
-        for first in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = texts[first : first + _TEXTS_AT_ONCE]
+        for first in range(0, len(texts), TEXTS_AT_ONCE):
+            part = texts[first : first + TEXTS_AT_ONCE]
             ids, lengths = self.tokenizer.encode(part, kind)
             batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
             result_ND[first : first + len(part)] = self.embed_tokens(batch, prompt, normalize=normalize, chunk_tokens=chunk_tokens, progress=progress)
@@ -238,4 +238,4 @@ class TextEncoder(nn.Module):
 
 
 #: Texts tokenised and sorted together by ``embed``.
-_TEXTS_AT_ONCE = 32768
+TEXTS_AT_ONCE = 32768

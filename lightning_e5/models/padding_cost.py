@@ -30,7 +30,7 @@ def padding_line(pretrained: str) -> tuple[bool | None, str]:
     config = _config(name)
     if config is None and name not in KNOWN_ENCODERS:
         return None, f"{name} is not here, so whether it runs without padding is not known yet ({', '.join(MODEL_TYPES)} do)"
-    reason = None if config is None else why_padded(config)  # all that are known without being here are BERT
+    reason = None if config is None else why_padded(config)  # all that are known without being here have one
     if reason is None:
         return False, "runs without padding"
     return True, f"padded path: {reason} has no forward pass without padding here ({', '.join(MODEL_TYPES)} have one)"

@@ -10,7 +10,6 @@ from typing import Any
 from lightning_e5.config.experiment import Node, load_experiment, outside_path
 from lightning_e5.config.known_encoders import KNOWN_ENCODERS, EncoderSizes
 from lightning_e5.errors import UserError
-from lightning_e5.models.padding_cost import padding_line, padding_share
 from lightning_e5.pipeline.check import check_experiment
 from lightning_e5.pipeline.stage import run_directory
 from lightning_e5.progress import printable
@@ -82,6 +81,8 @@ def _padding(spec: Any) -> tuple[bool, list[str]]:
     """Whether the experiment's encoder is padded, and what is said of it; a BERT of one's own never is."""
     if not isinstance(spec, dict) or not spec.get("pretrained"):
         return False, []
+    from lightning_e5.models.padding_cost import padding_line
+
     padded, line = padding_line(spec["pretrained"])
     return bool(padded), [f"encoder: {line}"]
 
@@ -92,10 +93,14 @@ def _padding_of_stage(node: Node, padded: bool, max_length: int) -> list[str]:
     lines: list[str] = []
     own = inputs.get("encoder") if isinstance(inputs, dict) else None
     if isinstance(own, str) and outside_path(own) is not None:
+        from lightning_e5.models.padding_cost import padding_line
+
         found, line = padding_line(own)
         padded = bool(found)
         lines += [f"encoder: {line}"] if found is not None else []  # one that is not here yet is told above
     if padded and isinstance(data, dict) and isinstance(node.get("module"), dict) and "batch_size" in data:
+        from lightning_e5.models.padding_cost import padding_share
+
         length = node.get("max_length") or max_length
         share = padding_share(step_texts(data), length, (node.get("trainer") or {}).get("chunk_tokens", 8192))
         lines.append(

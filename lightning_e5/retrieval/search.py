@@ -11,10 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.scratch import blocks
 from lightning_e5.files.stored_corpus import StoredCorpus, by_falling_id
-from lightning_e5.retrieval.exact import ExactIndex, VectorIndex
-from lightning_e5.retrieval.stored_embeddings import kept_embeddings, store_embeddings
+from lightning_e5.retrieval.exact import ExactIndex, VectorIndex, checked_vectors
+from lightning_e5.retrieval.mapped_vectors import MappedVectors
+from lightning_e5.retrieval.stored_embeddings import kept_embeddings
 from lightning_e5.types import Embedder, Kind, Run, compares_by_cosine
+
+#: Texts that are embedded together, and whose embeddings are a file.
+_ROWS = 65_536
 
 
 class RetrievalWithIndex(NamedTuple):
@@ -86,10 +91,11 @@ def _retrieve(
     query_ids = sorted(queries)
     document_ids, texts = by_falling_id(corpus)
     with _folder_for(corpus, cache_dir) as folder:
+        stored: MappedVectors | None
         if folder is None:
             stored = None if cache_dir is None else kept_embeddings(cache_dir, embedder, texts, passage_kind)
         else:
-            stored = store_embeddings(folder, embedder, texts, passage_kind, model="of this search alone")
+            stored = _embedded(folder, embedder, texts, passage_kind)
         exact: Any = stored
         if stored is None:
             exact = ExactIndex()
@@ -109,6 +115,16 @@ def _retrieve(
     for query, query_rows, query_scores in zip(query_ids, rows.tolist(), scores.tolist(), strict=True):
         ranked[query] = {document_ids[row]: score for row, score in zip(query_rows, query_scores, strict=True) if row >= 0}
     return RetrievalWithIndex({query: ranked[query] for query in queries}, recall)
+
+
+def _embedded(folder: Path, embedder: Embedder, texts: Sequence[str], kind: Kind) -> MappedVectors:
+    """The embeddings of texts, part by part in files that no other search uses."""
+    files: list[Path] = []
+    for part in blocks(len(texts), _ROWS):
+        vectors = checked_vectors(embedder.embed(list(texts[part]), kind, normalize=compares_by_cosine(embedder)), "embeddings", None)
+        files.append(folder / f"{len(files):05d}.npy")
+        np.save(files[-1], vectors, allow_pickle=False)
+    return MappedVectors.of(files)
 
 
 @contextmanager

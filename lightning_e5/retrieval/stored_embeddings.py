@@ -101,10 +101,15 @@ def store_embeddings(
             return StoredEmbeddings(folder, verify=False)
         (folder / MANIFEST).unlink()
     shards, widths = [], set()
+
+    def record_of(part: slice) -> dict[str, Any]:
+        return {"model": facts["model"], "texts": texts_digest(texts[part]), "dtype": dtype, "rows": part.stop - part.start}
+
+    if hasattr(embedder, "embed_ahead"):  # many machines at once, instead of a shard after the other
+        missing = [texts[part] for number, part in enumerate(parts) if _proven(folder, f"shard-{number:05d}", record_of(part)) is None]
+        embedder.embed_ahead(missing, kind, normalize=compares_by_cosine(embedder))
     for number, part in enumerate(parts):
-        name = f"shard-{number:05d}"
-        digest = texts_digest(texts[part])
-        record = {"model": facts["model"], "texts": digest, "dtype": dtype, "rows": part.stop - part.start}
+        name, record = f"shard-{number:05d}", record_of(part)
         width = _proven(folder, name, record)
         if width is None:
             width = _write_shard(folder, name, record, embedder, texts[part], kind)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from lightning_e5.configurable import configurable
+from lightning_e5.curation.engines.encoder import TasksOn
+from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.distributed.devices import Precision
 from lightning_e5.evaluation import evaluate as evaluation
 from lightning_e5.evaluation.beir.data import write_beir
@@ -18,7 +21,8 @@ from lightning_e5.evaluation.tasks.retrieval import CollectionTask
 from lightning_e5.evaluation.tasks.task import EvalTask
 from lightning_e5.evaluation.tasks.zero_shot import ZeroShotPrompts
 from lightning_e5.files.run_layout import NANO_BEIR_SETS
-from lightning_e5.ranges import Count, Length, Range, Size
+from lightning_e5.files.storage import safe_component
+from lightning_e5.ranges import Count, Length, Range, Size, WorkersOrZero
 from lightning_e5.result_row import at_dimensions, flat
 from lightning_e5.retrieval.exact import VectorIndex
 from lightning_e5.tracking.run_directory import warn
@@ -63,6 +67,8 @@ def evaluate(
     cosines: bool = True,
     index: VectorIndex | None = None,
     cache_dir: Path | str | None = None,
+    engine: Engine | Literal["local", "ray"] | None = None,
+    gpus_per_task: WorkersOrZero = 0,
     seed: int,
 ) -> dict[str, float]:
     """Write ``<model>/<set>/`` (TREC run, per-query or per-item values), ``table.json`` and ``tasks.json``; NanoBEIR's sets to ``nano_beir/``.
@@ -109,6 +115,8 @@ def evaluate(
         index: an empty index to search embeddings with (`FaissIndex`); its recall against exact search stands in the
             table. Exact search by default.
         cache_dir: folder to keep the passages' embeddings in, and to search them from.
+        engine: ``local``, ``ray`` or an engine with settings embeds the texts of large sets (over 32,768) as tasks; None in this process.
+        gpus_per_task: GPUs of each task.
 
     Returns:
         ``<model>/<set>/<metric>``, and of each set's main metric (``ndcg@10`` for retrieval) also ``_low`` and ``_high``,
@@ -124,12 +132,15 @@ def evaluate(
         nano_beir, nano_sets,
     )  # fmt: skip
     tasks = load_tasks({kind: places or {} for kind, places in zip(KINDS, given, strict=True)}, settings, warn)
-    own = given_prefixes(prefixes)
+    own, parts = given_prefixes(prefixes), out / "parts"
     models = [
         *(ModelSpec(name, baseline) for name, baseline in (baselines or {}).items()),
         *([ModelSpec("word-vectors", word_vectors)] if word_vectors is not None else []),
         *(
-            ModelSpec(name, folder, precision, own, max_length, prefix_ablation, dimensions)
+            ModelSpec(
+                name, folder, precision, own, max_length, prefix_ablation, dimensions,
+                None if engine is None else TasksOn(engine, gpus_per_task, parts / safe_component(name)),
+            )
             for name, (folder, dimensions) in at_dimensions(encoders or {}, truncate_dim).items()
         ),
     ]
@@ -138,6 +149,7 @@ def evaluate(
         training_texts=training_texts, trained_on=trained_on, compare_tasks=compare_tasks, fusions=fusions,
         selected_on_this=selected_on_this,
     )  # fmt: skip
+    shutil.rmtree(parts, ignore_errors=True)
     return flat(rows)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_modules.pair_store import PairStore
 from lightning_e5.configurable import configurable
 from lightning_e5.curation.engines.engine import Engine
-from lightning_e5.curation.engines.inference import EmbedTexts
+from lightning_e5.curation.engines.inference import EmbedTexts, ScoreGroups
 from lightning_e5.curation.mining.candidates import (
     StoredCandidates,
     StoredVetoes,
@@ -31,8 +31,6 @@ from lightning_e5.evaluation.beir.data import load_beir
 from lightning_e5.files.parquet import read_parquet
 from lightning_e5.files.scratch import mapped, release
 from lightning_e5.files.storage import atomic_path, read_json, write_json
-from lightning_e5.memory import inference_device
-from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Length, Range, WorkersOrZero
 from lightning_e5.retrieval.bm25 import BM25
@@ -98,7 +96,8 @@ def hard_negatives(
         index: searches with an index such as `FaissIndex` instead of exactly; its recall against exact search, in the best
             ``last_rank`` of ``recall_queries`` queries, is ``index_recall`` of the result. It holds the vectors in its own way.
         recall_queries: queries, drawn by ``seed``, that the recall is measured on.
-        engine: ``local``, ``ray`` or an engine with settings embeds parts of the texts as tasks; None in this process.
+        engine: ``local``, ``ray`` or an engine with settings embeds texts, searches embeddings exactly and scores candidates as tasks; None
+            in this process, as BM25 and an index do always.
         gpus_per_task: GPUs of each task.
 
     Returns:
@@ -118,8 +117,8 @@ def hard_negatives(
     data = _data(pairs, keep, collection, split, source, max_queries, seed, scratch)
     passage_kind = _passage_kind(collection, passage_kind)
     parts = out / "parts"
+    where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
     if encoder is not None:
-        where: dict[str, Any] = {"engine": engine, "gpus_per_task": gpus_per_task}
         how: dict[str, Any] = {"passage_kind": passage_kind, "vectors": vectors, "index": index, "recall_queries": recall_queries, "seed": seed}
         candidates = dense_candidates(data, EmbedTexts(encoder, max_length, precision), last_rank, parts, **how, **where)
     else:
@@ -127,9 +126,9 @@ def hard_negatives(
         candidates = lexical_candidates(data, retriever, last_rank, parts)
     vetoes: StoredVetoes | None = None
     if denoise is not None:
-        teacher = load_pair_scorer(denoise, precision=precision).to(inference_device())
+        teacher = ScoreGroups(str(denoise), None, "{passage}", precision)
         window = slice(first_rank - 1, last_rank)
-        vetoes = score_candidates(data, candidates, window, teacher, parts, margin=denoise_margin, max_score=max_score)
+        vetoes = score_candidates(data, candidates, window, teacher, parts, margin=denoise_margin, max_score=max_score, **where)
     metrics = _write(out, data, candidates, rules, vetoes, passage_kind, seed, scratch)
     for folder in (parts, scratch):
         shutil.rmtree(folder, ignore_errors=True)

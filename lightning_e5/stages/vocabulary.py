@@ -6,35 +6,36 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data_modules.pair_store import PairStore
-from data_modules.token_cache import TOKENISED_ROWS, stream_token_cache
+from data_modules.token_shards import TOKENISED_ROWS
 from lightning_e5.configurable import configurable
+from lightning_e5.curation.engines.engine import Engine
+from lightning_e5.curation.engines.tokens import tokenise_pairs
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.factory import EncoderSpec
 from lightning_e5.models.reference import model_folder
 from lightning_e5.models.training_record import UNTRAINED, start_of
 from lightning_e5.pipeline.fingerprint import result_version
-from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Length
 from lightning_e5.rng import seed_torch
 from lightning_e5.text import E5_PREFIXES, TextTokenizer
-from lightning_e5.types import Kind
 
 #: Texts of which document frequencies are counted: at least so many, where there are, and less than twice as many.
 COUNTED_TEXTS = 100_000
-_KINDS: dict[str, Kind] = {"query": "query", "passage": "passage"}
+_COLUMNS = ("query", "passage")
 
 
 @configurable("stage")
 @result_version(2)  # a vocabulary of a sample of many pairs; document frequencies over the texts that are counted
 def vocabulary(
-    out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Length | None = None, vocabulary_pairs: Count = 1_000_000, seed: int
-) -> dict[str, float]:
+    out: Path, *, pairs: Path, encoder: EncoderSpec, train_length: Length | None = None, vocabulary_pairs: Count = 1_000_000,
+    engine: Engine | Literal["local", "ray"] | None = None, seed: int,
+) -> dict[str, float]:  # fmt: skip
     """Write ``encoder/`` (untrained, or as pre-trained) and ``tokens/`` (every pair's tokens).
 
     Args:
@@ -44,6 +45,7 @@ def vocabulary(
         train_length: tokens per text of ``tokens/``, for a training on shorter texts than the encoder reads; by default the encoder's.
         vocabulary_pairs: of more pairs than these, every n-th is what a vocabulary is trained on, and n the smallest number for which they
             are not more.
+        engine: ``local``, ``ray`` or an engine with settings writes the shards of ``tokens/`` as tasks; None in this process.
         seed: of the untrained weights.
 
     Returns:
@@ -62,7 +64,7 @@ def vocabulary(
         assert encoder.max_length is not None  # as the spec of an untrained encoder has it
         tokenizer = TextTokenizer(backend, encoder.text_prefixes, encoder.max_length)
         tokenizer.check_room()
-    counts |= pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length))
+    counts |= pool.write_tokens(out / "tokens", tokenizer.cut_at(train_length), engine)
     if encoder.pretrained is None:
         model = pool.untrained_encoder(encoder, tokenizer, seed)
     model.save_pretrained(out / "encoder")
@@ -72,7 +74,9 @@ def vocabulary(
 
 @configurable("stage")
 @result_version(2)  # document frequencies over the texts that are counted
-def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = None, seed: int) -> dict[str, float]:
+def tokens(
+    out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = None, engine: Engine | Literal["local", "ray"] | None = None, seed: int
+) -> dict[str, float]:
     """Write ``tokens/``, the tokens of other pairs by an encoder's tokenizer, and, with ``spec``, ``encoder/`` (an untrained one).
 
     Args:
@@ -80,6 +84,7 @@ def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = 
         pairs: folder of pairs (see `PairStore`).
         encoder: folder of the encoder whose tokenizer is used.
         spec: an encoder of another size, length limit or prefixes, with that tokenizer's vocabulary.
+        engine: ``local``, ``ray`` or an engine with settings writes the shards as tasks; None in this process.
         seed: of the weights of ``encoder/``.
 
     Returns:
@@ -95,7 +100,7 @@ def tokens(out: Path, *, pairs: Path, encoder: Path, spec: EncoderSpec | None = 
             raise UserError(f"tokens.spec.pretrained: {spec.pretrained!r} has a tokenizer of its own; name it in a vocabulary stage")
         spec = dataclasses.replace(spec, vocab_size=tokenizer.backend.get_vocab_size())
         tokenizer = tokenizer.replaced(prefixes=spec.text_prefixes, max_length=spec.max_length or tokenizer.max_length)
-    metrics = pool.write_tokens(out / "tokens", tokenizer)
+    metrics = pool.write_tokens(out / "tokens", tokenizer, engine)
     if spec is not None:
         model = pool.untrained_encoder(spec, tokenizer, seed)
         model.save_pretrained(out / "encoder")
@@ -110,12 +115,7 @@ class _Pool:
         self.store = PairStore(pairs)
         self.rows = self.store.rows
 
-    def blocks(self) -> Iterator[dict[str, list[str]]]:
-        """Column -> texts."""
-        for table in self.store.iter_batches(list(_KINDS), TOKENISED_ROWS):
-            yield {name: table[name].to_pylist() for name in _KINDS}
-
-    def texts(self, every: int, first: int = 0, columns: Sequence[str] = tuple(_KINDS)) -> Iterator[list[str]]:
+    def texts(self, every: int, first: int = 0, columns: Sequence[str] = _COLUMNS) -> Iterator[list[str]]:
         """Some columns' texts of the pair ``first`` and every n-th after it, in lists."""
         for table in self.store.iter_batches(columns, TOKENISED_ROWS):
             rows = len(table)
@@ -123,13 +123,9 @@ class _Pool:
                 yield table[name].take(np.arange(first, rows, every)).to_pylist()
             first = (first - rows) % every if first < rows else first - rows
 
-    def write_tokens(self, folder: Path, tokenizer: TextTokenizer) -> dict[str, float]:
-        texts = 2 * self.rows
-        with progress(texts, "tokenise", "text") as bar:
-            manifest = stream_token_cache(
-                folder, self.blocks(), _KINDS, self.rows, tokenizer, progress=bar, sources=self.store.sources
-            )
-        return {"tokens": manifest["tokens"], "texts_at_length_limit": manifest["texts_at_length_limit"] / texts}
+    def write_tokens(self, folder: Path, tokenizer: TextTokenizer, engine: Engine | str | None) -> dict[str, float]:
+        manifest = tokenise_pairs(folder, self.store, tokenizer, engine=engine)
+        return {"tokens": manifest["tokens"], "texts_at_length_limit": manifest["texts_at_length_limit"] / (2 * self.store.rows)}
 
     def untrained_encoder(self, spec: EncoderSpec, tokenizer: TextTokenizer, seed: int) -> TextEncoder:
         # Every n-th text of all queries and then all passages.

@@ -22,6 +22,7 @@ from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
 from lightning_e5.models.sequence_classifier import SequenceClassifier
+from lightning_e5.text import Prefixes
 from lightning_e5.types import Kind, PairScorer, compares_by_cosine
 
 
@@ -35,9 +36,9 @@ class EmbedBy:
         return {"embeddings": embedded(self.model, work[1], work[0], progress).numpy()}
 
 
-def embedded(model: TextEncoder, texts: Sequence[str], kind: Kind, progress: Progress) -> torch.Tensor:
-    """``[N, D]`` on the CPU, compared as the encoder was trained to."""
-    return model.embed(texts, kind, normalize=compares_by_cosine(model), progress=progress)
+def embedded(model: TextEncoder, texts: Sequence[str], kind: Kind, progress: Progress, normalize: bool | None = None) -> torch.Tensor:
+    """``[N, D]`` on the CPU, compared as the encoder was trained to where ``normalize`` does not say."""
+    return model.embed(texts, kind, normalize=compares_by_cosine(model) if normalize is None else normalize, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,18 @@ class EmbedTexts:
         max_length: tokens per text; None as stored with it.
         precision: of the backbone.
         device: ``auto`` is this process's GPU where it has one.
+        prefixes: put before the texts; None as stored with it.
+        normalize: unit rows; None where the encoder compares by cosine.
+        truncate_dim: the first values of the embeddings alone; None as stored with it.
     """
 
     folder: Path
     max_length: int | None
     precision: Precision
     device: str = "auto"
+    prefixes: Prefixes | None = None
+    normalize: bool | None = None
+    truncate_dim: int | None = None
 
     @property
     def torch_device(self) -> torch.device:
@@ -64,11 +71,14 @@ class EmbedTexts:
     @cached_property
     def model(self) -> TextEncoder:
         """The encoder, loaded."""
-        return TextEncoder.from_pretrained(self.folder, max_length=self.max_length, precision=self.precision).to(self.torch_device)
+        encoder = TextEncoder.from_pretrained(
+            self.folder, prefixes=self.prefixes, max_length=self.max_length, precision=self.precision, truncate_dim=self.truncate_dim
+        )
+        return encoder.to(self.torch_device)
 
     def embed(self, texts: Sequence[str], kind: Kind, progress: Progress) -> torch.Tensor:
         """See `embedded`."""
-        return embedded(self.model, texts, kind, progress)
+        return embedded(self.model, texts, kind, progress, self.normalize)
 
     def __call__(self, work: tuple[Kind, Sequence[str]], progress: Progress) -> dict[str, NDArray[np.float32]]:
         kind, texts = work

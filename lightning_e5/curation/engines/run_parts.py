@@ -27,6 +27,8 @@ from lightning_e5.files.storage import atomic_path, read_json, remove_temporarie
 from lightning_e5.memory import peak_gb
 from lightning_e5.progress import progress
 
+#: Seconds in which a part that another machine wrote must be seen here.
+LATE_SECONDS = 60.0
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[int], object]
 #: (work of a part, called with the steps done) -> its arrays by name, or its record with ``files``: name -> sha256.
@@ -59,6 +61,20 @@ class Part:
     def is_record(self) -> bool:
         """Whether its function writes files of its own."""
         return self.path.suffix == ".json"
+
+
+class MadeWhenUsed:
+    """A part's work that would fill the memory for all parts at once: made where the part is computed here, or sent to a worker."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.make(),)
+
+
+def _made(work: Any) -> Any:
+    return work
 
 
 def parts_of(
@@ -104,11 +120,12 @@ def run_parts(
         call = f"{os.getpid()} {time.time_ns()}"
         tasks = [_Task(part.name, function, part, call) for part in missing]
         found = make_engine(engine).map(_compute_in_worker, tasks, title=title, gpus_per_task=gpus_per_task)
+        for part, _ in zip(missing, found, strict=True):
+            _wait_for(part.path)
+            if part.is_record:
+                yield read_json(part.path)
         if missing[0].is_record:
-            yield from found
             return
-        for _ in found:
-            pass
         missing = []
     wanted = {part.path for part in missing}
     with progress(sum(part.steps for part in missing), title, unit) as bar:
@@ -117,6 +134,17 @@ def run_parts(
             if not part.is_record and any(len(values) != part.rows for values in result.values()):
                 raise UserError(f"{part.path}: does not hold {part.rows} rows; remove {part.path.parent} and start again")
             yield result
+
+
+def _wait_for(path: Path) -> None:
+    """Wait until a finished part can be seen here: files are the only way that results take, and a network's file system may show
+    them late."""
+    until = time.monotonic() + LATE_SECONDS
+    while not path.is_file():
+        if time.monotonic() > until:
+            raise UserError(f"{path}: a task has written it, but it is not there; all nodes of the engine must see {path.parent} as one shared folder")
+        time.sleep(0.2)
+        os.scandir(path.parent).close()  # NFS asks its server anew
 
 
 class _Task(NamedTuple):
@@ -131,13 +159,12 @@ class _Task(NamedTuple):
 _served: tuple[str, Function] | None = None
 
 
-def _compute_in_worker(task: _Task) -> dict[str, Any]:
-    """Compute a part; arrays stay in their file. A worker's parts of one call share the function, and with it a loaded model."""
+def _compute_in_worker(task: _Task) -> None:
+    """Compute a part; the result stays in its file. A worker's parts of one call share the function, and with it a loaded model."""
     global _served
     if _served is None or _served[0] != task.call:
         _served = task.call, task.function
-    result = _compute(_served[1], task.part, lambda steps: None)
-    return result if task.part.is_record else {}
+    _compute(_served[1], task.part, lambda steps: None)
 
 
 def _compute(function: Function, part: Part, bar: Progress) -> dict[str, Any]:
@@ -151,7 +178,8 @@ def _compute(function: Function, part: Part, bar: Progress) -> dict[str, Any]:
     if part.is_record:
         result = _finished_record(part) or _make_record(function, part, report)
     else:
-        result = {name: np.asarray(values) for name, values in function(part.work, report).items()}
+        work = part.work.make() if isinstance(part.work, MadeWhenUsed) else part.work
+        result = {name: np.asarray(values) for name, values in function(work, report).items()}
         _write(part.path, result)
     bar(part.steps - done)
     return result

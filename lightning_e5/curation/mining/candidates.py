@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.curation.engines.run_parts import Function, Part, Progress, parts_of, read_arrays, run_parts
+from lightning_e5.curation.engines.inference import ScoreBy, ScoreGroups
+from lightning_e5.curation.engines.run_parts import (
+    Function,
+    MadeWhenUsed,
+    Part,
+    Progress,
+    parts_of,
+    read_arrays,
+    run_parts,
+)
 from lightning_e5.curation.mining.collections import MiningData, sampled_rows
+from lightning_e5.curation.mining.tasks import Asked, ScoreCandidates, SearchVectors
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.bm25 import BM25
-from lightning_e5.retrieval.exact import VectorIndex, checked_vectors, exact_scores
-from lightning_e5.retrieval.mapped_vectors import MappedVectors, StoredType
+from lightning_e5.retrieval.exact import VectorIndex, checked_vectors
+from lightning_e5.retrieval.mapped_vectors import StoredType
 from lightning_e5.types import Kind, PairScorer
 
 #: Texts of a part of embeddings, queries of a part of searches, queries of a part of cross-encoder scores.
@@ -35,6 +45,19 @@ class Candidates(NamedTuple):
         return Candidates(self.rows_QK[rows], self.scores_QK[rows], self.positive_scores_Q[rows])
 
 
+class _File(NamedTuple):
+    """What is known of some queries."""
+
+    rows: slice
+    path: Path
+
+
+def _files(parts: Sequence[Part]) -> list[_File]:
+    """The parts' files, each with its queries."""
+    ends = np.cumsum([part.rows for part in parts]).tolist()
+    return [_File(slice(end - part.rows, end), part.path) for end, part in zip(ends, parts, strict=True)]
+
+
 class StoredCandidates:
     """Candidates in the files of the searches, of which one is in memory; `of` and `whole` give them.
 
@@ -42,23 +65,23 @@ class StoredCandidates:
     """
 
     def __init__(self, parts: Sequence[Part], recall: float | None = None) -> None:
-        self._parts, self.recall = list(parts), recall
+        self._files, self.recall = _files(parts), recall
         self._read: tuple[int, Candidates] | None = None
 
     def __len__(self) -> int:
-        return sum(part.rows for part in self._parts)
+        return self._files[-1].rows.stop
 
     def parts(self) -> Iterator[slice]:
         """The queries of each file."""
-        return (part.work for part in self._parts)
+        return (file.rows for file in self._files)
 
     def of(self, rows: slice) -> Candidates:
         """Those of some queries, all of one file."""
-        number = rows.start // self._parts[0].rows
+        number = rows.start // self._files[0].rows.stop
         if self._read is None or self._read[0] != number:
-            found = read_arrays(self._parts[number].path)
+            found = read_arrays(self._files[number].path)
             self._read = number, Candidates(*(found[name] for name in ("rows", "scores", "positive")))
-        first = self._parts[number].work.start
+        first = self._files[number].rows.start
         return self._read[1].of(slice(rows.start - first, rows.stop - first))
 
     def whole(self) -> Candidates:
@@ -96,32 +119,21 @@ def dense_candidates(
         vectors: how embeddings are written.
         index: an empty index that finds the candidates instead, such as `FaissIndex`, with memory of its own.
         recall_queries, seed: how many queries, drawn by the seed, an approximate index's recall is measured on.
-        where: `run_parts`' engine and GPUs, for the embeddings.
+        where: `run_parts`' engine and GPUs, for the embeddings and for exact searches.
     """
     queries = parts_of(folder / "queries", len(data.queries), TEXTS, lambda rows: ("query", data.queries[rows]))
     corpus = parts_of(folder / "passages", len(data.corpus), TEXTS, lambda rows: (passage_kind, data.corpus[rows]))
     for _ in run_parts(_Stored(embedder, vectors), queries + corpus, title="embed", unit="text", **where):
         pass
-    asked, passages = (MappedVectors.of([part.path for part in parts]) for parts in (queries, corpus))
-    searched: Any = passages
-    if index is not None:
-        searched = copy.deepcopy(index)  # empty for every mining
-        for shard in passages.shards():
-            searched.add(np.require(shard, np.float32, "A"))
-
-    def search(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
-        own_queries = asked.take(np.arange(rows.start, rows.stop))
-        scores, found = searched.search(own_queries, depth)
-        own = passages.take(np.asarray(data.positives[rows]))
-        each = np.arange(len(own))
-        return {"rows": found, "scores": scores, "positive": exact_scores(own_queries, own, each, each)}
-
-    parts = _searched(search, len(data.queries), folder)
-    recall_against = getattr(searched, "recall_against", None)
-    if recall_against is None:
-        return StoredCandidates(parts)
-    sample = asked.take(sampled_rows(len(asked), recall_queries, seed))
-    return StoredCandidates(parts, recall_against(passages, sample, depth))
+    search = SearchVectors([part.path for part in queries], [part.path for part in corpus], depth, index)
+    found = parts_of(folder / "found", len(data.queries), SEARCHES, lambda rows: (rows, np.asarray(data.positives[rows])))
+    # An approximate index is built once, here; exact search reads the files anywhere.
+    for _ in run_parts(search, found, title="search", unit="query", **(where if index is None else {})):
+        pass
+    if not hasattr(index, "recall_against"):
+        return StoredCandidates(found)
+    sample = search.asked.take(sampled_rows(len(search.asked), recall_queries, seed))
+    return StoredCandidates(found, search.searched.recall_against(search.stored, sample, depth))
 
 
 def lexical_candidates(data: MiningData, bm25: BM25, depth: int, folder: Path) -> StoredCandidates:
@@ -155,20 +167,20 @@ class StoredVetoes:
     """Which candidates a cross-encoder takes for answers, from the files of its scores; see `false_negatives`."""
 
     def __init__(self, parts: Sequence[Part], margin: float, max_score: float | None) -> None:
-        self._parts, self._margin, self._max_score = list(parts), margin, max_score
+        self._files, self._margin, self._max_score = _files(parts), margin, max_score
 
     def of(self, rows: slice) -> NDArray[np.bool_]:
         """Those of some queries, bool ``[len(rows), K]``."""
         found = []
-        for part in self._parts:
-            if part.work.start < rows.stop and part.work.stop > rows.start:
-                inside = slice(max(rows.start, part.work.start) - part.work.start, min(rows.stop, part.work.stop) - part.work.start)
-                found.append(self._of_part(part.path)[inside])
+        for own, path in self._files:
+            if own.start < rows.stop and own.stop > rows.start:
+                inside = slice(max(rows.start, own.start) - own.start, min(rows.stop, own.stop) - own.start)
+                found.append(self._of_part(path)[inside])
         return np.concatenate(found)
 
     def whole(self) -> NDArray[np.bool_]:
         """Those of all queries."""
-        return np.concatenate([self._of_part(part.path) for part in self._parts])
+        return np.concatenate([self._of_part(path) for _, path in self._files])
 
     def _of_part(self, path: Path) -> NDArray[np.bool_]:
         block = read_arrays(path)
@@ -178,35 +190,34 @@ class StoredVetoes:
 
 
 def score_candidates(
-    data: MiningData, candidates: Candidates | StoredCandidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
-) -> StoredVetoes:
+    data: MiningData, candidates: Candidates | StoredCandidates, window: slice, teacher: PairScorer | ScoreGroups, folder: Path, *,
+    margin: float, max_score: float | None, **where: Any,
+) -> StoredVetoes:  # fmt: skip
     """As `false_negatives`, kept in files."""
 
-    def score(rows: slice, progress: Progress) -> dict[str, NDArray[Any]]:
+    def asked(rows: slice) -> Asked:
         rows_QK = candidates.of(rows).rows_QK
         allowed_QK = np.zeros(rows_QK.shape, dtype=bool)
         for row, found in enumerate(rows_QK[:, window]):
             texts = data.corpus_text_P[found]
             allowed_QK[row, window] = (found >= 0) & ~np.isin(texts, list(data.known[rows.start + row]))
         places = np.argwhere(allowed_QK)
-        queries = [data.queries[rows.start + q] for q, _ in places.tolist()]
         passages = [data.corpus[rows_QK[q, k]] for q, k in places.tolist()]
-        own = list(data.positive_texts[rows])
-        logits = teacher.score([*data.queries[rows], *queries], [*own, *passages]).numpy()
-        scores = np.full(allowed_QK.shape, -np.inf, dtype=np.float32)
-        scores[tuple(places.T)] = logits[len(own) :]
-        progress(len(own) + len(places))
-        return {"positive": logits[: len(own)], "scores": scores}
+        return Asked(list(data.queries[rows]), list(data.positive_texts[rows]), places, passages, rows_QK.shape[1])
 
     most = 1 + (window.stop - window.start)
-    parts = parts_of(folder / "rescored", len(data.queries), RESCORED, steps=lambda rows: most * (rows.stop - rows.start))
-    for _ in run_parts(score, parts, title="de-noise", unit="pair"):
+    parts = parts_of(
+        folder / "rescored", len(data.queries), RESCORED, lambda rows: MadeWhenUsed(partial(asked, rows)), steps=lambda rows: most * (rows.stop - rows.start)
+    )
+    score = ScoreCandidates(teacher if isinstance(teacher, ScoreGroups) else ScoreBy(teacher))
+    for _ in run_parts(score, parts, title="de-noise", unit="pair", **where):
         pass
     return StoredVetoes(parts, margin, max_score)
 
 
 def false_negatives(
-    data: MiningData, candidates: Candidates | StoredCandidates, window: slice, teacher: PairScorer, folder: Path, *, margin: float, max_score: float | None
+    data: MiningData, candidates: Candidates | StoredCandidates, window: slice, teacher: PairScorer | ScoreGroups, folder: Path, *,
+    margin: float, max_score: float | None, **where: Any,
 ) -> NDArray[np.bool_]:
     """Which candidates a cross-encoder takes for answers (false negatives): bool ``[Q, K]``, False outside the window of ranks.
 
@@ -216,4 +227,4 @@ def false_negatives(
 
     Source: the de-noising of RocketQA (Qu et al., 2021); E5 takes SimLM's negatives, whose teacher does the same by its scores.
     """
-    return score_candidates(data, candidates, window, teacher, folder, margin=margin, max_score=max_score).whole()
+    return score_candidates(data, candidates, window, teacher, folder, margin=margin, max_score=max_score, **where).whole()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from data_modules.public.pairs import NomicPairs, SentenceTransformersPairs, TrainingListPairs
 from data_modules.public.published import NOMIC_PAIR_SPLITS, NOMIC_TRIPLE_SPLITS, SENTENCE_TRANSFORMERS
+from lightning_e5.curation.building.parts import part_key
 from lightning_e5.errors import UserError
 from lightning_e5.files.hub import SCHEME
+from lightning_e5.types import ReadReport
 from tests.data_modules.public.public_data import lines, nomic_pairs, parquet, read, split
 from tests.lightning_e5.models.hub_server import COMMIT, hub
 
@@ -73,6 +76,16 @@ def test_nomic_pairs(places: dict[str, Any]) -> None:
     ]  # fmt: skip
     assert NomicPairs(str(places[name] / "data"), splits=["quora"]).parts() == [str(places[name] / "data" / "quora-00000-of-00001.parquet")]
     assert chosen.fingerprint() != source.fingerprint()
+
+
+def test_a_part_is_a_file_that_any_process_reads_alone(places: dict[str, Any]) -> None:
+    """So that a build that was killed goes on behind its last finished file (`lightning_e5.curation.building.parts`)."""
+    source = NomicPairs(splits=["reddit_title_body"])
+    keys = [part_key(source, part, [], None, None) for part in source.parts()]
+    assert len(set(keys)) == 2 and keys == [part_key(NomicPairs(splits=["reddit_title_body"]), part, [], None, None) for part in source.parts()]
+    other = pickle.loads(pickle.dumps(NomicPairs(splits=["reddit_title_body"])))
+    alone = [list(other.read(part, ReadReport())) for part in reversed(source.parts())]
+    assert [*alone[1], *alone[0]] == read(source)[0] and alone[0]
 
 
 def test_parquet_is_streamed_and_lists_are_fetched(places: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from lightning_e5.__main__ import main
-from lightning_e5.ablation.launchers import LocalLauncher, SlurmLauncher
+from lightning_e5.ablation.launchers import LocalLauncher
+from lightning_e5.ablation.slurm import SlurmLauncher
 from lightning_e5.ablation.status import RunStatus, last_error_line
 from lightning_e5.config.experiment import load_experiment
 from lightning_e5.errors import UserError
@@ -139,6 +140,25 @@ def test_the_time_left_is_the_mean_of_the_finished_runs(tmp_path: Path) -> None:
     assert "1 of 4 runs finished, running b" in status.line()
 
 
+def test_the_time_in_a_queue_is_none_of_a_run_s(tmp_path: Path) -> None:
+    status = RunStatus(tmp_path, ["a", "b"])
+    status.begin(["a", "b"], 2, "t")
+    for name in "ab":
+        status.started(name)
+    status.queued({"a", "b"})
+    assert status.line() == "t: 0 of 2 runs finished, 2 queued" and read_json(tmp_path / "status.json")["a"]["state"] == "waiting"
+    status.running["a"] -= 1000  # in the queue
+    status.queued({"b"})
+    status.running["a"] -= 50
+    assert "1 queued, running a (5" in status.line()
+    status.queued({"a", "b"})  # preempted and requeued
+    status.running["a"] -= 1000
+    status.queued({"b"})
+    status.running["a"] -= 7
+    assert status.ended("a", 1, "", stopped=False) == "failed" and status.rows["a"]["seconds"] == pytest.approx(57, abs=1)
+    assert status.ended("b", 143, "", stopped=True) == "waiting" and status.rows["b"]["seconds"] == pytest.approx(0, abs=1)
+
+
 def test_the_last_error_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("error: of an earlier try\n")
@@ -171,7 +191,7 @@ def test_every_job_has_gpus_of_its_own(tmp_path: Path) -> None:
 
 
 def test_jobs_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """submitit's executor of local processes stands for SLURM, which is not here."""
+    """submitit's executor of local processes stands for SLURM; tests/cluster/test_slurm.py has SLURM itself."""
     pytest.importorskip("submitit")
     monkeypatch.chdir(ROOT)
     launcher = SlurmLauncher(tmp_path / "slurm", None, {"cluster": "local"}, None)
@@ -184,6 +204,7 @@ def test_jobs_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         time.sleep(0.1)
     assert ended == {"bad": 3, "good": 0}
     assert (tmp_path / "bad.log").read_text() == "said\n" and (tmp_path / "good.log").read_text() == "done\n"
+    monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="--launcher slurm: there is no sbatch"):
         SlurmLauncher(tmp_path / "slurm", None, {}, None)
     with pytest.raises(UserError, match="--slurm: "):

@@ -46,7 +46,7 @@ def hub_server(repositories: dict[str, Path], *, cut: str | None = None) -> Iter
                     return self.send(200, json.dumps(listing).encode(), {"Content-Type": "application/json"}, body)
                 if path == f"{api}/tree/{COMMIT}" or path.startswith(f"{api}/tree/{COMMIT}/"):
                     below = folder / unquote(path[len(f"{api}/tree/{COMMIT}") :].lstrip("/"))
-                    wanted = below.rglob("*") if "recursive=True" in self.path else below.glob("*")
+                    wanted = below.rglob("*") if "recursive=true" in self.path.lower() else below.glob("*")
                     if below != folder and not below.is_dir():
                         return self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
                     tree = [self.entry(p, p.relative_to(folder).as_posix()) for p in sorted(wanted)]

@@ -56,6 +56,21 @@ class TextFiles:
 
 
 @dataclass(frozen=True)
+class SlowFiles(TextFiles):
+    """As `TextFiles`; each reading of a part leaves a file with the reader's process in ``started`` and takes ``seconds``."""
+
+    seconds: float = 0.0
+
+    def read(self, part: str, report: ReadReport) -> Iterator[PairCandidate]:
+        """The pairs of one file."""
+        started = self.folder / "started"
+        started.mkdir(exist_ok=True)
+        (started / f"{part}.{os.getpid()}").touch()
+        time.sleep(self.seconds)
+        yield from super().read(part, report)
+
+
+@dataclass(frozen=True)
 class LongQuery:
     """Drops queries of fewer than ``words`` words."""
 
