@@ -52,6 +52,8 @@ class Tiny:
             (path.parent / "__init__.py").write_text("")
             path.write_text(text)
         monkeypatch.syspath_prepend(str(folder / "code"))
+        # Bytecode is told from its source by seconds and size: an edit within the same second, of the same length, would not be seen.
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
         monkeypatch.setattr(configurable, "_allowed", ["tiny_stages_package"])
         forget()
 
