@@ -127,19 +127,6 @@ class StoredTexts(Sequence[str]):
             os.close(file)
 
 
-def store_texts(path: Path, texts: Iterable[str]) -> StoredTexts:
-    """Write texts, block by block."""
-    with TextWriter(path) as writer:
-        held: list[str] = []
-        for text in texts:
-            held.append(text)
-            if len(held) == _BLOCK:
-                writer.extend(held)
-                held = []
-        writer.extend(held)
-    return StoredTexts(path)
-
-
 def _ends_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.ends")
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import pickle
 import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightning_e5.files.stored_corpus import RepeatedId, StoredCorpus, by_falling_id, ids_of, texts_of
-from lightning_e5.files.stored_texts import StoredTexts, store_texts
+from lightning_e5.files.stored_texts import StoredTexts, TextWriter
 
 TEXTS = ["", "first", "grün", "", "lone \ud800 half", "line\nend\u2028", "𝄞", *(f"text {n} " * (n % 50) for n in range(2500)), ""]
+
+
+def store_texts(path: Path, texts: Iterable[str]) -> StoredTexts:
+    """Write texts, a thousand at a time."""
+    left = iter(texts)
+    with TextWriter(path) as writer:
+        while block := list(itertools.islice(left, 1024)):
+            writer.extend(block)
+    return StoredTexts(path)
 
 
 def test_a_file_of_texts_is_a_list_of_them(tmp_path: Path) -> None:
