@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_modules.pair_store import PairStore
+from data_modules.pair_store import BLOCK_ROWS, PairStore
 from data_modules.token_cache import SHARD_ROWS, finish_token_cache
 from data_modules.token_shards import TOKENISED_ROWS, TokenShard, token_shard_name, write_token_shard
 from lightning_e5.curation.engines.engine import Engine
@@ -19,8 +19,6 @@ from lightning_e5.types import Kind
 
 _SIDES: tuple[Kind, ...] = ("query", "passage")
 _KINDS: dict[str, Kind] = {side: side for side in _SIDES}
-#: Rows whose texts are read at once for their digest.
-_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def tokenise_pairs(
 
 def _digests(store: PairStore) -> Iterator[tuple[str, str]]:
     digests = {side: TextsDigest() for side in _SIDES}
-    for block in _texts(store, _ROWS):
+    for block in _texts(store, BLOCK_ROWS):
         for side, digest in digests.items():
             digest.update(block[side])
     return ((side, digest.hexdigest()) for side, digest in digests.items())
