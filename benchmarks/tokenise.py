@@ -6,6 +6,7 @@ Arrow copy of the same pairs, tokenises and writes Arrow. Both use all ``--threa
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -57,6 +58,8 @@ def main() -> None:
             )  # fmt: skip
 
         def ours() -> None:
+            # ``datasets.map`` leaves the tokenizers of this process on one thread: it sets "false" before its processes start.
+            os.environ["TOKENIZERS_PARALLELISM"] = "true"
             shutil.rmtree(folder / "tokens", ignore_errors=True)
             tables = store.iter_batches(list(_KINDS), TOKENISED_ROWS)
             stream_token_cache(folder / "tokens", ({n: t[n].to_pylist() for n in _KINDS} for t in tables), _KINDS, store.rows, tokenizer)
