@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_e5.files.scratch import blocks
+from lightning_e5.files.scratch import blocks, mapped, release
 
 #: Texts read at once.
 _BLOCK = 1024
@@ -102,10 +102,16 @@ class StoredTexts(Sequence[str]):
         """The file of where the texts end."""
         return _ends_path(self.path)
 
-    def not_empty(self) -> NDArray[np.int64]:
-        """The places of the texts that are not empty, of a whole file."""
-        ends = np.fromfile(self.ends_path, dtype="<i8")
-        return np.flatnonzero(np.diff(ends, prepend=0) > 0)
+    def not_empty(self) -> NDArray[np.int64] | range:
+        """The places of the texts that are not empty, of a whole file; where all are, a range."""
+        ends = mapped(self.ends_path, "<i8")
+        empty = [part.start + np.flatnonzero(np.diff(ends[part], prepend=ends[part.start - 1] if part.start else 0) == 0) for part in blocks(len(ends))]
+        release(ends)
+        if not any(map(len, empty)):
+            return range(len(ends))
+        kept = np.ones(len(ends), dtype=bool)
+        kept[np.concatenate(empty)] = False
+        return np.flatnonzero(kept)
 
     def _read(self, first: int, count: int) -> list[str]:
         if self._files is None:

@@ -141,7 +141,7 @@ def _data(
     if (pairs is None) == (collection is None):
         raise UserError("negatives: give either pairs with keep, or a collection, not both or none")
     if collection is not None:
-        return of_collection(load_beir(collection, split, source, scratch=scratch), max_queries=max_queries, seed=seed)
+        return of_collection(load_beir(collection, split, source, scratch=scratch), max_queries=max_queries, seed=seed, folder=scratch)
     assert pairs is not None
     if keep is None:
         raise UserError("negatives: pairs need keep, the filter's ranks.parquet")

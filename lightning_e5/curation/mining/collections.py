@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import RetrievalData
+from lightning_e5.files.scratch import HashRanges, blocks, hash_of, mapped_zeros, release
 from lightning_e5.files.stored_corpus import StoredCorpus
+from lightning_e5.files.stored_texts import StoredTexts
 from lightning_e5.rng import generator
 from lightning_e5.text import text_id
 
 #: Of a collection to mine in that a stage wrote, beside its corpus: ``passage_kind`` of its passages.
 COLLECTION_FACTS = "collection.json"
+#: Texts read at once, and rows after which pages are given back.
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,17 @@ def of_pairs(
     )
 
 
-def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) -> MiningData:
+def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int, folder: Path | None = None) -> MiningData:
     """Of a collection with qrels: a row per query and document judged above 0, among all its documents that have a text.
 
     A query's known answers are, by id and hence by text, its relevant documents and those of every query with the same
     text; a document that reads as the query itself is none of its negatives either. Documents that are judged 0 are its known
     negatives, in the order of the qrels.
+
+    Args:
+        data: the collection.
+        max_queries, seed: as `sampled_rows` has them.
+        folder: of scratch files, for a corpus that lies in files; without one, 8 bytes for each text are held in memory.
 
     Raises:
         UserError: no relevant document is in the corpus.
@@ -117,6 +127,7 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) ->
         query: _known_negatives(data, [d for d, grade in data.qrels[query].items() if grade == 0 and d in place], known[text_id(data.queries[query])], place)
         for query in dict.fromkeys(q for q, _ in pairs)
     }
+    stored = None if folder is None or not isinstance(texts, StoredTexts) else _stored_identities(texts, folder)
     return MiningData(
         queries=[data.queries[q] for q, _ in pairs],
         sources=[data.name] * len(pairs),
@@ -125,13 +136,27 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int) ->
         known=[known[text_id(data.queries[q])] for q, _ in pairs],
         corpus=texts,
         known_negatives=[negatives[q] for q, _ in pairs],
+        corpus_text=None if stored is None else stored[0],
+        distinct=None if stored is None else stored[1],
     )
+
+
+def _stored_identities(texts: StoredTexts, folder: Path) -> tuple[NDArray[np.int64], int]:
+    """The text id of each text, mapped from a file, and how many different ones there are."""
+    text_P, ranges = mapped_zeros(folder / "corpus-ids", "<i8", len(texts)), HashRanges(folder / "by-text", len(texts))
+    for part in blocks(len(texts), _ROWS):
+        text_P[part] = [text_id(text) for text in texts[part]]
+        ranges.add(hash_of(text_P[part]), np.arange(part.start, part.stop))
+        release(text_P)
+    return text_P, sum(len(np.unique(records["hash"])) for records in ranges)
 
 
 def _with_text(corpus: Mapping[str, str], judged: set[str]) -> tuple[Sequence[str], dict[str, int]]:
     """The texts of the documents that have one, and the places of the judged among them."""
     if isinstance(corpus, StoredCorpus):
         rows = corpus.texts.not_empty()
+        if isinstance(rows, range):  # all of them
+            return corpus.texts, {document: row for document in judged if (row := corpus.row_of(document)) is not None}
         row_of = {document: row for document in judged if (row := corpus.row_of(document)) is not None}
         places = np.searchsorted(rows, list(row_of.values())).tolist()
         return corpus.texts.of(rows), {d: i for (d, row), i in zip(row_of.items(), places, strict=True) if i < len(rows) and rows[i] == row}

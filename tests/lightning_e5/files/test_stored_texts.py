@@ -39,8 +39,9 @@ def test_a_file_of_texts_is_a_list_of_them(tmp_path: Path) -> None:
     assert list(stored.of(near)) == [TEXTS[row] for row in near]
     again = pickle.loads(pickle.dumps(stored[3:9]))
     assert list(again) == TEXTS[3:9] and len(pickle.dumps(stored)) < 300
-    assert stored.not_empty().tolist() == [row for row, text in enumerate(TEXTS) if text]
+    assert list(stored.not_empty()) == [row for row, text in enumerate(TEXTS) if text]
     assert list(store_texts(tmp_path / "none", [])) == []
+    assert store_texts(tmp_path / "full", ["a", "b"]).not_empty() == range(2) and list(store_texts(tmp_path / "first", ["", "b"]).not_empty()) == [1]
     with pytest.raises(IndexError):
         stored[len(TEXTS)]
 

@@ -106,8 +106,9 @@ def test_an_index_and_smaller_vectors(tmp_path: Path, pairs: Path, encoder: Path
         mined(tmp_path / "wrong", pairs, encoder=encoder)
 
 
-def test_a_large_collection_is_mined_from_files(tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = {f"d{n}": text for n, text in enumerate(texts[:80])} | {"empty": "", "copy": texts[3]}
+@pytest.mark.parametrize("empty", [{"empty": ""}, {}])
+def test_a_large_collection_is_mined_from_files(tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch, empty: dict[str, str]) -> None:
+    corpus = {f"d{n}": text for n, text in enumerate(texts[:80])} | empty | {"copy": texts[3]}
     queries = {f"q{n}": texts[90 + n] for n in range(20)}
     qrels = {f"q{n}": {f"d{n}": 1, f"d{n + 30}": n % 2, "empty": 1, "absent": 1, "copy": 0} for n in range(20)}
     write_beir(tmp_path / "set", RetrievalData("set", "train", corpus, queries, qrels))
@@ -116,8 +117,10 @@ def test_a_large_collection_is_mined_from_files(tmp_path: Path, texts: list[str]
     large = load_beir(tmp_path / "set", "train", scratch=tmp_path / "scratch")
     assert isinstance(large.corpus, StoredCorpus) and not isinstance(small.corpus, StoredCorpus) and large == small
     for most in (None, 7):
-        found = [contents(of_collection(data, max_queries=most, seed=2)) for data in (small, large)]
-        assert found[0] == found[1] and len(found[0]["corpus"]) == 81
+        mined_in = [of_collection(small, max_queries=most, seed=2), *(of_collection(large, max_queries=most, seed=2, folder=f) for f in (None, tmp_path / "ids"))]
+        found = [contents(data) for data in mined_in]
+        assert found[0] == found[1] == found[2] and len(found[0]["corpus"]) == 81
+        assert [data.corpus_distinct for data in mined_in] == [80] * 3 and isinstance(mined_in[2].corpus_text_P, np.memmap)
     assert any(found[0]["negatives"])
 
 
