@@ -14,7 +14,7 @@ import numpy as np
 
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.files.scratch import release
+from lightning_e5.files.scratch import blocks, release
 from lightning_e5.ranges import Count, Range, Seed, Workers
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
 from lightning_e5.retrieval.top_k import Float32, Int64, exact_scores, longest_norm, score_error_bound
@@ -25,8 +25,10 @@ Codes = Literal["float32", "float16", "int8"]
 
 _KINDS, _CODES = ("flat", "ivf", "hnsw"), ("float32", "float16", "int8")
 _QUERIES_AT_ONCE = 1024
-#: Rows that are given to faiss together.
-_ROWS_AT_ONCE = 1 << 20
+#: Rows that are given to faiss together; the graph of ``hnsw`` depends on how they are cut.
+_ROWS_AT_ONCE, _GRAPH_ROWS_AT_ONCE = 1 << 16, 1 << 20
+#: Rows that are looked at together.
+_CHECKED_ROWS = 1 << 16
 
 
 @configurable("index")
@@ -80,7 +82,7 @@ class FaissIndex:
         self.kind, self.lists, self.nprobe, self.train_rows = kind, lists, nprobe, train_rows
         self.links, self.ef_construction, self.ef_search = links, ef_construction, ef_search
         self.threads, self.seed, self.codes = threads, seed, codes
-        self._added: list[Float32] = []
+        self._added: list[Any] = []  # float32, or mapped from a file
         self._vectors: Any = None  # `_Rows`, once the index is built
         self._index: Any = None
 
@@ -88,9 +90,18 @@ class FaissIndex:
         return sum(len(block) for block in self._added)
 
     def add(self, vectors: Any) -> None:
-        """Append ``[N, D]`` float32 rows; UserError for another width than before, or values that are not finite."""
-        block = checked_vectors(vectors, "vectors", self._added[0].shape[1] if self._added else None)
-        self._added.append(block)
+        """Append ``[N, D]`` float32 rows; UserError for another width than before, or values that are not finite.
+
+        An array that is mapped from a file stays there, and may be float16 or lie unaligned: rows of it are read where they are needed.
+        """
+        width = self._added[0].shape[1] if self._added else None
+        if isinstance(vectors, np.memmap) and vectors.ndim == 2 and vectors.dtype in (np.float16, np.float32):
+            for part in blocks(len(vectors), _CHECKED_ROWS):
+                checked_vectors(_float32(vectors[part]), "vectors", width)
+                release(vectors)
+            self._added.append(vectors)
+        else:
+            self._added.append(checked_vectors(vectors, "vectors", width))
         self._index = None
 
     def search(self, queries: Any, k: int) -> tuple[Float32, Int64]:
@@ -156,7 +167,7 @@ class FaissIndex:
         if self._index is not None:
             return
         self._vectors = _Rows(self._added)
-        self._longest = max(map(longest_norm, self._added))
+        self._longest = max(longest_norm(_float32(block[part])) for block in self._added for part in blocks(len(block), _CHECKED_ROWS))
         self._index = {"flat": self._flat, "ivf": self._ivf, "hnsw": self._hnsw}[self.kind](self._vectors)
 
     def _flat(self, vectors: _Rows) -> Any:
@@ -195,7 +206,7 @@ class FaissIndex:
         index.hnsw.efConstruction = self.ef_construction
         index.hnsw.efSearch = self.ef_search
         with _faiss_threads(1):
-            return vectors.add_to(index, self._sample(vectors))
+            return vectors.add_to(index, self._sample(vectors), whole=True)
 
     def _quantizer(self) -> Any:
         import faiss
@@ -207,7 +218,7 @@ class FaissIndex:
         if self.kind != "ivf" and self.codes != "int8":
             return None
         if len(vectors) <= self.train_rows:
-            return np.concatenate(vectors.blocks)
+            return np.concatenate([_float32(block) for block in vectors.blocks])
         draw = generator(self.seed, "faiss", "rows")
         return vectors[np.sort(draw.permutation(len(vectors))[: self.train_rows])]
 
@@ -215,7 +226,7 @@ class FaissIndex:
 class _Rows:
     """Rows of vectors in blocks, that may be mapped from files, without a copy of them all."""
 
-    def __init__(self, blocks: list[Float32]) -> None:
+    def __init__(self, blocks: list[Any]) -> None:
         self.blocks, self.width = blocks, blocks[0].shape[1]
         self._firsts = np.cumsum([0, *map(len, blocks)])
 
@@ -224,7 +235,7 @@ class _Rows:
 
     def __getitem__(self, rows: Int64) -> Float32:
         if len(self.blocks) == 1:
-            return self.blocks[0][rows]
+            return _float32(self.blocks[0][rows])
         found = np.empty((len(rows), self.width), dtype=np.float32)
         numbers = np.searchsorted(self._firsts, rows, "right") - 1
         for number in np.unique(numbers).tolist():
@@ -232,18 +243,26 @@ class _Rows:
             found[places] = self.blocks[number][rows[places] - self._firsts[number]]
         return found
 
-    def add_to(self, index: Any, sample: Float32 | None) -> Any:
-        """Train the index on a sample, if it is given, and add all rows to it."""
+    def add_to(self, index: Any, sample: Float32 | None, *, whole: bool = False) -> Any:
+        """Train the index on a sample, if it is given, and add all rows to it; ``whole``: a block is never cut."""
         if sample is not None:
             index.train(sample)
-        held: list[Float32] = []
-        for number, block in enumerate(self.blocks):
-            held.append(block)
-            if sum(map(len, held)) >= _ROWS_AT_ONCE or number == len(self.blocks) - 1:
-                index.add(held[0] if len(held) == 1 else np.concatenate(held))
-                release(*held)
-                held = []
+        rows_at_once, held = _GRAPH_ROWS_AT_ONCE if whole else _ROWS_AT_ONCE, list[Float32]()
+        for block in self.blocks:
+            for part in [slice(0, len(block))] if whole else blocks(len(block), rows_at_once):
+                held.append(_float32(block[part]))
+                if sum(map(len, held)) >= rows_at_once:
+                    index.add(np.concatenate(held) if len(held) > 1 else held[0])
+                    held.clear()
+            release(block)
+        if held:
+            index.add(np.concatenate(held) if len(held) > 1 else held[0])
         return index
+
+
+def _float32(block: Any) -> Float32:
+    """Rows as faiss takes them: themselves, where they are float32 in one aligned piece."""
+    return np.require(block, np.float32, ["C", "A"])
 
 
 @contextmanager

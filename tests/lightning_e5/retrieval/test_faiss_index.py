@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lightning_e5.errors import UserError
+from lightning_e5.retrieval import faiss_index
 from lightning_e5.retrieval.exact import ExactIndex, exact_scores
 from lightning_e5.retrieval.faiss_index import FaissIndex
 
@@ -84,14 +85,21 @@ def test_smaller_codes_find_nearly_the_same_with_exact_scores(kind, codes):
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
-def test_mapped_rows_are_searched_where_they_lie(tmp_path, monkeypatch, kind):
-    mapped = np.memmap(tmp_path / "vectors", dtype=np.float32, mode="w+", shape=VECTORS.shape)
+@pytest.mark.parametrize(("dtype", "offset"), [(np.float32, 0), (np.float32, 1), (np.float16, 0), (np.float16, 1)])
+def test_mapped_rows_are_searched_where_they_lie(tmp_path, monkeypatch, kind, dtype, offset):
+    """Also those of two bytes a value, and those that lie unaligned, as within an archive."""
+    monkeypatch.setattr(faiss_index, "_ROWS_AT_ONCE", 700)  # a block is 500
+    monkeypatch.setattr(faiss_index, "_CHECKED_ROWS", 64)
+    mapped = np.memmap(tmp_path / "vectors", dtype=dtype, mode="w+", shape=VECTORS.shape, offset=offset)
     mapped[:] = VECTORS
-    in_memory, index = filled(FaissIndex(kind, nprobe=2, threads=1)), FaissIndex(kind, nprobe=2, threads=1)
+    in_memory, index = filled(FaissIndex(kind, nprobe=2, threads=1), mapped.astype(np.float32)), FaissIndex(kind, nprobe=2, threads=1)
     filled(index, mapped)
     for found, expected in zip(index.search(QUERIES, 10), in_memory.search(QUERIES, 10), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert all(np.shares_memory(block, mapped) for block in index._added)
+    mapped[700, 3] = np.nan
+    with pytest.raises(UserError, match="vectors hold NaN or infinity"):
+        filled(FaissIndex(kind), mapped)
 
 
 def test_the_seed_decides_the_centroids():
