@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.errors import UserError
+from lightning_e5.files.parquet import batches_of
 
 #: What every name of a file on the Hub begins with.
 SCHEME = "hf://datasets/"
@@ -98,7 +99,7 @@ def _read(path: str, rows: int) -> Iterator[Any]:
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as parquet:
         if not parquet.metadata.num_rows:
             yield parquet.schema_arrow.empty_table()
-        for batch in parquet.iter_batches(rows):
+        for batch in batches_of(parquet, rows):
             yield pa.Table.from_batches([batch])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,21 @@ def parquet_writer(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
                 writer.close()
 
 
+def batches_of(parquet: Any, rows: int, columns: Sequence[str] | None = None, groups: Iterable[int] | None = None) -> Iterator[Any]:
+    """Record batches of an open ``ParquetFile``, of ``rows`` rows or fewer, row group by row group.
+
+    pyarrow's own iterator over several row groups holds on to what it has read of each: a file as a whole in the end.
+
+    Args:
+        parquet: the file.
+        rows: of a batch, at most; one ends where its row group does.
+        columns: names; all by default.
+        groups: numbers of row groups; all by default.
+    """
+    for group in range(parquet.num_row_groups) if groups is None else groups:
+        yield from parquet.iter_batches(rows, row_groups=[group], columns=None if columns is None else list(columns))
+
+
 def iter_parquet(path: Path, columns: Mapping[str, str], rows: int, first: int = 0, stop: int | None = None) -> Iterator[Any]:
     """Some columns of the rows ``first`` to ``stop`` (None: the end), as ``pyarrow.Table`` of ``rows`` rows, the last one shorter.
 
@@ -85,7 +100,7 @@ def iter_parquet(path: Path, columns: Mapping[str, str], rows: int, first: int =
         ends = [sum(sizes[: group + 1]) for group in range(len(sizes))]
         groups = [group for group, end in enumerate(ends) if end > first and end - sizes[group] < stop]
         at = ends[groups[0]] - sizes[groups[0]] if groups else 0
-        batches = parquet.iter_batches(batch_size=rows, row_groups=groups, columns=list(columns))
+        batches = batches_of(parquet, rows, list(columns), groups)
         held: list[Any] = []
         done = first
         while done < stop:

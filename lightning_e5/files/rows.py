@@ -17,6 +17,7 @@ from typing import Any
 
 from lightning_e5.errors import UserError
 from lightning_e5.files.lines import refuse_constant, text_lines
+from lightning_e5.files.parquet import batches_of
 from lightning_e5.files.streams import DamagedFile, blocks, regular_file
 from lightning_e5.types import ReadReport
 
@@ -212,7 +213,7 @@ def _parquet_rows(path: Path, report: ReadReport | None, columns: Sequence[str])
     try:
         with pq.ParquetFile(path) as file:
             _check_header(path, file.schema_arrow.names, columns)
-            for batch in file.iter_batches(_ROWS_AT_ONCE):
+            for batch in batches_of(file, _ROWS_AT_ONCE):
                 batch.validate(full=True)
                 for row in batch.to_pylist():
                     if report is not None:

@@ -14,6 +14,7 @@ from lightning_e5.configurable import configurable
 from lightning_e5.curation.mining.collections import COLLECTION_FACTS
 from lightning_e5.curation.mining.training_groups import Positives, training_groups
 from lightning_e5.errors import UserError
+from lightning_e5.files.parquet import batches_of
 from lightning_e5.files.storage import atomic_path, write_json
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Count, Share
@@ -122,7 +123,7 @@ class _RankedFile:
 
         if self.temporary is not None:
             with pq.ParquetFile(self.temporary) as file:
-                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["positive", "negatives"]):
+                for batch in batches_of(file, _ROWS_AT_ONCE, ["positive", "negatives"]):
                     for row in batch.to_pylist():
                         yield from (row["positive"], *row["negatives"])
 

@@ -14,6 +14,7 @@ from data_modules.ccpairs.sources.pair_columns import Column, PairColumns
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.lines import json_values
+from lightning_e5.files.parquet import batches_of
 from lightning_e5.types import PairCandidate, ReadReport
 
 #: Rows that are turned into Python objects at once.
@@ -87,7 +88,7 @@ class ParquetPairs(FileParts, _Table):
                 if missing:
                     hint = suggestion(missing[0], parquet.schema_arrow.names)
                     raise UserError(f"{part}: lacks the column {missing[0]!r}{hint}")
-                for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=names):
+                for batch in batches_of(parquet, _ROWS_AT_ONCE, names):
                     yield from self.columns.table_pairs(batch, f"{part}:row ", number, report)
                     number += batch.num_rows
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_e5.curation.engines.run_parts import Function, Part, Progress, parts_of, read_arrays, run_parts
 from lightning_e5.curation.mining.teacher_scores import separation_of
 from lightning_e5.errors import UserError
-from lightning_e5.files.parquet import iter_parquet, parquet_rows
+from lightning_e5.files.parquet import batches_of, iter_parquet, parquet_rows
 from lightning_e5.files.scratch import mapped
 
 _TEXTS = {"query": "string", "positive": "string", "negatives": "list<string>"}
@@ -72,7 +72,7 @@ class StoredGroups:
 
         held: list[Any] = []
         with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(self.part_rows):
+            for batch in batches_of(file, self.part_rows):
                 held.append(pa.Table.from_batches([batch]))
                 whole = pa.concat_tables(held)
                 while len(whole) >= self.part_rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_read_block_by_block_it_is_the_whole(tmp_path: Path) -> None:
             assert [len(block) for block in blocks[:-1]] == [rows] * (len(blocks) - 1)
             assert pa.concat_tables([whole.slice(0, 0), *blocks]).equals(expected)
             assert len(blocks) == -(-len(expected) // rows)
+
+
+def test_a_file_of_many_row_groups_is_not_held_as_a_whole(tmp_path: Path) -> None:
+    path, draw = tmp_path / "a.parquet", np.random.default_rng(0)
+    with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
+        for _ in range(60):
+            writer.write_table(pa.table({"text": [draw.bytes(500).hex() for _ in range(100)]}))
+
+    def most(batches: Iterator[Any]) -> int:
+        before = pa.total_allocated_bytes()
+        return max(pa.total_allocated_bytes() - before for _ in batches)
+
+    with pq.ParquetFile(path) as file:
+        rows = [row for batch in parquet.batches_of(file, 64, ["text"], [1, 59]) for row in batch["text"].to_pylist()]
+        assert len(rows) == 200 and rows == pq.read_table(path)["text"].slice(100, 100).to_pylist() + pq.read_table(path)["text"].slice(5900).to_pylist()
+        ours = most(parquet.batches_of(file, 64))
+        assert ours < 1_000_000 < most(file.iter_batches(64)), "the control: pyarrow's own iterator keeps what it read"
 
 
 def test_a_wrong_value_in_a_later_block_is_named_by_its_row(tmp_path: Path) -> None:
