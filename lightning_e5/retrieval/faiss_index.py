@@ -167,7 +167,7 @@ class FaissIndex:
         if self._index is not None:
             return
         self._vectors = _Rows(self._added)
-        self._longest = max(longest_norm(_float32(block[part])) for block in self._added for part in blocks(len(block), _CHECKED_ROWS))
+        self._longest = max(map(longest_norm, self._added))
         self._index = {"flat": self._flat, "ivf": self._ivf, "hnsw": self._hnsw}[self.kind](self._vectors)
 
     def _flat(self, vectors: _Rows) -> Any:
@@ -247,16 +247,21 @@ class _Rows:
         """Train the index on a sample, if it is given, and add all rows to it; ``whole``: a block is never cut."""
         if sample is not None:
             index.train(sample)
-        rows_at_once, held = _GRAPH_ROWS_AT_ONCE if whole else _ROWS_AT_ONCE, list[Float32]()
+        rows_at_once = _GRAPH_ROWS_AT_ONCE if whole else _ROWS_AT_ONCE
+        held: list[Float32] = []
+
+        def give() -> None:
+            if held:
+                index.add(np.concatenate(held) if len(held) > 1 else held[0])
+                held.clear()
+
         for block in self.blocks:
             for part in [slice(0, len(block))] if whole else blocks(len(block), rows_at_once):
                 held.append(_float32(block[part]))
                 if sum(map(len, held)) >= rows_at_once:
-                    index.add(np.concatenate(held) if len(held) > 1 else held[0])
-                    held.clear()
+                    give()
             release(block)
-        if held:
-            index.add(np.concatenate(held) if len(held) > 1 else held[0])
+        give()
         return index
 
 

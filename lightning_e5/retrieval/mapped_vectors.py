@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_e5.errors import UserError
-from lightning_e5.retrieval.exact import check_searchable, checked_vectors
+from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
+from lightning_e5.retrieval.faiss_index import FaissIndex
 from lightning_e5.retrieval.top_k import Float32, Int64, TopK
 
 #: How values of vectors are written: float16 halves the files and rounds every value to 11 bits.
@@ -44,6 +45,11 @@ class MappedVectors:
     def shards(self) -> list[Any]:
         """The files' arrays in order, each ``[N, D]``, mapped: nothing is read before it is used."""
         return [_mapped(path) for path, _ in self._shards]
+
+    def add_to(self, index: VectorIndex) -> None:
+        """Give an index all rows, file after file: mapped as they lie, where it leaves them there, else as float32 in memory."""
+        for shard in self.shards():
+            index.add(shard if isinstance(index, FaissIndex) else np.require(shard, np.float32, "A"))
 
     def take(self, rows: Int64) -> Float32:
         """Some rows, float32 ``[len(rows), D]``."""

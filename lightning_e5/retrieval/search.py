@@ -96,18 +96,16 @@ def _retrieve(
             stored = None if cache_dir is None else kept_embeddings(cache_dir, embedder, texts, passage_kind)
         else:
             stored = _embedded(folder, embedder, texts, passage_kind)
-        exact: Any = stored
-        if stored is None:
-            exact = ExactIndex()
-            shards: Sequence[Any] = [embedder.embed(texts, passage_kind, normalize=compares_by_cosine(embedder))]
-        else:
-            shards = stored.shards() if index is not None else []
         recall_against = None if recall_at is None else getattr(index, "recall_against", None)
-        for shard in shards:
-            if stored is None and (index is None or recall_against is not None):
-                exact.add(shard)
+        exact: Any = ExactIndex() if stored is None else stored
+        if stored is None:
+            in_memory = embedder.embed(texts, passage_kind, normalize=compares_by_cosine(embedder))
+            if index is None or recall_against is not None:
+                exact.add(in_memory)
             if index is not None:
-                index.add(np.require(shard, np.float32, "A") if stored is not None else shard)
+                index.add(in_memory)
+        elif index is not None:
+            stored.add_to(index)
         vectors = embedder.embed([queries[i] for i in query_ids], "query", normalize=compares_by_cosine(embedder))
         recall = None if recall_against is None else recall_against(exact, vectors, recall_at)
         scores, rows = (exact if index is None else index).search(vectors, k)

@@ -21,7 +21,7 @@ from lightning_e5.text import text_id
 #: Of a collection to mine in that a stage wrote, beside its corpus: ``passage_kind`` of its passages.
 COLLECTION_FACTS = "collection.json"
 #: Texts read at once, and rows after which pages are given back.
-_ROWS = 4096
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int, fo
         query: _known_negatives(data, [d for d, grade in data.qrels[query].items() if grade == 0 and d in place], known[text_id(data.queries[query])], place)
         for query in dict.fromkeys(q for q, _ in pairs)
     }
-    stored = None if folder is None or not isinstance(texts, StoredTexts) else _stored_identities(texts, folder)
+    corpus_text, distinct = _stored_identities(texts, folder) if folder is not None and isinstance(texts, StoredTexts) else (None, None)
     return MiningData(
         queries=[data.queries[q] for q, _ in pairs],
         sources=[data.name] * len(pairs),
@@ -136,15 +136,15 @@ def of_collection(data: RetrievalData, *, max_queries: int | None, seed: int, fo
         known=[known[text_id(data.queries[q])] for q, _ in pairs],
         corpus=texts,
         known_negatives=[negatives[q] for q, _ in pairs],
-        corpus_text=None if stored is None else stored[0],
-        distinct=None if stored is None else stored[1],
+        corpus_text=corpus_text,
+        distinct=distinct,
     )
 
 
 def _stored_identities(texts: StoredTexts, folder: Path) -> tuple[NDArray[np.int64], int]:
     """The text id of each text, mapped from a file, and how many different ones there are."""
     text_P, ranges = mapped_zeros(folder / "corpus-ids", "<i8", len(texts)), HashRanges(folder / "by-text", len(texts))
-    for part in blocks(len(texts), _ROWS):
+    for part in blocks(len(texts), ROWS_AT_ONCE):
         text_P[part] = [text_id(text) for text in texts[part]]
         ranges.add(hash_of(text_P[part]), np.arange(part.start, part.stop))
         release(text_P)
@@ -155,9 +155,9 @@ def _with_text(corpus: Mapping[str, str], judged: set[str]) -> tuple[Sequence[st
     """The texts of the documents that have one, and the places of the judged among them."""
     if isinstance(corpus, StoredCorpus):
         rows = corpus.texts.not_empty()
-        if isinstance(rows, range):  # all of them
-            return corpus.texts, {document: row for document in judged if (row := corpus.row_of(document)) is not None}
         row_of = {document: row for document in judged if (row := corpus.row_of(document)) is not None}
+        if isinstance(rows, range):  # all of them
+            return corpus.texts, row_of
         places = np.searchsorted(rows, list(row_of.values())).tolist()
         return corpus.texts.of(rows), {d: i for (d, row), i in zip(row_of.items(), places, strict=True) if i < len(rows) and rows[i] == row}
     documents = [d for d, text in corpus.items() if text]

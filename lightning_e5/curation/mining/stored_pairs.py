@@ -14,14 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.pair_store import PairStore
-from lightning_e5.curation.mining.collections import MiningData, sampled_rows
+from lightning_e5.curation.mining.collections import ROWS_AT_ONCE, MiningData, sampled_rows
 from lightning_e5.files.scratch import HashRanges, blocks, hash_of, mapped, mapped_zeros, release
 from lightning_e5.files.stored_texts import StoredTexts, TextWriter
 from lightning_e5.progress import progress
 from lightning_e5.text import text_id
-
-#: Pairs read at once, and rows after which pages are given back.
-_ROWS = 4096
 
 
 class _Known(Sequence[set[int]]):
@@ -94,7 +91,7 @@ def of_stored_pairs(store: PairStore, keep_N: NDArray[np.bool_], folder: Path, *
     rows_Q = range(kept) if max_queries is None or max_queries >= kept else sampled_rows(kept, max_queries, seed)
     chosen: Any = slice(None) if isinstance(rows_Q, range) else rows_Q
     corpus_text = mapped_zeros(folder / "corpus-ids", "<i8", len(corpus_rows))
-    for part in blocks(len(corpus_rows), _ROWS):
+    for part in blocks(len(corpus_rows), ROWS_AT_ONCE):
         corpus_text[part] = passage_N[corpus_rows[part]]
         release(corpus_text, passage_N, corpus_rows)
     all_queries, all_passages = StoredTexts(queries_path), StoredTexts(passages_path)
@@ -113,7 +110,7 @@ def of_stored_pairs(store: PairStore, keep_N: NDArray[np.bool_], folder: Path, *
 def _kept(store: PairStore, keep_N: NDArray[np.bool_]) -> Iterator[tuple[list[str], list[str], list[str]]]:
     """Queries, passages and sources of the kept pairs, block by block."""
     first = 0
-    for table in store.iter_batches(["query", "passage", "source"], _ROWS):
+    for table in store.iter_batches(["query", "passage", "source"], ROWS_AT_ONCE):
         own = table.filter(np.asarray(keep_N[first : first + len(table)]))
         first += len(table)
         if len(own):
@@ -142,7 +139,7 @@ def _distinct(passage_N: NDArray[np.int64], folder: Path) -> tuple[NDArray[np.in
             found += int(is_first.sum())
             release(first_N, rank_N)
     place_N = mapped_zeros(folder / "positives", "<i8", rows)
-    for part in blocks(rows, _ROWS):
+    for part in blocks(rows, ROWS_AT_ONCE):
         place_N[part] = rank_N[first_N[part]]
         release(first_N, rank_N, place_N)
     return mapped(folder / "corpus-rows", "<i8"), place_N

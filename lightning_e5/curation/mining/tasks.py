@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from lightning_e5.curation.engines.inference import ScoreBy, ScoreGroups
 from lightning_e5.curation.engines.run_parts import Progress
 from lightning_e5.retrieval.exact import VectorIndex, exact_scores
-from lightning_e5.retrieval.faiss_index import FaissIndex
 from lightning_e5.retrieval.mapped_vectors import MappedVectors
 
 
@@ -50,8 +49,7 @@ class SearchVectors:
         if self.index is None:
             return self.stored
         index = copy.deepcopy(self.index)  # empty for every mining
-        for shard in self.stored.shards():
-            index.add(shard if isinstance(index, FaissIndex) else np.require(shard, np.float32, "A"))
+        self.stored.add_to(index)
         return index
 
     def __call__(self, work: tuple[slice, NDArray[np.int64]], progress: Progress) -> dict[str, NDArray[Any]]:
