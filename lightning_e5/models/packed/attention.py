@@ -39,7 +39,7 @@ def self_attention(
     """
     heads, width = qkv_T3HW.shape[2:]
     device, dtype = qkv_T3HW.device, qkv_T3HW.dtype
-    if layout.starts_B1 is not None and biases is None and has_varlen(device, dtype, dropout, width, windowed=window is not None):
+    if biases is None and has_varlen(device, dtype, dropout, width, windowed=window is not None):
         query_THW, key_THW, value_THW = qkv_T3HW.unbind(1)
         return varlen_attention(query_THW, key_THW, value_THW, layout.starts_B1, layout.longest, dropout, window).flatten(1)
     outputs = []

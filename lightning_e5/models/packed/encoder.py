@@ -7,7 +7,8 @@ Texts lie one behind the other in a run of ``T`` tokens. Every layer but attenti
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_e5.models.packed.layout import Layout
+from lightning_e5.models.packed.step_weights import StepWeights
 
 
 class PackedEncoder(nn.Module, ABC):
@@ -35,6 +37,8 @@ class PackedEncoder(nn.Module, ABC):
         object.__setattr__(self, "backbone", backbone)
         self.gradient_checkpointing = gradient_checkpointing
         self.scatter_word_gradient = scatter_word_gradient
+        #: Of the linear layers; a training step holds them over all its chunks.
+        self.step_weights = StepWeights()
 
     @staticmethod
     def unsupported(config: Any) -> str | None:
@@ -44,18 +48,19 @@ class PackedEncoder(nn.Module, ABC):
         kind = getattr(config, "position_embedding_type", None) or "absolute"
         return None if kind == "absolute" else f"position_embedding_type: {kind}"
 
-    def forward(self, ids_T: Tensor, lengths: Sequence[int], segments_T: Tensor | None = None) -> Tensor:
+    def forward(self, ids_T: Tensor, lengths: Sequence[int] | Layout, segments_T: Tensor | None = None) -> Tensor:
         """Last hidden states.
 
         Args:
             ids_T: int64 ``[T]`` token ids, text after text; none is a padding token.
-            lengths: tokens of each text; texts sorted by length give the fewest attention groups.
+            lengths: tokens of each text, or their layout; texts sorted by length give the fewest attention groups.
             segments_T: int64 ``[T]`` token types, for a model that has several; all 0 by default.
 
         Returns:
             ``[T, D]`` states, in the autocast type where autocast is on.
         """
-        layout = Layout.of(lengths, ids_T.device)
+        self.step_weights.check()
+        layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, ids_T.device)
         states_TD = self.embed(self._words(ids_T), layout, segments_T)
         shared = self.shared(states_TD, layout)
         for layer in self.layers():
@@ -89,30 +94,28 @@ class PackedEncoder(nn.Module, ABC):
         """The rate of a dropout, which is 0 in evaluation."""
         return float(dropout.p) if self.training else 0.0
 
+    def linear(self, states_TD: Tensor, *layers: nn.Linear) -> Tensor:
+        """The outputs of one linear layer, or of several side by side, in one product: ``[T, D] -> [T, E]``."""
+        return functional.linear(states_TD, *self.step_weights.of(layers))
+
+    def residual(self, dense: nn.Linear, dropout: float, inner_TE: Tensor, states_TD: Tensor) -> Tensor:
+        """``dropout(dense(inner)) + states``.
+
+        Without dropout in full precision the matrix product adds onto the sum of residual and bias; on CPUs that saves one of
+        three passes over ``[T, D]`` (measured: 3% of a forward pass of MiniLM).
+        """
+        if dropout or inner_TE.dtype != states_TD.dtype or torch.is_autocast_enabled(states_TD.device.type):
+            return functional.dropout(self.linear(inner_TE, dense), dropout, bool(dropout)) + states_TD
+        if dense.bias is None:
+            return torch.addmm(states_TD, inner_TE, dense.weight.t())
+        return (states_TD + dense.bias).addmm_(inner_TE, dense.weight.t())
+
     def _words(self, ids_T: Tensor) -> Tensor:
         weight = self.backbone.get_input_embeddings().weight
         if self.scatter_word_gradient and torch.is_grad_enabled() and weight.requires_grad:
             words_TD: Tensor = _ScatteredLookup.apply(weight, ids_T)
             return words_TD
         return functional.embedding(ids_T, weight)
-
-
-def joined_linear(states_TD: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
-    """The outputs of several linear layers side by side, in one product: ``[T, D] -> [T, E]``."""
-    return functional.linear(states_TD, torch.cat([x.weight for x in layers]), torch.cat([x.bias for x in layers]))
-
-
-def residual(dense: nn.Linear, dropout: float, inner_TE: Tensor, states_TD: Tensor) -> Tensor:
-    """``dropout(dense(inner)) + states``.
-
-    Without dropout in full precision the matrix product adds onto the sum of residual and bias; on CPUs that saves one of
-    three passes over ``[T, D]`` (measured: 3% of a forward pass of MiniLM).
-    """
-    if dropout or inner_TE.dtype != states_TD.dtype or torch.is_autocast_enabled(states_TD.device.type):
-        return functional.dropout(dense(inner_TE), dropout, bool(dropout)) + states_TD
-    if dense.bias is None:
-        return torch.addmm(states_TD, inner_TE, dense.weight.t())
-    return (states_TD + dense.bias).addmm_(inner_TE, dense.weight.t())
 
 
 class _ScatteredLookup(torch.autograd.Function):
@@ -131,3 +134,13 @@ class _ScatteredLookup(torch.autograd.Function):
                 ctx.weight.grad = torch.zeros_like(ctx.weight)
             ctx.weight.grad.index_add_(0, ctx.ids_T, gradient_TD.to(ctx.weight.dtype))
         return None, None
+
+
+@contextmanager
+def held_weights(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
+    """Inside, the encoders in ``model`` that run without padding make their `StepWeights` once; gives what returns these."""
+    packed = [m for m in model.modules() if isinstance(m, PackedEncoder)]
+    with ExitStack() as stack:
+        for encoder in packed:
+            stack.enter_context(encoder.step_weights.held())
+        yield lambda: [tensor for encoder in packed for tensor in encoder.step_weights.tensors()]

@@ -33,15 +33,16 @@ def length_runs(lengths: Sequence[int]) -> list[LengthRun]:
 
 
 class Layout(NamedTuple):
-    """The runs of a packed batch; ``starts_B1``, where each text starts and the end, on a GPU only."""
+    """The runs of a packed batch, how many tokens it has, and on their device ``starts_B1``: where each text starts, and the end."""
 
     runs: list[LengthRun]
-    starts_B1: Tensor | None
+    tokens: int
+    starts_B1: Tensor
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
         """The layout of texts of these lengths, whose tokens are on ``device``."""
-        return cls(length_runs(lengths), cumulative(lengths, device) if device.type == "cuda" else None)
+        return cls(length_runs(lengths), sum(lengths), cumulative(lengths, device))
 
     @property
     def longest(self) -> int:
@@ -50,4 +51,10 @@ class Layout(NamedTuple):
 
     def positions(self, device: torch.device) -> Tensor:
         """int64 ``[T]``: the place of each token in its text, from 0."""
-        return torch.cat([torch.arange(r.length, device=device).repeat(r.texts) for r in self.runs])
+        starts_B1 = self.starts_B1.to(device)
+        starts_T = torch.repeat_interleave(starts_B1[:-1], self.lengths(), output_size=self.tokens)  # without it the host waits to learn the sum
+        return torch.arange(self.tokens, device=device) - starts_T
+
+    def lengths(self) -> Tensor:
+        """``[B]``: tokens of each text."""
+        return self.starts_B1.diff()

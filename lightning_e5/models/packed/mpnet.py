@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
-from lightning_e5.models.packed.encoder import PackedEncoder, joined_linear, residual
+from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
 
 
@@ -46,11 +46,11 @@ class PackedMPNet(PackedEncoder):
     def layer(self, layer: Any, states_TD: Tensor, layout: Layout, shared: list[Tensor]) -> Tensor:
         """Attention and feed-forward, each added to its input and normalised, as ``MPNetLayer`` computes it."""
         outside, attention = layer.attention, layer.attention.attn
-        qkv_TE = joined_linear(states_TD, [attention.q, attention.k, attention.v])
+        qkv_TE = self.linear(states_TD, attention.q, attention.k, attention.v)
         qkv_T3HW = qkv_TE.view(-1, 3, attention.num_attention_heads, attention.attention_head_size)
         attended_TD = self_attention(qkv_T3HW, layout, self.rate(attention.dropout), biases=shared)
-        states_TD = outside.LayerNorm(residual(attention.o, self.rate(outside.dropout), attended_TD, states_TD))
-        inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states_TD))
+        states_TD = outside.LayerNorm(self.residual(attention.o, self.rate(outside.dropout), attended_TD, states_TD))
+        inner = layer.intermediate.intermediate_act_fn(self.linear(states_TD, layer.intermediate.dense))
         outer = layer.output
-        normalised_TD: Tensor = outer.LayerNorm(residual(outer.dense, self.rate(outer.dropout), inner, states_TD))
+        normalised_TD: Tensor = outer.LayerNorm(self.residual(outer.dense, self.rate(outer.dropout), inner, states_TD))
         return normalised_TD

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_e5.distributed.devices import sent
 from lightning_e5.rng import deterministic_kernels
 
 #: What the kernels' machine code is made for.
@@ -61,7 +62,7 @@ def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float, width: 
 
 def cumulative(lengths: Sequence[int], device: torch.device) -> Tensor:
     """int32 ``[B + 1]`` token position at which each text starts, and the end."""
-    return torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0)).to(device)
+    return sent(torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0)), device)
 
 
 def varlen_attention(
