@@ -78,6 +78,7 @@ class TextEncoder(nn.Module):
         precision: Precision = "bf16-gpu",
         training_start: bool = False,
         dropout: float | None = None,
+        attention_dropout: float | None = None,
         pooling: PoolingMode | None = None,
         truncate_dim: int | None = None,
     ) -> TextEncoder:
@@ -92,6 +93,7 @@ class TextEncoder(nn.Module):
             training_start: load it to train it as an E5: E5's prefixes where the folder stores none, and cosines of whole
                 embeddings, whatever it was compared by before.
             dropout: while it is trained, in the place of what its ``config.json`` says.
+            attention_dropout: likewise, of the attention alone.
             pooling: in the place of the folder's own (the mean where it says nothing).
             truncate_dim: the first values of an embedding that are used, in the place of what the folder says.
 
@@ -100,7 +102,7 @@ class TextEncoder(nn.Module):
         """
         from lightning_e5.models.pretrained import load_pretrained, stored_length
 
-        loaded = load_pretrained(str(directory), dropout=dropout)
+        loaded = load_pretrained(str(directory), dropout=dropout, attention_dropout=attention_dropout)
         stored = loaded.stored
         if prefixes is None and stored.prefixes is None:
             prefixes = E5_PREFIXES if training_start else default_prefixes(str(directory), loaded.directory)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_e5.distributed.devices import sent
 from lightning_e5.models.packed.varlen import cumulative
 
 
@@ -32,12 +34,32 @@ def length_runs(lengths: Sequence[int]) -> list[LengthRun]:
     return runs
 
 
-class Layout(NamedTuple):
+#: Groups of texts that attention has at most, where texts are padded to few lengths.
+MOST_GROUPS = 32
+#: Lengths that kernels with a mask take are multiples of it.
+_MULTIPLE = 8
+
+
+class PaddedGroups(NamedTuple):
+    """Neighbouring texts padded to one length, group after group, ``P`` tokens in all.
+
+    place_T: int64 ``[T]``, where each token lies among them; masks: bool ``[N, 1, 1, L]`` of each group, True for a text's own tokens.
+    """
+
+    groups: list[LengthRun]
+    tokens: int
+    place_T: Tensor
+    masks: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
     """The runs of a packed batch, how many tokens it has, and on their device ``starts_B1``: where each text starts, and the end."""
 
     runs: list[LengthRun]
     tokens: int
     starts_B1: Tensor
+    _padded: list[PaddedGroups] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
@@ -54,6 +76,22 @@ class Layout(NamedTuple):
         starts_B1 = self.starts_B1.to(device)
         starts_T = torch.repeat_interleave(starts_B1[:-1], self.lengths(), output_size=self.tokens)  # without it the host waits to learn the sum
         return torch.arange(self.tokens, device=device) - starts_T
+
+    def padded(self) -> PaddedGroups:
+        """The texts padded to lengths of which there are at most `MOST_GROUPS`, made once for all layers; few where texts are sorted."""
+        if not self._padded:
+            self._padded.append(self._pad())
+        return self._padded[0]
+
+    def _pad(self) -> PaddedGroups:
+        device = self.starts_B1.device
+        multiple = _MULTIPLE * -(-self.longest // (_MULTIPLE * MOST_GROUPS))
+        padded = length_runs([multiple * -(-r.length // multiple) for r in self.runs for _ in range(r.texts)])
+        starts_B = torch.tensor([g.start + text * g.length for g in padded for text in range(g.texts)], dtype=torch.int64)
+        place_T = self.positions(device) + torch.repeat_interleave(sent(starts_B, device), self.lengths(), output_size=self.tokens)
+        own = self.lengths().split([g.texts for g in padded])
+        masks = [(torch.arange(g.length, device=device) < lengths_N[:, None])[:, None, None] for g, lengths_N in zip(padded, own, strict=True)]
+        return PaddedGroups(padded, sum(g.texts * g.length for g in padded), place_T, masks)
 
     def lengths(self) -> Tensor:
         """``[B]``: tokens of each text."""
