@@ -107,6 +107,7 @@ class TrainingModule(ValidatedModule):
         return derive_seed(self.seed, "step", self.global_step, self.global_rank)
 
     def on_train_start(self) -> None:
+        self._unread = UnreadSteps()
         if (planned := self.trainer.estimated_stepping_batches) > self.max_steps:
             last = self.adamw.learning_rate * self.adamw.schedule_factor(self.max_steps, self.max_steps)
             rank_zero_warn(
@@ -230,7 +231,7 @@ class TrainingModule(ValidatedModule):
         optimizer.optimizer.grad_scale, optimizer.optimizer.found_inf = None, self._unread.leave_out(values)
         before = self.global_step
         self._optimize()
-        self._unread.add(before, values, batch, not_finite(step.embeddings_ND), self._began, Mark(self.device))
+        self._unread.add(before, values, batch, not_finite(step.embeddings_ND), self._began)
         self.read_steps(leave=self._behind(), log=True)
 
     def read_steps(self, leave: int = 0, *, log: bool = False) -> None:

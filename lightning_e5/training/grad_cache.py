@@ -81,6 +81,8 @@ class GradCache:
         self.chunk_tokens, self.graph_tokens = chunk_tokens, graph_tokens
         #: Whether this rank was told to stop; asked between two chunks.
         self.told_to_stop: Callable[[], bool] = lambda: False
+        #: Called with the tokens of a chunk where lack of memory made it smaller.
+        self.shrunk: Callable[[int], object] = lambda chunk_tokens: None
 
     def step(
         self,
@@ -241,6 +243,7 @@ class GradCache:
             self.graph_tokens = half if half >= self.chunk_tokens else 0
         else:
             self.chunk_tokens = smaller_chunk(self.chunk_tokens)
+            self.shrunk(self.chunk_tokens)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _logger.warning(

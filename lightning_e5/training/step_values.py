@@ -84,17 +84,19 @@ class UnreadSteps:
         self._leave_out = now if self._leave_out is None else torch.maximum(self._leave_out, now)
         return self._leave_out
 
-    def add(self, step: int, values: StepValues, batch: PairBatch, bad_N: Tensor, began: Mark, ended: Mark) -> None:
-        """A step that was launched; ``began`` and ``ended`` are its marks."""
+    def add(self, step: int, values: StepValues, batch: PairBatch, bad_N: Tensor, began: Mark) -> None:
+        """A step that was launched as a whole, from ``began`` on."""
         labels = (None if tensor is None else tensor.to("cpu", non_blocking=True) for tensor in batch[2:])
         none = TokenBatch(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long))
         on_host = PairBatch(none, none, *labels)  # type: ignore[arg-type]
+        ended = Mark(batch.rows_B.device)  # behind the copies, which are there once the device is
         self._steps.append((ReadStep(step, {}, on_host, batch.rows_B, bad_N), values, began, ended))
 
     def read(self, leave: int) -> Iterator[ReadStep]:
         """All but the last ``leave``, once the device has done them; ``seconds`` in their rows are the device's."""
         while len(self._steps) > leave:
             step, values, began, ended = self._steps.popleft()
+            ended.wait()
             row = values.read()
             row["seconds"] = ended.since(began)
             yield step._replace(row=row)

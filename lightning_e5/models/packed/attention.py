@@ -43,7 +43,7 @@ def self_attention(
         query_THW, key_THW, value_THW = qkv_T3HW.unbind(1)
         return varlen_attention(query_THW, key_THW, value_THW, layout.starts_B1, layout.longest, dropout, window).flatten(1)
     if biases is None and window is None and pads_groups(layout, device):
-        return _padded_attention(qkv_T3HW, layout.padded(), dropout)
+        return _padded_attention(qkv_T3HW, layout.padded(dtype), dropout)
     outputs = []
     # One split, not a slice per group: the gradient of each slice would be a zero tensor of the whole size.
     for number, (run, block) in enumerate(zip(layout.runs, qkv_T3HW.split([r.texts * r.length for r in layout.runs]), strict=True)):

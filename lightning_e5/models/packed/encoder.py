@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from lightning_e5.errors import UserError
 from lightning_e5.models.packed.layout import Layout
+from lightning_e5.models.packed.post_norm import PostNorm, compiled_post_norm, filled
 from lightning_e5.models.packed.step_weights import StepWeights
 
 
@@ -39,6 +41,8 @@ class PackedEncoder(nn.Module, ABC):
         self.scatter_word_gradient = scatter_word_gradient
         #: Of the linear layers; a training step holds them over all its chunks.
         self.step_weights = StepWeights()
+        self._compiled: Callable[..., Tensor] | None = None
+        self._budget = 0
 
     @staticmethod
     def unsupported(config: Any) -> str | None:
@@ -61,6 +65,10 @@ class PackedEncoder(nn.Module, ABC):
         """
         self.step_weights.check()
         layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, ids_T.device)
+        tokens = layout.tokens
+        if self.compiles():
+            ids_T, layout = filled(ids_T, layout, self._budget)
+            segments_T = None if segments_T is None else functional.pad(segments_T, (0, layout.tokens - tokens))
         states_TD = self.embed(self._words(ids_T), layout, segments_T)
         shared = self.shared(states_TD, layout)
         for layer in self.layers():
@@ -68,7 +76,40 @@ class PackedEncoder(nn.Module, ABC):
                 states_TD = checkpoint(self.layer, layer, states_TD, layout, shared, use_reentrant=False)
             else:
                 states_TD = self.layer(layer, states_TD, layout, shared)
-        return self.finish(states_TD)
+        return self.finish(states_TD)[:tokens] if layout.tokens > tokens else self.finish(states_TD)
+
+    def compile_layers(self, budget: int) -> None:
+        """Compile, in training, what its layers compute behind the attention, for chunks of ``budget`` tokens.
+
+        Raises:
+            UserError: its layers are of another kind.
+        """
+        kinds = [self.behind_attention(layer) for layer in self.layers()]
+        if any(kind is None for kind in kinds) or not kinds:
+            raise UserError(f"compile: the layers of {type(self.backbone).__name__} are not compiled; the rule is BERT, RoBERTa, XLM-R, MPNet or DistilBERT")
+        self._compiled, self._budget = compiled_post_norm(kinds[0].activation), budget  # type: ignore[union-attr]
+
+    def compiles(self) -> bool:
+        """Whether its layers run compiled now."""
+        return self._compiled is not None and self.training
+
+    def behind_attention(self, layer: Any) -> PostNorm | None:
+        """The modules behind the attention of a layer that normalises its sums; None for another kind of layer."""
+        return None
+
+    def post_norm(self, layer: Any, attended_TD: Tensor, states_TD: Tensor, rates: tuple[float, float]) -> Tensor:
+        """The states behind a layer from those before it and what attention gave; ``rates``: of dropout, after each block's last product."""
+        of = self.behind_attention(layer)
+        assert of is not None
+        if self._compiled is not None and self.training:
+            linear = [tensor for dense in (of.attention_output, of.widen, of.narrow) for tensor in self.step_weights.of([dense])]
+            norms = (of.attention_norm.weight, of.attention_norm.bias, of.norm.weight, of.norm.bias)
+            weights = (*linear[:2], *norms[:2], *linear[2:], *norms[2:])
+            return self._compiled(attended_TD, states_TD, weights, (of.attention_norm.eps, of.norm.eps), rates)
+        states_TD = of.attention_norm(self.residual(of.attention_output, rates[0], attended_TD, states_TD))
+        inner = of.activation(self.linear(states_TD, of.widen))
+        normalised_TD: Tensor = of.norm(self.residual(of.narrow, rates[1], inner, states_TD))
+        return normalised_TD
 
     @abstractmethod
     def embed(self, words_TD: Tensor, layout: Layout, segments_T: Tensor | None) -> Tensor:
@@ -144,3 +185,16 @@ def held_weights(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         for encoder in packed:
             stack.enter_context(encoder.step_weights.held())
         yield lambda: [tensor for encoder in packed for tensor in encoder.step_weights.tensors()]
+
+
+def compile_layers(model: nn.Module, budget: int) -> None:
+    """Compile the layers of the encoders in ``model`` for chunks of ``budget`` tokens, see `PackedEncoder.compile_layers`.
+
+    Raises:
+        UserError: it has none that runs without padding, or one whose layers are of another kind.
+    """
+    packed = [m for m in model.modules() if isinstance(m, PackedEncoder)]
+    if not packed:
+        raise UserError("compile: this model runs padded, and only layers of encoders that run without padding are compiled")
+    for encoder in packed:
+        encoder.compile_layers(budget)

@@ -43,7 +43,7 @@ _MULTIPLE = 8
 class PaddedGroups(NamedTuple):
     """Neighbouring texts padded to one length, group after group, ``P`` tokens in all.
 
-    place_T: int64 ``[T]``, where each token lies among them; masks: bool ``[N, 1, 1, L]`` of each group, True for a text's own tokens.
+    place_T: int64 ``[T]``, where each token lies among them; masks: ``[N, 1, 1, L]`` of each group, 0 for a text's own tokens, else -inf.
     """
 
     groups: list[LengthRun]
@@ -59,7 +59,7 @@ class Layout:
     runs: list[LengthRun]
     tokens: int
     starts_B1: Tensor
-    _padded: list[PaddedGroups] = field(default_factory=list, repr=False)
+    _padded: dict[torch.dtype, PaddedGroups] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
@@ -77,20 +77,26 @@ class Layout:
         starts_T = torch.repeat_interleave(starts_B1[:-1], self.lengths(), output_size=self.tokens)  # without it the host waits to learn the sum
         return torch.arange(self.tokens, device=device) - starts_T
 
-    def padded(self) -> PaddedGroups:
-        """The texts padded to lengths of which there are at most `MOST_GROUPS`, made once for all layers; few where texts are sorted."""
-        if not self._padded:
-            self._padded.append(self._pad())
-        return self._padded[0]
+    def padded(self, dtype: torch.dtype) -> PaddedGroups:
+        """The texts padded to lengths of which there are at most `MOST_GROUPS`, made once for all layers; few groups where texts are sorted.
 
-    def _pad(self) -> PaddedGroups:
+        ``dtype``: of the masks, that of the scores.
+        """
+        if dtype not in self._padded:
+            self._padded[dtype] = self._pad(dtype)
+        return self._padded[dtype]
+
+    def _pad(self, dtype: torch.dtype) -> PaddedGroups:
         device = self.starts_B1.device
         multiple = _MULTIPLE * -(-self.longest // (_MULTIPLE * MOST_GROUPS))
         padded = length_runs([multiple * -(-r.length // multiple) for r in self.runs for _ in range(r.texts)])
         starts_B = torch.tensor([g.start + text * g.length for g in padded for text in range(g.texts)], dtype=torch.int64)
         place_T = self.positions(device) + torch.repeat_interleave(sent(starts_B, device), self.lengths(), output_size=self.tokens)
-        own = self.lengths().split([g.texts for g in padded])
-        masks = [(torch.arange(g.length, device=device) < lengths_N[:, None])[:, None, None] for g, lengths_N in zip(padded, own, strict=True)]
+        masks = []
+        for group, lengths_N in zip(padded, self.lengths().split([g.texts for g in padded]), strict=True):
+            padding_NL = torch.arange(group.length, device=device) >= lengths_N[:, None]
+            mask_NL = torch.zeros(padding_NL.shape, dtype=dtype, device=device).masked_fill_(padding_NL, float("-inf"))
+            masks.append(mask_NL[:, None, None])
         return PaddedGroups(padded, sum(g.texts * g.length for g in padded), place_T, masks)
 
     def lengths(self) -> Tensor:

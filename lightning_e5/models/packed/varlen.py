@@ -1,8 +1,9 @@
 """Attention over packed texts of unequal length in one GPU kernel, where a library with one is there.
 
 ``flash-attn`` where it is installed (it has dropout), else ``torch.nn.attention.varlen`` where torch has it (it has none,
-so a training with attention dropout takes the groups of equal length instead). Both need CUDA, half precision and a GPU of
-compute capability 8.0 (Ampere) or later; V100 and T4 have less and take the groups.
+so a training with attention dropout takes padded groups of few lengths instead; an encoder's ``attention_dropout: 0`` keeps
+it here). Both need CUDA, half precision and a GPU of compute capability 8.0 (Ampere) or later; V100 and T4 have less and take
+the groups.
 """
 
 from __future__ import annotations

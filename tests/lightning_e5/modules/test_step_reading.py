@@ -32,13 +32,12 @@ def run(
     """The module, the rows of its ``metrics.jsonl`` and what was said."""
     module = made.module(**({} if scheme is None else {"scheme": scheme}), steps=STEPS, **{k: options.pop(k) for k in ("queue_size", "momentum") if k in options})
     module.adamw = AdamWConfig(learning_rate=2e-3, warmup_steps=1, fused=fused)
-    module.read_behind = behind
     spoil(module)
     log, said = JsonlLogger(made.folder / name), []
     try:
         fit(
             module, made.data(STEPS), checkpoints=made.folder / name / "checkpoints", title=name, logs=[log], warn=said.append, accelerator="cpu",
-            devices=1, graph_tokens=10_000, chunk_tokens=64, **options,
+            devices=1, graph_tokens=10_000, chunk_tokens=64, read_behind=behind, **options,
         )  # fmt: skip
     finally:
         log.finalize("success")

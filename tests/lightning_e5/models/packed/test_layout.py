@@ -63,11 +63,12 @@ def test_attention_of_padded_groups_is_that_of_equal_lengths(lengths: list[int],
         found.append((output, *torch.autograd.grad((output * weight).sum(), [qkv])))
     for ours, expected in zip(found[1], found[0], strict=True):
         assert (ours - expected).abs().max() < 1e-12 * max(1.0, float(expected.detach().abs().max()))
-    groups = layout.padded().groups
+    made = layout.padded(torch.float64)
+    groups = made.groups
     assert all(g.length % 8 == 0 for g in groups) and len({g.length for g in groups}) <= MOST_GROUPS
     assert lengths != sorted(lengths) or len(groups) <= MOST_GROUPS
     if any(length % 8 for length in lengths):  # the control: tokens that attend to the padding
-        open_masks = layout.padded()._replace(masks=[torch.ones_like(mask) for mask in layout.padded().masks])
+        open_masks = made._replace(masks=[torch.zeros_like(mask) for mask in made.masks])
         assert (attention._padded_attention(qkv, open_masks, 0.0) - found[0][0]).abs().max() > 1e-3
 
 
