@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -50,7 +51,7 @@ def trained(config: AdamWConfig, steps: int, state: dict[str, object] | None = N
     weight = torch.nn.Parameter(torch.randn(40, 7))
     optimizer = config.build([{"params": [weight], "lr": 0.01, "weight_decay": 0.1}])
     if state is not None:
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(copy.deepcopy(state))  # or they would share its tensors
     for step in range(steps):
         weight.grad = torch.randn(40, 7, generator=torch.Generator().manual_seed(step))
         optimizer.step()
