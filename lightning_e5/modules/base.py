@@ -144,8 +144,8 @@ class TrainingModule(ValidatedModule):
         """
         of_model = [p for p in self.model.parameters() if p.requires_grad]
         encode = partial(_under_autocast, encode) if torch.is_autocast_enabled(self.device.type) else encode
-        held = held_weights(self.model) if self.holds_weights else nullcontext(tuple)
-        fast = fast_float32(self.device) if self.tf32 else nullcontext()
+        fast: AbstractContextManager[None] = fast_float32(self.device) if self.tf32 else nullcontext()
+        held = held_weights(self.model, once=self.holds_weights)
         with self.whole_parameters(), held as shared, fast, without_autocast(self.device):  # backward passes, too
             step = self.grad_cache.step(
                 texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters(), shared=shared

@@ -178,11 +178,14 @@ class _ScatteredLookup(torch.autograd.Function):
 
 
 @contextmanager
-def held_weights(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
-    """Inside, the encoders in ``model`` that run without padding make their `StepWeights` once; gives what returns these."""
+def held_weights(model: nn.Module, *, once: bool = True) -> Iterator[Callable[[], list[Tensor]]]:
+    """Inside, the encoders in ``model`` that run without padding make their `StepWeights` once; gives what returns these.
+
+    ``once``: False makes them for each chunk anew, to compare with.
+    """
     packed = [m for m in model.modules() if isinstance(m, PackedEncoder)]
     with ExitStack() as stack:
-        for encoder in packed:
+        for encoder in packed if once else ():
             stack.enter_context(encoder.step_weights.held())
         yield lambda: [tensor for encoder in packed for tensor in encoder.step_weights.tensors()]
 
