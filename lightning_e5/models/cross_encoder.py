@@ -74,7 +74,7 @@ class CrossEncoder(nn.Module):
     Source: paper section 3.3 (the teacher of distillation).
     """
 
-    def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "fp32") -> None:
+    def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "bf16-gpu") -> None:
         super().__init__()
         self.backbone, self.tokenizer, self.precision = backbone, tokenizer, precision
         self.packed = packed_encoder(backbone)
@@ -93,7 +93,7 @@ class CrossEncoder(nn.Module):
         return cls(encoder.backbone, encoder.tokenizer, precision=encoder.precision)
 
     @classmethod
-    def from_start(cls, directory: Path | str, *, max_length: int | None = None, precision: Precision = "fp32") -> CrossEncoder:
+    def from_start(cls, directory: Path | str, *, max_length: int | None = None, precision: Precision = "bf16-gpu") -> CrossEncoder:
         """A cross-encoder to train from a bi-encoder's folder, or from any encoder's: of what the folder says, the length limit,
         the letter case and the prefixes (E5's where it stores none) are used; the head is our own, so its pooling is not."""
         from lightning_e5.models.pretrained import load_pretrained, stored_length
@@ -109,7 +109,7 @@ class CrossEncoder(nn.Module):
         return cls(loaded.backbone, tokenizer, precision=precision).eval()
 
     @classmethod
-    def from_pretrained(cls, directory: Path, *, max_length: int | None = None, precision: Precision = "fp32") -> CrossEncoder:
+    def from_pretrained(cls, directory: Path, *, max_length: int | None = None, precision: Precision = "bf16-gpu") -> CrossEncoder:
         """Load what `save_pretrained` wrote."""
         encoder = TextEncoder.from_pretrained(directory, max_length=max_length, precision=precision)
         if not (directory / HEAD).is_file():

@@ -39,7 +39,7 @@ class SequenceClassifier(nn.Module):
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "fp32"
+        self, model: Any, tokenizer: Any, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "bf16-gpu"
     ) -> None:
         super().__init__()
         if model.config.num_labels != 1:
@@ -59,7 +59,7 @@ class SequenceClassifier(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: Path | str, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "fp32"
+        cls, name: Path | str, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "bf16-gpu"
     ) -> SequenceClassifier:
         """Load a folder or a hub name (see `model_folder`); UserError where it is not there, not fetchable, damaged, or no such model."""
         from transformers import AutoModelForSequenceClassification

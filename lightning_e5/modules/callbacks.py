@@ -38,8 +38,13 @@ class StepRecords(L.Callback):
         self.logs = logs
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if not getattr(pl_module, "reads_late", False):
+            self.on_step_read(trainer, pl_module, trainer.global_step, getattr(pl_module, "last_metrics", {}), None)
+
+    def on_step_read(self, trainer: L.Trainer, module: L.LightningModule, step: int, row: Mapping[str, float], batch: Any) -> None:
+        """The row of a step, which may be one before the last."""
         for log in self.logs:
-            log.log_metrics(getattr(pl_module, "last_metrics", {}), step=trainer.global_step)
+            log.log_metrics(row, step=step)
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -74,6 +79,7 @@ class PeriodicCheckpoint(L.Callback):
         due = self.every_steps is not None and step % self.every_steps == 0
         due = due or time.monotonic() - self._last >= self.every_seconds
         if any_rank(due, pl_module.device) and step < (trainer.max_steps or 0):
+            _read_steps(pl_module)
             trainer.save_checkpoint(checkpoint_path(self.directory, step))
             self._last = time.monotonic()
 
@@ -139,7 +145,14 @@ class StopOnSignal(L.Callback):
     def _save(self, trainer: L.Trainer) -> None:
         path = checkpoint_path(self.directory, trainer.global_step)
         if trainer.global_step and not path.is_file():
+            _read_steps(trainer.lightning_module)
             trainer.save_checkpoint(path)
+
+
+def _read_steps(module: L.LightningModule) -> None:
+    """Let the callbacks have the rows of all steps before their own states are saved."""
+    if (read := getattr(module, "read_steps", None)) is not None:
+        read()
 
 
 def _left_to_the_thread(number: int, frame: Any) -> None:

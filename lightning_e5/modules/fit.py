@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from lightning_e5.distributed.collectives import close_process_group
 from lightning_e5.distributed.launch import shared_threads
 from lightning_e5.distributed.ranks import join
 from lightning_e5.errors import UserError
+from lightning_e5.models.packed.encoder import compile_layers
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.modules.callbacks import (
     PeriodicCheckpoint,
@@ -59,6 +61,9 @@ def fit(
     chunk_tokens: Count = 8192,
     graph_tokens: CountOrZero | None = None,
     gradient_checkpointing: bool = False,
+    compile: bool = False,
+    tf32: bool = True,
+    read_behind: CountOrZero | None = None,
 ) -> None:
     """Train ``module`` for its ``max_steps`` with Lightning.
 
@@ -80,9 +85,13 @@ def fit(
         chunk_tokens: tokens encoded at once.
         graph_tokens: tokens whose activations are kept; the rest of a batch is encoded twice; None: as memory allows.
         gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).
+        compile: let ``torch.compile`` make one operation of several in each layer, for chunks that are filled up to few sizes.
+        tf32: on a GPU, let layers that stay float32 multiply in TF32; losses never do.
+        read_behind: steps that the host reads a step's values behind it, so as not to wait for the device; None: 1 on a GPU with
+            the fused optimizer, else 0.
 
     Raises:
-        UserError: another ``strategy``, or nothing to validate on.
+        UserError: another ``strategy``, nothing to validate on, or a model that cannot be compiled.
         SystemExit: 143, after a checkpoint, where SIGTERM or SIGUSR1 asked a rank to stop.
         KeyboardInterrupt: likewise, where SIGINT did.
     """
@@ -93,6 +102,10 @@ def fit(
     module.grad_cache = GradCache(chunk_tokens=chunk_tokens, graph_tokens=graph_tokens)
     if gradient_checkpointing:
         module.checkpoint_activations()
+    if compile:
+        compile_layers(module.model, chunk_tokens)
+        module.grad_cache.shrunk = partial(compile_layers, module.model)
+    module.tf32, module.read_behind = tf32, read_behind
     several = several_ranks(accelerator, devices, num_nodes)
     if several:
         join(checkpoints)
@@ -144,7 +157,7 @@ Trainer = Annotated[
         fit,
         (
             "checkpoint_seconds", "checkpoint_steps", "accelerator", "devices", "num_nodes", "backend", "strategy",
-            "chunk_tokens", "graph_tokens", "gradient_checkpointing",
+            "chunk_tokens", "graph_tokens", "gradient_checkpointing", "compile", "tf32", "read_behind",
         ),
     ),
 ]  # fmt: skip

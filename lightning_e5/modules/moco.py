@@ -12,6 +12,7 @@ from lightning_e5.distributed.collectives import gather
 from lightning_e5.errors import UserError
 from lightning_e5.losses.matryoshka import check_dimensions, first_values
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.packed.encoder import held_weights
 from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives
 from lightning_e5.ranges import Count, Share
 from lightning_e5.training.momentum import momentum_copy, momentum_update
@@ -50,7 +51,8 @@ class MoCoModule(BiEncoderModule):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         # k = f_k(passage): the keys of all ranks, without gradient, enter the queue.
-        keys_PD = gather(self.grad_cache.embed(batch.passages, self.key_chunk))
+        with held_weights(self.momentum_encoder):
+            keys_PD = gather(self.grad_cache.embed(batch.passages, self.key_chunk))
         text_P = gather(batch.passage_text_P)
         with self.queue.pushing(keys_PD, text_P) as positions_P:
             queue_KD, queue_text_K = self.queue.entries()

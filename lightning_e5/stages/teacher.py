@@ -46,7 +46,7 @@ def teacher(
     module: Annotated[Callable[..., CrossEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     max_length: Length | None = None,
     validation: ValidationArguments | None = None,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     trainer: Trainer | None = None,
     seed: int,
     context: StageContext,
@@ -102,7 +102,7 @@ def teacher_scores(
     max_length: Length | None = None,
     passage_format: str = "{passage}",
     retriever_scale: Weight = 0.0,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     engine: Engine | Literal["local", "ray"] | None = None,
     gpus_per_task: WorkersOrZero = 0,
 ) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_e5.distributed.devices import sent
 from lightning_e5.types import TokenBatch
 
 
@@ -33,15 +34,16 @@ def sorted_chunks(batch: TokenBatch, chunk_tokens: int) -> list[Chunk]:
     starts = torch.cumsum(lengths, 0) - lengths
     chunks: list[Chunk] = []
     sorted_lengths = lengths[order].tolist()
-    first = tokens = 0
+    # All texts in their order at once: on a GPU a gather per chunk would be a copy of its index per chunk.
+    ids_T, rows_N = gather_tokens(batch.ids_T, starts[order], lengths[order]), sent(order, batch.ids_T.device)
+    first = tokens = begin = 0
     for position, length in enumerate([*sorted_lengths, None]):
         if length is not None and (position == first or tokens + length <= chunk_tokens):
             tokens += length
             continue
         if position > first:
-            rows = order[first:position]
-            ids_T = gather_tokens(batch.ids_T, starts[rows], lengths[rows])
-            chunks.append(Chunk(ids_T, sorted_lengths[first:position], rows.to(batch.ids_T.device)))
+            chunks.append(Chunk(ids_T[begin : begin + tokens], sorted_lengths[first:position], rows_N[first:position]))
+            begin += tokens
         first, tokens = position, length or 0
     return chunks
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_e5.distributed.collectives import highest_of_ranks, world_size
+from lightning_e5.distributed.devices import exact_float32
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
 from lightning_e5.training.out_of_memory import activation_bytes, available_bytes, is_out_of_memory, smaller_chunk
@@ -80,6 +81,8 @@ class GradCache:
         self.chunk_tokens, self.graph_tokens = chunk_tokens, graph_tokens
         #: Whether this rank was told to stop; asked between two chunks.
         self.told_to_stop: Callable[[], bool] = lambda: False
+        #: Called with the tokens of a chunk where lack of memory made it smaller.
+        self.shrunk: Callable[[int], object] = lambda chunk_tokens: None
 
     def step(
         self,
@@ -90,6 +93,7 @@ class GradCache:
         seed: int,
         parameters: Sequence[Tensor] = (),
         loss_parameters: Sequence[Tensor] = (),
+        shared: Callable[[], Sequence[Tensor]] = tuple,
     ) -> CachedStep:
         """Add the gradient of ``loss(encode(texts))`` to the parameters' ``.grad``; again with less memory where it runs out.
 
@@ -101,6 +105,7 @@ class GradCache:
             parameters: those of the encoder; their gradients are set back where a step is done again for lack of memory
                 (without them, running out of memory is an error).
             loss_parameters: those of the loss.
+            shared: gives what all chunks' graphs hold beside the parameters, which is not counted as a chunk's activations.
 
         Raises:
             StepGivenUp: a rank was told to stop.
@@ -112,7 +117,7 @@ class GradCache:
                 for parameter in parameters:
                     parameter.grad = None
                 with suppress(_RunAgain):
-                    done = self._gradients(texts, encode, loss, seed, parameters, loss_parameters)
+                    done = self._gradients(texts, encode, loss, seed, parameters, loss_parameters, shared)
                 if done is None:  # only here is the exception gone, which holds on to the activations
                     self._shrink()
         except StepGivenUp:
@@ -132,6 +137,7 @@ class GradCache:
         seed: int,
         parameters: Sequence[Tensor],
         loss_parameters: Sequence[Tensor],
+        shared: Callable[[], Sequence[Tensor]],
     ) -> CachedStep:
         """The algorithm."""
         device, again = texts.ids_T.device, bool(parameters)
@@ -142,7 +148,7 @@ class GradCache:
         # Step 1, graph-less forward: embed all chunks (with a graph as far as its activations may be kept).
         with self._part(device, again):
             if self.graph_tokens is None:
-                self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
+                self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters, shared)
             tokens = 0
             for index, chunk in enumerate(chunks):
                 self._check_stop()
@@ -158,7 +164,7 @@ class GradCache:
         # Step 2, representation gradient computation and caching: the loss, differentiated down to the embeddings.
         embeddings_ND = embeddings.all()
         # Its collectives let no rank of several leave alone; and without kept activations nothing is left to free.
-        with self._part(device, again and world_size() == 1 and bool(self.graph_tokens)), torch.enable_grad():
+        with self._part(device, again and world_size() == 1 and bool(self.graph_tokens)), torch.enable_grad(), exact_float32(device):
             embeddings_ND.requires_grad_(True)
             output = loss(embeddings_ND)
             gradient_ND, *loss_gradients = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
@@ -237,6 +243,7 @@ class GradCache:
             self.graph_tokens = half if half >= self.chunk_tokens else 0
         else:
             self.chunk_tokens = smaller_chunk(self.chunk_tokens)
+            self.shrunk(self.chunk_tokens)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _logger.warning(
@@ -244,8 +251,10 @@ class GradCache:
             self.graph_tokens, self.chunk_tokens,
         )  # fmt: skip
 
-    def _find_graph_tokens(self, longest: Chunk, encode: EncodeChunk, parameters: Sequence[Tensor]) -> int:
-        known = {p.untyped_storage().data_ptr() for p in parameters}
+    def _find_graph_tokens(self, longest: Chunk, encode: EncodeChunk, parameters: Sequence[Tensor], shared: Callable[[], Sequence[Tensor]]) -> int:
+        with torch.no_grad():
+            encode(longest.ids_T[: longest.lengths[0]], longest.lengths[:1])  # makes what is shared
+        known = {p.untyped_storage().data_ptr() for p in (longest.ids_T, *parameters, *shared())}
         bytes_per_token = activation_bytes(lambda: encode(longest.ids_T, longest.lengths), known) / len(longest.ids_T)
         return int(_KEPT_SHARE * available_bytes(longest.ids_T.device) / max(1.0, bytes_per_token))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 import torch
@@ -63,3 +65,62 @@ def test_bfloat16_that_a_gpu_emulates_is_never_chosen_and_said_where_it_is_asked
     assert runs_in_bf16("bf16", "cuda:1") and runs_in_bf16("bf16", "cuda")
     said = capsys.readouterr().err
     assert said == ("" if native else "precision: bf16: the GPU only emulates bfloat16, slower than its float32; fp32, or auto, is faster\n")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_the_default_is_bfloat16_on_a_gpu_that_has_it_and_float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(precision, "native_bf16", lambda kind: native)
+    assert runs_in_bf16("bf16-gpu", "cuda:0") is native and not runs_in_bf16("bf16-gpu", "cpu")
+    assert precision.recorded_precision("bf16-gpu", "cuda") == ("bf16" if native else "fp32")
+    assert [precision.recorded_precision(name, "cpu") for name in get_args(precision.Precision)] == ["fp32", "bf16", "auto", "fp32"]
+
+
+def test_what_is_loaded_and_built_has_the_default() -> None:
+    from lightning_e5.evaluation.loaded_models import ModelSpec
+    from lightning_e5.models.cross_encoder import CrossEncoder
+    from lightning_e5.stages import consistency_filter, evaluate, finetune, hard_negatives, mteb, pretrain, teacher
+
+    stages = [getattr(module, module.__name__.rpartition(".")[2]) for module in (consistency_filter, evaluate, finetune, hard_negatives, mteb, pretrain, teacher)]
+    for takes in (TextEncoder, TextEncoder.from_pretrained, CrossEncoder, CrossEncoder.from_start, ModelSpec, *stages):
+        assert inspect.signature(takes).parameters["precision"].default == "bf16-gpu", takes
+
+
+def test_layers_may_multiply_in_tf32_and_losses_never_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = torch.get_float32_matmul_precision
+    before = seen()
+    with pytest.raises(KeyError), precision.fast_float32("cuda"):
+        assert seen() == "high"
+        with precision.exact_float32("cuda:1"):
+            assert seen() == "highest"
+        assert seen() == "high"
+        raise KeyError
+    assert seen() == before
+    with precision.fast_float32("cpu"):
+        assert seen() == before
+
+
+def test_a_step_multiplies_in_tf32_but_for_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_e5.training import grad_cache
+    from lightning_e5.types import LossOutput, TokenBatch
+
+    monkeypatch.setattr(grad_cache, "exact_float32", lambda device: precision.exact_float32("cuda"))  # as if the texts were there
+    seen: list[tuple[str, str]] = []
+    weight = torch.nn.Parameter(torch.ones(3))
+
+    def encode(ids_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        seen.append(("layers", torch.get_float32_matmul_precision()))
+        return weight * ids_T[: len(lengths), None]
+
+    def loss(embeddings_ND: torch.Tensor) -> LossOutput:
+        embeddings_ND.register_hook(lambda gradient: seen.append(("loss, back", torch.get_float32_matmul_precision())))
+        seen.append(("loss", torch.get_float32_matmul_precision()))
+        return LossOutput(embeddings_ND.square().sum(), torch.zeros(()), torch.zeros(()))
+
+    with precision.fast_float32("cuda"):
+        grad_cache.GradCache(graph_tokens=0).step(TokenBatch(torch.arange(4), torch.tensor([2, 2])), encode, loss, seed=0)
+    assert seen == [("layers", "high"), ("loss", "highest"), ("loss, back", "highest"), ("layers", "high")]
+
+
+def test_what_is_sent_is_the_tensor() -> None:
+    tensor = torch.arange(5)
+    assert torch.equal(precision.sent(tensor, "cpu"), tensor) and precision.sent(tensor, torch.device("meta")).device.type == "meta"

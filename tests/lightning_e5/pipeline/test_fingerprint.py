@@ -63,6 +63,21 @@ def test_the_precision_that_auto_chose_is_in_it(tmp_path: Path, monkeypatch: pyt
     assert len(found) == 3
 
 
+@pytest.mark.parametrize("given", [{}, {"precision": "bf16-gpu"}, {"model": {"precision": "bf16-gpu"}}])
+def test_the_default_is_in_it_only_where_it_is_bfloat16(given: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a CPU's results are those that they were, and a GPU's are not taken for a CPU's."""
+    node = {**{k: v for k, v in PRETRAIN.items() if k != "precision"}, **given}
+    monkeypatch.setattr(module, "native_bf16", lambda kind: True)
+    for cuda, expected in ((False, None), (True, "bf16")):
+        monkeypatch.setattr(module, "has_cuda", lambda cuda=cuda: cuda)
+        assert module.facts_here(node).get("precision") == expected
+        assert "precision" not in module.facts_here({**node, "precision": "fp32", "model": {}})
+        assert "precision" not in module.facts_here({"_target_": "lightning_e5.stages.word_vectors.word_vectors"})
+    assert "precision" not in module.facts_here({**node, "trainer": {"accelerator": "cpu"}})
+    monkeypatch.setattr(module, "native_bf16", lambda kind: False)
+    assert "precision" not in module.facts_here(node), "V100: float32"
+
+
 def test_the_contents_of_a_model_folder_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By every way that a stage's arguments name one, links followed, whatever the files' times."""
     folder = tmp_path / "models" / "start"
