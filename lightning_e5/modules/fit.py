@@ -49,8 +49,9 @@ def fit(
     validation: L.Callback | None = None,
     resumed: Callable[[int], object] = lambda step: None,
     warn: Callable[[str], None] = lambda message: None,
-    checkpoint_seconds: Seconds = 60.0,
+    checkpoint_seconds: Seconds | None = None,
     checkpoint_steps: Count | None = None,
+    background_checkpoints: bool | None = None,
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto",
     devices: Devices = "auto",
     num_nodes: Workers = 1,
@@ -71,8 +72,10 @@ def fit(
         validation: the callback that validates (`lightning_e5.modules.validation.ValidationCallback`); None never does.
         resumed: called with the step that training continues after, before it does.
         warn: called with messages for the user (a refused checkpoint, a training that goes wrong: see `TrainingWatch`).
-        checkpoint_seconds: save at least this often.
+        checkpoint_seconds: save at least this often; None: 600 on a GPU, 60 elsewhere.
         checkpoint_steps: and after every so many steps.
+        background_checkpoints: a step waits only until its state is copied to host memory, and a thread writes it meanwhile; None: on
+            a GPU (see `PeriodicCheckpoint`). The last checkpoint of a training that ends or is stopped is waited for.
         accelerator, devices, num_nodes: as for ``lightning.Trainer``; several devices or nodes run as ranks.
         backend: of the process group.
         strategy: of several ranks: ``ddp`` (each holds the whole model) or ``fsdp`` (parameters, gradients and AdamW's
@@ -113,7 +116,9 @@ def fit(
                 StepRecords(logs),  # before the checkpoint of the same step, which a resume goes on from behind its row
                 *([validation] if validation is not None else []),  # before the checkpoint of the same step, which holds what it found ...
                 TrainingWatch(warn),  # ... and what was said
-                PeriodicCheckpoint(checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps),
+                PeriodicCheckpoint(
+                    checkpoints, every_seconds=checkpoint_seconds, every_steps=checkpoint_steps, background=background_checkpoints
+                ),
                 stop,
                 ProgressLine(title),
             ],
@@ -143,7 +148,7 @@ Trainer = Annotated[
     ArgumentsOf(
         fit,
         (
-            "checkpoint_seconds", "checkpoint_steps", "accelerator", "devices", "num_nodes", "backend", "strategy",
+            "checkpoint_seconds", "checkpoint_steps", "background_checkpoints", "accelerator", "devices", "num_nodes", "backend", "strategy",
             "chunk_tokens", "graph_tokens", "gradient_checkpointing",
         ),
     ),

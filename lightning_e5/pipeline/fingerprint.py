@@ -28,7 +28,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 #: Keys anywhere in a stage's node that change nothing in its result: who computes it, where it is put meanwhile, what is shown.
 FREE_ARGUMENTS = (
     "engine", "description", "gpus_per_task", "workers", "num_workers", "device", "devices", "accelerator", "num_nodes", "strategy",
-    "backend", "checkpoint_seconds", "checkpoint_steps", "show_progress", "work_dir", "cache_dir", "results_dir",
+    "backend", "checkpoint_seconds", "checkpoint_steps", "background_checkpoints", "prefetch", "show_progress", "work_dir", "cache_dir", "results_dir",
 )  # fmt: skip
 #: Arguments of stages that name where data lies or goes to which the stage's own results lead by content.
 _LEADING = {"lightning_e5.stages.beir_data.beir_data": ("folder",)}

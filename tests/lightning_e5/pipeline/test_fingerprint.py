@@ -47,8 +47,11 @@ PRETRAIN: Node = {
 def test_who_computes_it_is_not_in_it(tmp_path: Path) -> None:
     before = fingerprint(PRETRAIN, tmp_path)
     free: Node = {
-        **PRETRAIN, "engine": "ray", "gpus_per_task": 1, "description": "another", "data": {"batch_size": 8, "num_workers": 4},
-        "trainer": {"devices": 2, "accelerator": "cpu", "num_nodes": 2, "strategy": "fsdp", "backend": "gloo", "checkpoint_seconds": 5.0, "checkpoint_steps": 3},
+        **PRETRAIN, "engine": "ray", "gpus_per_task": 1, "description": "another", "data": {"batch_size": 8, "num_workers": 4, "prefetch": 0},
+        "trainer": {
+            "devices": 2, "accelerator": "cpu", "num_nodes": 2, "strategy": "fsdp", "backend": "gloo", "checkpoint_seconds": 5.0, "checkpoint_steps": 3,
+            "background_checkpoints": True,
+        },
     }  # fmt: skip
     assert fingerprint(free, tmp_path) == before
     for changed in ({"data": {"batch_size": 16, "num_workers": 0}}, {"module": {"learning_rate": 0.2}}, {"seed": 2}, {"trainer": {"unheard_of": 1}}):
