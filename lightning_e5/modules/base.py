@@ -161,6 +161,8 @@ class TrainingModule(ValidatedModule):
             "mfu": flops / seconds / self._peak(),
             "memory_gb": used_bytes(self.device) / 2**30,
         }
+        if (waited := getattr(self.trainer.datamodule, "data_seconds", None)) is not None:  # type: ignore[attr-defined]
+            row["data_seconds"] = waited  # before ``seconds`` began
         self._log_step(row, len(batch.rows_B), tokens)
         return step
 

@@ -79,7 +79,7 @@ LOGGED = {
     "loss": (0.0, 100.0), "accuracy": (0.0, 1.0), "temperature": (0.001, 1.0), "masked_fraction": (0.0, 1.0),
     "std_query": (0.001, 1.1), "std_passage": (0.001, 1.1), "learning_rate": (0.0, 1e-3), "gradient_norm": (1e-9, 1e6),
     "pairs_per_second": (1e-3, 1e9), "tokens_per_second": (1e-3, 1e9), "padding_share": (0.0, 0.0), "mfu": (1e-12, 1.0),
-    "memory_gb": (1e-3, 1e4),
+    "memory_gb": (1e-3, 1e4), "data_seconds": (0.0, 100.0),
 }  # fmt: skip
 
 
