@@ -46,6 +46,13 @@ def test_two_ranks_make_the_step_of_one(results: dict[int, dict[str, Any]], case
     assert_same_training(results[1][case], results[2][case])
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("ring_")])
+def test_the_ring_trains_as_gathered_passages_do(results: dict[int, dict[str, Any]], case: str) -> None:
+    for ranks in (1, 2):
+        assert_same_training(results[ranks][case.removeprefix("ring_")], results[ranks][case])
+        assert_same_validation(results[ranks][case.removeprefix("ring_")], results[ranks][case])
+
+
 def assert_same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert len(one["rows"]) == len(two["rows"]) == STEPS
     for ours, theirs in zip(one["rows"], two["rows"], strict=True):
