@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -23,9 +22,14 @@ from lightning_e5.losses.info_nce_ring import info_nce_by_ring
 from lightning_e5.types import LossOutput
 
 
+def forget_peak() -> None:
+    """What `peak_bytes` says begins now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_bytes() -> int:
-    """The most this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most this process has had in memory since `forget_peak`."""
+    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def measure(chosen: argparse.Namespace, batch: int, *, number: int = 0, ranks: int = 1, ring: bool = False) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def measure(chosen: argparse.Namespace, batch: int, *, number: int = 0, ranks: i
     passages, queries = torch.randn(batch, chosen.width), torch.randn(chosen.rows or batch, chosen.width)
     passages, queries = (functional.normalize(rows, dim=1, out=rows).requires_grad_() for rows in (passages, queries))
     target = torch.arange(len(queries))
+    forget_peak()
     before = peak_bytes()
     started = time.perf_counter()
     output = _loss(queries, passages, target, number, ranks, ring)

@@ -51,3 +51,16 @@ def checkpoint_layers(model: nn.Module) -> None:
     if not getattr(backbone, "supports_gradient_checkpointing", False):
         raise UserError(f"gradient_checkpointing: {type(backbone).__name__} cannot recompute its layers")
     backbone.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of the backbone in ``model``, each of which is called as a module.
+
+    Raises:
+        UserError: which they are cannot be told.
+    """
+    count = getattr(getattr(getattr(model, "backbone", model), "config", None), "num_hidden_layers", None)
+    found = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
+    if found is None:
+        raise UserError(f"strategy: fsdp2: {type(getattr(model, 'backbone', model)).__name__} has no list of num_hidden_layers layers; fsdp shards it as a whole")
+    return list(found)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_e5.distributed.collectives import (
     any_rank,
@@ -24,13 +25,14 @@ from lightning_e5.distributed.collectives import (
 from lightning_e5.distributed.devices import runs_in_bf16, without_autocast
 from lightning_e5.errors import TrainingStopped
 from lightning_e5.memory import used_bytes
-from lightning_e5.models.packed.encoder import PackedEncoder
-from lightning_e5.models.padded import checkpoint_layers
+from lightning_e5.models.packed.encoder import PACKED_FORWARD, PackedEncoder
+from lightning_e5.models.padded import checkpoint_layers, layers_of
 from lightning_e5.modules.trainer_arguments import check_trainer
 from lightning_e5.modules.validated import ValidatedModule
 from lightning_e5.ranges import Count, Seed
 from lightning_e5.rng import derive_seed
 from lightning_e5.training.grad_cache import CachedStep, EmbeddingLoss, EncodeChunk, GradCache
+from lightning_e5.training.layer_sharding import LayerShards
 from lightning_e5.training.optimizer import AdamWConfig, clip_gradients, freeze_position_embeddings, set_learning_rates
 from lightning_e5.training.sharding import ParameterShards
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
@@ -65,9 +67,9 @@ class TrainingModule(ValidatedModule):
         self.grad_cache = GradCache()
         for packed in self._packed:
             packed.scatter_word_gradient = True
-        #: Whether `configure_optimizers` cuts the model into shards, one per rank (set by the strategy).
-        self.sharded = False
-        self.shards: ParameterShards | None = None
+        #: Whether `configure_optimizers` cuts the model into shards, one per rank: as a whole or layer by layer (set by the strategy).
+        self.sharded: Literal["whole", "layers"] | None = None
+        self.shards: ParameterShards | LayerShards | None = None
         self.trained_pairs = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
@@ -85,8 +87,9 @@ class TrainingModule(ValidatedModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = self.adamw.parameter_groups(self)
-        if self.sharded:
-            self.shards = ParameterShards(groups, self.model)
+        if self.sharded is not None:
+            self.shards = ParameterShards(groups, self.model) if self.sharded == "whole" else self._layer_shards(groups)
+            self.grad_cache.in_step = self.shards.in_step
             groups = self.shards.optimizer_groups
         beta_1, beta_2 = self.adamw.betas  # a list in a YAML
         optimizer = torch.optim.AdamW(groups, betas=(beta_1, beta_2), eps=self.adamw.eps)
@@ -114,7 +117,7 @@ class TrainingModule(ValidatedModule):
                 f"after it the learning rate stays at {last:.3g}"
             )
         # Sharded parameters are empty now; they were broadcast before they were cut into shards.
-        broadcast_from_first([t for t in (*self.parameters(), *self.buffers()) if t.numel()])
+        broadcast_from_first([t for t in (*self.parameters(), *self.buffers()) if t.numel() and not isinstance(t, DTensor)])
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         self._started = time.perf_counter()
@@ -138,7 +141,8 @@ class TrainingModule(ValidatedModule):
         """
         of_model = [p for p in self.model.parameters() if p.requires_grad]
         encode = partial(_under_autocast, encode) if torch.is_autocast_enabled(self.device.type) else encode
-        with self.whole_parameters(), without_autocast(self.device):  # backward passes, too
+        around = self.shards.stepping() if self.shards is not None else nullcontext()
+        with around, without_autocast(self.device):  # backward passes, too
             step = self.grad_cache.step(
                 texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters()
             )
@@ -176,6 +180,13 @@ class TrainingModule(ValidatedModule):
     def whole_parameters(self) -> AbstractContextManager[None]:
         """The model's parameters are whole inside; with sharding a collective call."""
         return self.shards.gathered() if self.shards is not None else nullcontext()
+
+    def _layer_shards(self, groups: Sequence[Mapping[str, Any]]) -> LayerShards:
+        if self._packed:
+            for packed in self._packed:
+                packed.scatter_word_gradient = False  # it writes past FSDP2
+            return LayerShards(groups, self.model, [layer for packed in self._packed for layer in packed.methods_of_layers()], forward_method=PACKED_FORWARD)
+        return LayerShards(groups, self.model, layers_of(self.model))
 
     def _update(self, batch: PairBatch, step: CachedStep) -> dict[str, float]:
         """Average over ranks, refuse non-finite values, clip, set the learning rate, step, clear the gradients."""

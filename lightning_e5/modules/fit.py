@@ -26,14 +26,14 @@ from lightning_e5.modules.callbacks import (
     StopOnSignal,
     VerifiedCheckpointIO,
 )
-from lightning_e5.modules.strategy import ShardedStrategy, UnwrappedDDPStrategy
+from lightning_e5.modules.strategy import LayerShardedStrategy, ShardedStrategy, UnwrappedDDPStrategy
 from lightning_e5.modules.watch import TrainingWatch
 from lightning_e5.ranges import ArgumentsOf, Count, CountOrZero, Seconds, Workers
 from lightning_e5.training.checkpointing import latest_checkpoint
 from lightning_e5.training.grad_cache import GradCache, StepGivenUp
 
 #: How several ranks share the work, by the name that a YAML gives.
-STRATEGIES: dict[str, type[UnwrappedDDPStrategy]] = {"ddp": UnwrappedDDPStrategy, "fsdp": ShardedStrategy}
+STRATEGIES: dict[str, type[UnwrappedDDPStrategy]] = {"ddp": UnwrappedDDPStrategy, "fsdp": ShardedStrategy, "fsdp2": LayerShardedStrategy}
 
 #: How many devices of a node train.
 Devices = Annotated[Workers | Literal["auto", -1], "a count; which ones is said by CUDA_VISIBLE_DEVICES"]
@@ -55,7 +55,7 @@ def fit(
     devices: Devices = "auto",
     num_nodes: Workers = 1,
     backend: Literal["gloo", "nccl"] | None = None,
-    strategy: Literal["ddp", "fsdp"] = "ddp",
+    strategy: Literal["ddp", "fsdp", "fsdp2"] = "ddp",
     chunk_tokens: Count = 8192,
     graph_tokens: CountOrZero | None = None,
     gradient_checkpointing: bool = False,
@@ -75,8 +75,9 @@ def fit(
         checkpoint_steps: and after every so many steps.
         accelerator, devices, num_nodes: as for ``lightning.Trainer``; several devices or nodes run as ranks.
         backend: of the process group.
-        strategy: of several ranks: ``ddp`` (each holds the whole model) or ``fsdp`` (parameters, gradients and AdamW's
-            state sharded over the ranks); on one device the same. Checkpoints are of one form, so it may change on resume.
+        strategy: of several ranks: ``ddp`` (each holds the whole model), ``fsdp`` (parameters, gradients and AdamW's
+            state sharded over the ranks, whole within a step) or ``fsdp2`` (whole never, but one layer at a time: the least memory and
+            the most traffic); on one device the same. Checkpoints are of one form, so it may change on resume.
         chunk_tokens: tokens encoded at once.
         graph_tokens: tokens whose activations are kept; the rest of a batch is encoded twice; None: as memory allows.
         gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).

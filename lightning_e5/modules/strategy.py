@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
@@ -18,6 +18,7 @@ from torch import nn
 from lightning_e5.distributed.launch import STARTER
 from lightning_e5.distributed.ranks import ranks
 from lightning_e5.modules.base import TrainingModule
+from lightning_e5.training.layer_sharding import LayerShards
 
 
 class _Launcher(_SubprocessScriptLauncher):
@@ -89,6 +90,9 @@ class ShardedStrategy(UnwrappedDDPStrategy):
     Args: those of `UnwrappedDDPStrategy`; the module must be a `TrainingModule`.
     """
 
+    #: See `TrainingModule.sharded`.
+    shard_by: Literal["whole", "layers"] = "whole"
+
     @property
     def _training(self) -> TrainingModule:
         assert isinstance(self.lightning_module, TrainingModule)
@@ -96,7 +100,7 @@ class ShardedStrategy(UnwrappedDDPStrategy):
 
     def setup_optimizers(self, trainer: Any) -> None:
         # After the weights of a checkpoint were loaded, before its optimizer state is.
-        self._training.sharded = True
+        self._training.sharded = self.shard_by
         super().setup_optimizers(trainer)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -114,3 +118,20 @@ class ShardedStrategy(UnwrappedDDPStrategy):
         assert shards is not None
         own = [shards.own_optimizer_state(state) for state in checkpoint["optimizer_states"]]
         super().load_optimizer_state_dict({"optimizer_states": own})
+
+
+class LayerShardedStrategy(ShardedStrategy):
+    """Fully sharded data parallel by torch's FSDP2, layer by layer: `lightning_e5.training.layer_sharding`, which says what it costs.
+
+    Checkpoints are those of `ShardedStrategy`. It stands beside Lightning's ``ModelParallelStrategy``, which starts ranks that
+    end without a word where one dies, and writes optimizer states that no other strategy reads.
+
+    Args: those of `ShardedStrategy`.
+    """
+
+    shard_by = "layers"
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        shards = self._training.shards
+        assert isinstance(shards, LayerShards)
+        return shards.whole_state(self._training.state_dict())

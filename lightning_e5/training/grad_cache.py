@@ -78,6 +78,8 @@ class GradCache:
         if chunk_tokens < 1 or (graph_tokens is not None and graph_tokens < 0):
             raise ValueError(f"chunk_tokens: {chunk_tokens} and graph_tokens: {graph_tokens} must be >= 1 and >= 0")
         self.chunk_tokens, self.graph_tokens = chunk_tokens, graph_tokens
+        #: Whether each chunk is a collective call, as with `lightning_e5.training.layer_sharding`: all ranks encode equally many, and none leaves.
+        self.in_step = False
         #: Whether this rank was told to stop; asked between two chunks.
         self.told_to_stop: Callable[[], bool] = lambda: False
 
@@ -134,13 +136,17 @@ class GradCache:
         loss_parameters: Sequence[Tensor],
     ) -> CachedStep:
         """The algorithm."""
-        device, again = texts.ids_T.device, bool(parameters)
+        device, again = texts.ids_T.device, bool(parameters) and not self.in_step
         chunks = sorted_chunks(texts, self.chunk_tokens)
+        # Where chunks are collective calls, a rank with fewer does its first (of the shortest texts) again, without effect.
+        idle = [chunks[0]] * (highest_of_ranks(len(chunks), device) - len(chunks)) if self.in_step else []
         embeddings = Embeddings(len(texts.lengths_B))
         kept: list[Tensor] = []  # outputs with their activations, of the first chunks
 
         # Step 1, graph-less forward: embed all chunks (with a graph as far as its activations may be kept).
         with self._part(device, again):
+            if self.in_step:
+                self.graph_tokens = 0
             if self.graph_tokens is None:
                 self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
             tokens = 0
@@ -154,6 +160,9 @@ class GradCache:
                 if keep:
                     kept.append(output_BD)
                 del output_BD
+            for chunk in idle:
+                with torch.no_grad():
+                    _encode(chunk, encode, seed, 0)
 
         # Step 2, representation gradient computation and caching: the loss, differentiated down to the embeddings.
         embeddings_ND = embeddings.all()
@@ -173,6 +182,10 @@ class GradCache:
                 torch.autograd.backward(output_BD, gradient_ND[chunk.rows_B].to(output_BD.dtype))
                 if index < len(kept):
                     kept[index] = output_BD.detach()  # frees the activations
+            for chunk in idle:
+                with torch.enable_grad():
+                    output_BD = _encode(chunk, encode, seed, 0)
+                torch.autograd.backward(output_BD, torch.zeros_like(output_BD))
         for parameter, gradient in zip(loss_parameters, loss_gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
@@ -208,7 +221,7 @@ class GradCache:
         return embeddings.all()
 
     def _check_stop(self) -> None:
-        if self.told_to_stop():
+        if self.told_to_stop() and not self.in_step:
             raise _ToldToStop
 
     @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_e5.models.packed.layout import Layout
+
+#: The method of a layer by which it runs without padding, where it has one.
+PACKED_FORWARD = "packed_forward"
 
 
 class PackedEncoder(nn.Module, ABC):
@@ -59,11 +63,18 @@ class PackedEncoder(nn.Module, ABC):
         states_TD = self.embed(self._words(ids_T), layout, segments_T)
         shared = self.shared(states_TD, layout)
         for layer in self.layers():
+            run = getattr(layer, PACKED_FORWARD, None) or partial(self.layer, layer)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                states_TD = checkpoint(self.layer, layer, states_TD, layout, shared, use_reentrant=False)
+                states_TD = checkpoint(run, states_TD, layout, shared, use_reentrant=False)
             else:
-                states_TD = self.layer(layer, states_TD, layout, shared)
+                states_TD = run(states_TD, layout, shared)
         return self.finish(states_TD)
+
+    def methods_of_layers(self) -> list[nn.Module]:
+        """The layers, each with a method of its own by which it is called from then on, so that it can be had sharded."""
+        for layer in self.layers():
+            setattr(layer, PACKED_FORWARD, partial(self.layer, layer))
+        return list(self.layers())
 
     @abstractmethod
     def embed(self, words_TD: Tensor, layout: Layout, segments_T: Tensor | None) -> Tensor:
