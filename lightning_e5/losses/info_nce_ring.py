@@ -116,7 +116,7 @@ class _RingInfoNCE(torch.autograd.Function):
         ctx.save_for_backward(queries_QD, passages_PD, scale, log_sum_Q)
         ctx.arguments = arguments
         hits = (positive_Q > highest_Q).sum().to(torch.float32)
-        share = torch.tensor(masked / (count * candidates), dtype=torch.float32, device=queries_QD.device)
+        share = torch.full((), masked / (count * candidates), dtype=torch.float32, device=queries_QD.device)
         outputs = (log_sum_Q - positive_Q).sum() / count, hits / count, share
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs

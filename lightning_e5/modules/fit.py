@@ -79,7 +79,7 @@ def fit(
             state sharded over the ranks, whole within a step) or ``fsdp2`` (whole never, but one layer at a time: the least memory and
             the most traffic); on one device the same. Checkpoints are of one form, so it may change on resume.
         chunk_tokens: tokens encoded at once.
-        graph_tokens: tokens whose activations are kept; the rest of a batch is encoded twice; None: as memory allows.
+        graph_tokens: tokens whose activations are kept; the rest of a batch is encoded twice; None: as memory allows; none with ``fsdp2``.
         gradient_checkpointing: recompute each layer in the backward pass (less memory per chunk, a third more time).
 
     Raises:

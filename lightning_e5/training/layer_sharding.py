@@ -183,7 +183,7 @@ def _take_out(module: Any) -> None:
     state = module._get_fsdp_state()
     state._pre_forward_hook_handle.remove()
     state._post_forward_hook_handle.remove()
-    several = hasattr(state, "_fsdp_param_groups")  # from torch 2.13 on
+    several = hasattr(state, "_fsdp_param_groups")  # as newer versions of torch name them
     for group in state._fsdp_param_groups if several else filter(None, [state._fsdp_param_group]):
         for handles in (group._module_to_pre_save_state_dict_hook_handle, group._module_to_pre_load_state_dict_hook_handle):
             for handle in handles.values():
