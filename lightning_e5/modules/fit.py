@@ -76,7 +76,7 @@ def fit(
         accelerator, devices, num_nodes: as for ``lightning.Trainer``; several devices or nodes run as ranks.
         backend: of the process group.
         strategy: of several ranks: ``ddp`` (each holds the whole model), ``fsdp`` (parameters, gradients and AdamW's
-            state sharded over the ranks, whole within a step) or ``fsdp2`` (whole never, but one layer at a time: the least memory and
+            state sharded over the ranks, whole within a step) or ``fsdp2`` (one layer whole at a time: for the largest models, at
             the most traffic); on one device the same. Checkpoints are of one form, so it may change on resume.
         chunk_tokens: tokens encoded at once.
         graph_tokens: tokens whose activations are kept; the rest of a batch is encoded twice; None: as memory allows; none with ``fsdp2``.

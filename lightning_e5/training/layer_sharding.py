@@ -2,8 +2,9 @@
 
 `lightning_e5.training.sharding` has the whole model on every rank within a step. Here a layer's weights are gathered when it is
 called, and freed behind it; in the backward pass they are gathered once more, and its gradient is averaged over the ranks at once,
-each rank keeping its shard. For each float32 value a rank holds ``16 / R`` bytes at all times, and in a step the weights of two
-layers, one layer's gradient, and the embeddings of words beside it.
+each rank keeping its shard. For each float32 value a rank holds ``12 / R`` bytes between steps (counted: half of one rank's on two) and
+``16 / R`` in a step, with the weights of two layers, one layer's gradient, and the embeddings of words beside them: that is FSDP2's
+design, and its peak has not been measured here.
 
 What it costs: every chunk gathers all layers three times (embedding it, encoding it again, differentiating it) and averages their
 gradients; so all ranks encode equally many chunks, those with fewer one of them again without effect; no activations are kept; and
