@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lightning as L
-import torch
 
 from lightning_e5.distributed.collectives import close_process_group
-from lightning_e5.distributed.launch import shared_threads
+from lightning_e5.distributed.devices import shared_threads, visible_gpus
 from lightning_e5.distributed.ranks import join
 from lightning_e5.errors import UserError
 from lightning_e5.modules.base import TrainingModule
@@ -152,6 +151,6 @@ Trainer = Annotated[
 
 def several_ranks(accelerator: str, devices: int | str, num_nodes: int = 1) -> bool:
     """Whether a training with these values runs as more than one process."""
-    gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
+    gpus = 0 if accelerator == "cpu" else visible_gpus()
     count = gpus if devices in ("auto", "-1", -1) else int(devices)
     return count > 1 or num_nodes > 1

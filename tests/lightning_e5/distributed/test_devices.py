@@ -1,14 +1,16 @@
-"""``precision: auto`` takes bfloat16 where the hardware multiplies it, and float32 elsewhere; nothing is timed."""
+"""Where and in which precision: ``auto`` takes what the hardware has; nothing is timed."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from lightning_e5.distributed import devices as precision
-from lightning_e5.distributed.devices import native_bf16, runs_in_bf16
+from lightning_e5.distributed.devices import inference_device, native_bf16, runs_in_bf16, search_devices, whole_float32
+from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 
 
@@ -63,3 +65,50 @@ def test_bfloat16_that_a_gpu_emulates_is_never_chosen_and_said_where_it_is_asked
     assert runs_in_bf16("bf16", "cuda:1") and runs_in_bf16("bf16", "cuda")
     said = capsys.readouterr().err
     assert said == ("" if native else "precision: bf16: the GPU only emulates bfloat16, slower than its float32; fp32, or auto, is faster\n")
+
+
+def test_inference_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inference_device() == inference_device("cpu") == torch.device("cpu") and search_devices() == ["cpu"]
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(UserError, match=f"device: {name}: torch sees 0 GPUs here"):
+            inference_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert inference_device() == inference_device("cuda") == torch.device("cuda")
+    assert inference_device("cuda:1") == torch.device("cuda", 1) and inference_device("cpu") == torch.device("cpu")
+    assert search_devices() == ["cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match="'gpu' is no device; the rule is auto, cpu, cuda"):
+        inference_device("gpu")
+    with pytest.raises(UserError, match="cuda:2: torch sees 2 GPUs"):
+        inference_device("cuda:2")
+
+
+@pytest.mark.parametrize("allow", ["fp32_precision", "allow_tf32", "set_float32_matmul_precision"])
+def test_products_are_whole_inside_whatever_is_allowed_outside(allow: str) -> None:
+    """By each of torch's ways to allow TF32; the last of several threads that leaves sets it back."""
+    products = torch.backends.cuda.matmul
+    ways = {
+        "fp32_precision": (lambda: setattr(products, "fp32_precision", "tf32"), lambda: setattr(products, "fp32_precision", "none")),
+        "allow_tf32": (lambda: setattr(products, "allow_tf32", True), lambda: setattr(products, "allow_tf32", False)),
+        "set_float32_matmul_precision": (lambda: torch.set_float32_matmul_precision("high"), lambda: torch.set_float32_matmul_precision("highest")),
+    }
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with whole_float32():
+            inside.set()
+            leave.wait(10)
+
+    ways[allow][0]()
+    try:
+        thread = threading.Thread(target=other)
+        with whole_float32():
+            thread.start()
+            inside.wait(10)
+            assert products.fp32_precision == "ieee"
+        assert products.fp32_precision == "ieee"  # the other one is still inside
+        leave.set()
+        thread.join()
+        assert products.fp32_precision == "tf32"
+    finally:
+        ways[allow][1]()
