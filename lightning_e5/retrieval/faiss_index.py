@@ -1,4 +1,4 @@
-"""faiss's CPU indexes behind the project's index protocol, with its rule for ties and a measured recall.
+"""faiss's indexes behind the project's index protocol, with its rule for ties and a measured recall.
 
 faiss proposes rows; their scores are computed again exactly (`exact_scores`), so that a score never depends on the index
 and equal scores rank by rising row. Where a cut could fall into near ties, more rows are fetched until it does not.
@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.devices import DeviceName
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.scratch import release
+from lightning_e5.progress import say
 from lightning_e5.ranges import Count, Range, Seed, Workers
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
 from lightning_e5.retrieval.top_k import Float32, Int64, exact_scores, longest_norm, score_error_bound
@@ -25,6 +27,8 @@ Codes = Literal["float32", "float16", "int8"]
 
 _KINDS, _CODES = ("flat", "ivf", "hnsw"), ("float32", "float16", "int8")
 _QUERIES_AT_ONCE = 1024
+#: The most results, and lists looked into, that faiss has on a GPU.
+_GPU_MOST = 2048
 #: Rows that are given to faiss together.
 _ROWS_AT_ONCE = 1 << 20
 
@@ -34,7 +38,7 @@ class FaissIndex:
     """Inner-product search by faiss: ``flat`` finds what exact search finds, ``ivf`` and ``hnsw`` nearly all of it.
 
     The index is trained and built at the first search, over all rows added until then; rows added later let it be built
-    anew. It always runs on the CPU, whichever faiss is installed. Two builds from the same rows and seed are the same
+    anew. It is built on the CPU; a GPU searches a copy of it. Two builds from the same rows and seed are the same
     index: a graph (``hnsw``) is therefore built by one thread, and only searched by several.
 
     Args:
@@ -49,6 +53,8 @@ class FaissIndex:
         ef_search: candidates kept during a search of ``hnsw``; at least the number of rows asked for.
         threads: of training and search; faiss's own number by default.
         seed: of training.
+        device: where the index is searched; ``auto`` is the GPU where faiss sees one and has such an index for it (``ivf``, and ``flat`` of
+            float32). More than 2,048 results of a query, or lists looked into, are always the CPU's.
 
     Raises:
         UserError: an unknown kind or a number below 1.
@@ -67,6 +73,7 @@ class FaissIndex:
         ef_search: Count = 128,
         threads: Workers | None = None,
         seed: Seed = 0,
+        device: DeviceName = "auto",
     ) -> None:
         if kind not in _KINDS:
             raise UserError(f"index.kind: unknown kind {kind!r}{suggestion(kind, _KINDS)}")
@@ -77,12 +84,15 @@ class FaissIndex:
         for name, value in numbers.items():
             if value is not None and value < 1:
                 raise UserError(f"index.{name}: {value} is not >= 1")
+        if device == "cuda" and (kind == "hnsw" or (kind == "flat" and codes != "float32")):
+            raise UserError(f"index.device: cuda: faiss has no {kind} index of {codes} on a GPU; the rule is ivf, or flat of float32")
         self.kind, self.lists, self.nprobe, self.train_rows = kind, lists, nprobe, train_rows
         self.links, self.ef_construction, self.ef_search = links, ef_construction, ef_search
-        self.threads, self.seed, self.codes = threads, seed, codes
+        self.threads, self.seed, self.codes, self.device = threads, seed, codes, device
         self._added: list[Float32] = []
         self._vectors: Any = None  # `_Rows`, once the index is built
         self._index: Any = None
+        self._on_gpu: Any = None  # its copy there, where there is one
 
     def __len__(self) -> int:
         return sum(len(block) for block in self._added)
@@ -91,7 +101,7 @@ class FaissIndex:
         """Append ``[N, D]`` float32 rows; UserError for another width than before, or values that are not finite."""
         block = checked_vectors(vectors, "vectors", self._added[0].shape[1] if self._added else None)
         self._added.append(block)
-        self._index = None
+        self._index = self._on_gpu = None
 
     def search(self, queries: Any, k: int) -> tuple[Float32, Int64]:
         """The best ``k`` rows that the index finds.
@@ -139,7 +149,8 @@ class FaissIndex:
         slack = score_error_bound(norms, self._longest, queries.shape[1])
         fetch = min(len(self), k + 8)
         while len(places):
-            approximate, found = self._index.search(np.ascontiguousarray(queries[places]), fetch)
+            index = self._index if self._on_gpu is None or fetch > _GPU_MOST else self._on_gpu
+            approximate, found = index.search(np.ascontiguousarray(queries[places]), fetch)
             owner, column = np.nonzero(found >= 0)
             row = found[owner, column]
             exact = np.full(found.shape, -np.inf, dtype=np.float32)
@@ -158,6 +169,27 @@ class FaissIndex:
         self._vectors = _Rows(self._added)
         self._longest = max(map(longest_norm, self._added))
         self._index = {"flat": self._flat, "ivf": self._ivf, "hnsw": self._hnsw}[self.kind](self._vectors)
+        self._on_gpu = self._copy_on_gpu(self._index)
+
+    def _copy_on_gpu(self, index: Any) -> Any:
+        """A copy of the index on the first GPU; None where it is to be searched on the CPU."""
+        import faiss
+
+        has_such = self.kind == "ivf" or (self.kind == "flat" and self.codes == "float32")
+        if self.device == "cpu" or not has_such or getattr(index, "nprobe", 1) > _GPU_MOST:
+            return None
+        gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+        if not gpus:
+            if self.device == "cuda":
+                raise UserError("index.device: cuda: faiss sees no GPU here; the rule is auto, cpu, or cuda with faiss-gpu and a GPU")
+            return None
+        try:
+            return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+        except RuntimeError as error:  # faiss's exceptions: no room for it, or no such index there
+            if self.device == "cuda":
+                raise UserError(f"index.device: cuda: the index cannot be copied to the GPU ({str(error).strip()}); take device: cpu") from None
+            say(f"index: is searched on the CPU, as it cannot be copied to the GPU ({str(error).strip()})")
+            return None
 
     def _flat(self, vectors: _Rows) -> Any:
         import faiss
