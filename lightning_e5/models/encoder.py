@@ -191,7 +191,7 @@ class TextEncoder(nn.Module):
         """
         check_texts(texts)
         prompt = self.prompt_of(kind)
-        result_ND = torch.empty(len(texts), self.width)
+        result_ND = torch.empty(len(texts), self.width, device="cpu")
         for first in range(0, len(texts), TEXTS_AT_ONCE):
             part = texts[first : first + TEXTS_AT_ONCE]
             ids, lengths = self.tokenizer.encode(part, kind)
@@ -209,16 +209,16 @@ class TextEncoder(nn.Module):
         chunk_tokens: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
-        """Embeddings of texts that are tokens already; as `embed`, with ``prompt`` as `forward` has it."""
+        """Embeddings of texts that are tokens already, on the device where these are; as `embed`, with ``prompt`` as `forward` has it."""
         device = next(self.parameters()).device
         chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if runs_in_bf16(self.precision, device) else 2048)
-        result_BD = torch.empty(len(batch.lengths_B), self.width, dtype=torch.float32)
+        result_BD = torch.empty(len(batch.lengths_B), self.width, dtype=torch.float32, device=batch.ids_T.device)
         with self._evaluating():
             for chunk in sorted_chunks(batch, chunk_tokens):
                 embedded = self(chunk.ids_T.to(device), chunk.lengths, prompt).float()
                 if normalize:
                     embedded = functional.normalize(embedded, dim=1)
-                result_BD[chunk.rows_B] = embedded.cpu()
+                result_BD.index_copy_(0, chunk.rows_B, embedded.to(result_BD.device))
                 if progress is not None:
                     progress(len(chunk.lengths))
         return result_BD

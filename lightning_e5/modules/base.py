@@ -198,12 +198,12 @@ class TrainingModule(ValidatedModule):
 
     def text_places(self, texts: int, rows: int) -> Tensor:
         """int64 ``[texts]``: which of this rank's rows each text of a step belongs to; here row after row."""
-        return torch.arange(texts) // (texts // rows)
+        return torch.arange(texts, device=self.device) // (texts // rows)
 
     def _refuse(self, batch: PairBatch, loss: Tensor, norm: Tensor, embeddings_ND: Tensor) -> None:
         """Stop on all ranks, each with the rows of every rank whose texts were embedded as values that are not finite."""
         bad_N = ~torch.isfinite(embeddings_ND).all(1)
-        places = self.text_places(len(bad_N), len(batch.rows_B)).to(bad_N.device)[bad_N].unique()[:_ROWS_NAMED]
+        places = self.text_places(len(bad_N), len(batch.rows_B))[bad_N].unique()[:_ROWS_NAMED]
         named = batch.rows_B.new_full((_ROWS_NAMED,), -1)
         named[: len(places)] = batch.rows_B[places]
         found = [row for row in gather(named).tolist() if row >= 0]

@@ -106,17 +106,18 @@ class BiEncoderModule(TrainingModule):
 
     def held_out_values(self, batch: PairBatch) -> Mapping[str, float | Tensor]:
         """Loss and accuracy against the passages of the batch, and the parts of the loss; the embeddings are kept for the pool."""
-        queries_BD, passages_ND = (self.encoder.embed_tokens(texts).to(self.device) for texts in (batch.queries, batch.passages))
+        queries_BD, passages_ND = (self.encoder.embed_tokens(texts) for texts in (batch.queries, batch.passages))
         with without_autocast(self.device):
             output = self.at_dimensions(partial(self.batch_loss, batch))(torch.cat([queries_BD, passages_ND]))
         own = (queries_BD, passages_ND, batch.query_text_B, batch.passage_text_P)
-        self._held_out.append(tuple(gather(tensor).cpu() for tensor in own))  # type: ignore[arg-type]
+        # They stay on the device, where all of them are compared: 10,000 pairs of width 768 take 61 MB.
+        self._held_out.append(tuple(gather(tensor) for tensor in own))  # type: ignore[arg-type]
         parts = {name: value for name, value in output.logs.items() if name not in ("temperature", "std_query", "std_passage")}
         return {"loss": output.loss, "accuracy": output.accuracy, **parts}
 
     def held_out_pool_values(self) -> dict[str, float]:
         """``mrr@10``, the mean reciprocal rank of the positives among all held-out passages, and the spread of the embeddings."""
-        queries_MD, passages_PD, *texts = (torch.cat(parts).to(self.device) for parts in zip(*self._held_out, strict=True))
+        queries_MD, passages_PD, *texts = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
         self._held_out = []
         spread = {"std_query": float(embedding_std(queries_MD)), "std_passage": float(embedding_std(passages_PD))}
         return {"mrr@10": float(reciprocal_ranks(queries_MD, passages_PD, *texts).mean()), **spread}
@@ -145,8 +146,8 @@ class BiEncoderModule(TrainingModule):
 
     def text_places(self, texts: int, rows: int) -> Tensor:
         """The queries, then the passages (none where they have no gradient), row after row."""
-        passages = torch.arange(texts - rows)
-        return torch.cat([torch.arange(rows), passages // max(1, len(passages) // rows)])
+        passages = torch.arange(texts - rows, device=self.device)
+        return torch.cat([torch.arange(rows, device=self.device), passages // max(1, len(passages) // rows)])
 
 
 def passages_per_query(batch: PairBatch) -> int:

@@ -46,11 +46,19 @@ def sorted_chunks(batch: TokenBatch, chunk_tokens: int) -> list[Chunk]:
     return chunks
 
 
-def gather_tokens(ids_T: Tensor, starts_B: Tensor, lengths_B: Tensor) -> Tensor:
-    """The tokens of some texts, one behind the other."""
-    total = int(lengths_B.sum())
-    within_T = torch.arange(total) - torch.repeat_interleave(torch.cumsum(lengths_B, 0) - lengths_B, lengths_B)
-    return ids_T[(torch.repeat_interleave(starts_B, lengths_B) + within_T).to(ids_T.device)]
+def gather_tokens(ids_T: Tensor, starts_B: Tensor, lengths_B: Tensor, total: int | None = None) -> Tensor:
+    """The tokens of some texts, one behind the other, on the device where they are.
+
+    Args:
+        ids_T: ``[T]``, or ``[T, D]`` of something else that each token has.
+        starts_B, lengths_B: int64 ``[B]``, first token and number of tokens of each text; on any device.
+        total: the sum of the lengths, where it is known: lengths on a GPU would have to be waited for.
+    """
+    total = int(lengths_B.sum()) if total is None else total
+    starts_B, lengths_B = starts_B.to(ids_T.device), lengths_B.to(ids_T.device)
+    moved_B = starts_B - (torch.cumsum(lengths_B, 0) - lengths_B)  # by how much each text's tokens change their place
+    place_T = torch.arange(total, device=ids_T.device) + torch.repeat_interleave(moved_B, lengths_B, output_size=total)
+    return ids_T.index_select(0, place_T)
 
 
 class Embeddings:

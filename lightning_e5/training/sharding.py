@@ -200,7 +200,7 @@ def _own_state(bucket: _Bucket, of_parameter: Mapping[nn.Parameter, Mapping[str,
         if key == "step":
             state[key] = example
             continue
-        zeros = [torch.zeros(shape, dtype=example.dtype) for shape in bucket.shapes]
+        zeros = [torch.zeros(shape, dtype=example.dtype, device="cpu") for shape in bucket.shapes]
         tensors = [of_parameter[p][key].cpu() if p in of_parameter else z for p, z in zip(bucket.parameters, zeros, strict=True)]
         state[key] = bucket.own_part(tensors)
     return state

@@ -61,7 +61,7 @@ def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float, width: 
 
 def cumulative(lengths: Sequence[int], device: torch.device) -> Tensor:
     """int32 ``[B + 1]`` token position at which each text starts, and the end."""
-    return torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0)).to(device)
+    return torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int32, device="cpu").cumsum(0, dtype=torch.int32), (1, 0)).to(device)
 
 
 def varlen_attention(
