@@ -20,11 +20,10 @@ from typing import Any
 import torch
 
 from benchmarks.common import alternate, arguments, make_encoder, real_pairs, report, told
-from lightning_e5.distributed.devices import Precision
+from lightning_e5.distributed.devices import Precision, inference_device
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import load_beir
 from lightning_e5.evaluation.beir.retrieval import RetrievalTask
-from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.folder import stored_settings
 

@@ -3,7 +3,8 @@
 Trainings of three schemes (in-batch, MoCo, distilled), with 0 and 2 data workers, dropout on, over more than two epochs
 of real text, a checkpoint and a validation on held-out rows every few steps. A third of the kills fall at random times, a third inside the writing
 of a checkpoint, whose temporary file the killer waits for, a third inside a validation, which leaves a mark while it runs; TMPDIR is
-on another file system where there is one (/dev/shm).
+on another file system where there is one (/dev/shm). ``--writer background``: checkpoints are written by a thread while training goes
+on, and half of the kills fall inside the writing; what a run resumes from is then as many steps behind as the writing takes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ SCHEMES = ("in_batch", "moco", "distilled")
 PAIRS, BATCH, EPOCHS, CHECKPOINT_STEPS, HELD_OUT, VALIDATION_STEPS = 240, 16, 2.5, 3, 32, 4
 #: Where a kill may fall: at a random time, while a checkpoint is written, within a validation.
 PLACES = ("at a random time", "while a checkpoint was written", "in a validation")
+#: Who writes the checkpoints -> where the kills fall, in turn.
+WRITERS = {"direct": (0, 1, 2), "background": (1, 0, 1, 2)}
 _MARK = "validating"
 
 
@@ -35,10 +38,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--schemes", nargs="+", default=list(SCHEMES), choices=SCHEMES)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--child", nargs=3, metavar=("OUT", "SCHEME", "WORKERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--writer", default="direct", choices=list(WRITERS), help="who writes the checkpoints: the step, or a thread (default direct)")
+    parser.add_argument("--child", nargs=4, metavar=("OUT", "SCHEME", "WORKERS", "WRITER"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        train(Path(chosen.child[0]), chosen.child[1], int(chosen.child[2]))
+        train(Path(chosen.child[0]), chosen.child[1], int(chosen.child[2]), chosen.child[3])
         return 0
     draw = random.Random(chosen.seed)
     modes = [(scheme, workers) for scheme in chosen.schemes for workers in chosen.workers]
@@ -48,12 +52,13 @@ def main() -> int:
         prepare(Path(folder) / "data")
         for (scheme, workers), kills in zip(modes, shares, strict=True):
             whole, killed = (Path(folder) / f"{scheme}-{workers}-{kind}" for kind in ("whole", "killed"))
-            seconds = _run(whole, scheme, workers)
-            for number in range(kills):
-                where = _run_and_kill(killed, scheme, workers, seconds, draw, place=number % len(PLACES))
+            _run(whole, scheme, workers, "direct")
+            places = WRITERS[chosen.writer]
+            for _ in range(kills):
+                where = _run_and_kill(killed, (scheme, workers, chosen.writer), draw, place=places[resumes % len(places)])
                 resumes += 1
                 print(f"resume {resumes:2}: {scheme}, {workers} workers, killed {where}", flush=True)
-            _run(killed, scheme, workers)
+            _run(killed, scheme, workers, chosen.writer)
             reason = differences(whole, killed)
             print(f"{scheme}, {workers} workers: {'bit-equal' if reason is None else 'DIFFERS: ' + reason}", flush=True)
             equal &= reason is None
@@ -98,7 +103,7 @@ def _encoder(tokenizer: Any) -> Any:
     return TextEncoder(BertModel(config, add_pooling_layer=False), tokenizer)
 
 
-def train(out: Path, scheme: str, workers: int) -> None:
+def train(out: Path, scheme: str, workers: int, writer: str = "direct") -> None:
     """One training, resumed from what ``out`` holds; its last state lands in ``final.pt``."""
     import torch
 
@@ -135,6 +140,7 @@ def train(out: Path, scheme: str, workers: int) -> None:
     fit(
         module, data, checkpoints=out / "checkpoints", title=f"{scheme}-{workers}", logs=[logger], resumed=logger.truncate,
         accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS, chunk_tokens=256, graph_tokens=512, validation=validation,
+        background_checkpoints=writer == "background",
     )  # fmt: skip
     logger.finalize("success")
     with atomic_path(out / "final.pt") as temporary:
@@ -159,28 +165,26 @@ class _Marked:
         return {"marked": "items none"}
 
 
-def _start(out: Path, scheme: str, workers: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmarks.kill_loop", "--child", str(out), scheme, str(workers)]
+def _start(out: Path, scheme: str, workers: int, writer: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "benchmarks.kill_loop", "--child", str(out), scheme, str(workers), writer]
     elsewhere = Path("/dev/shm")
     environment = {**os.environ, **({"TMPDIR": str(elsewhere)} if elsewhere.is_dir() else {})}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def _run(out: Path, scheme: str, workers: int) -> float:
-    """To the end; returns the seconds that the training itself took."""
-    process = _start(out, scheme, workers)
+def _run(out: Path, scheme: str, workers: int, writer: str) -> None:
+    """To the end."""
+    process = _start(out, scheme, workers, writer)
     errors = process.communicate()[1]
     if process.returncode:
         raise SystemExit(f"the training ended with {process.returncode}:\n{errors.decode()[-3000:]}")
-    stamps = [p.stat().st_mtime for p in [out / "final.pt", *out.glob("checkpoints/*.json"), out / "metrics.jsonl"]]
-    return max(stamps) - min(stamps) + 1.0
 
 
-def _run_and_kill(out: Path, scheme: str, workers: int, seconds: float, draw: random.Random, *, place: int) -> str:
+def _run_and_kill(out: Path, mode: tuple[str, int, str], draw: random.Random, *, place: int) -> str:
     """Start, wait for the drawn moment, SIGKILL the whole session; a run that ended first is taken back and run again."""
     while True:
         before = _rows(out)
-        process = _start(out, scheme, workers)
+        process = _start(out, *mode)
         target = before + draw.randint(0, max(1, round(PAIRS * EPOCHS / BATCH) // 3))
         delay = draw.uniform(0.0, 0.2)
         while process.poll() is None:
@@ -209,13 +213,14 @@ def differences(whole: Path, killed: Path) -> str | None:
     """What differs between two trainings, None where nothing does: weights, optimizer, every step's loss."""
     import torch
 
+    from lightning_e5.tracking.metrics_log import TIMED
+
     ours, theirs = (torch.load(p / "final.pt", weights_only=True) for p in (whole, killed))
     reason = _unequal(ours, theirs, "final state")
     if reason:
         return reason
-    timed = {"seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second"}
     logs = [[json.loads(line) for line in (p / "metrics.jsonl").read_text().splitlines()] for p in (whole, killed)]
-    rows = [[{k: v for k, v in row.items() if k not in timed} for row in log] for log in logs]
+    rows = [[{k: v for k, v in row.items() if k not in TIMED} for row in log] for log in logs]
     if [r["step"] for r in rows[0]] != [r["step"] for r in rows[1]]:
         return f"logged steps: {len(rows[0])} rows and {len(rows[1])}"
     return next((f"step {a['step']}: {a} and {b}" for a, b in zip(*rows, strict=True) if a != b), None)

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.common import alternate, arguments, report, told
 from lightning_e5.memory import peak_gb
 from lightning_e5.retrieval.exact import ExactIndex
+from lightning_e5.retrieval.top_k import ON_CPU
 
 #: Share of the squared length that all vectors have in common: 0 is isotropic; cosines of E5 lie around 0.78.
 COMMON = {"isotropic": 0.0, "E5-like": 0.78}
@@ -59,16 +60,17 @@ def measure(chosen: Any) -> dict[str, Any]:
     corpus = unit_vectors(chosen.documents, chosen.width, common, seed=1)
     queries = unit_vectors(chosen.queries, chosen.width, common, seed=2)
     started = time.perf_counter()
-    index = ExactIndex()
+    index = ExactIndex(*ON_CPU, device="cpu")
     index.add(corpus)
     prepare = time.perf_counter() - started
-    buffer = np.empty(index.query_chunk * index.corpus_chunk, dtype=np.float32)
+    rows, at_once = ON_CPU
+    buffer = np.empty(at_once * rows, dtype=np.float32)
 
     def product() -> None:
-        for first in range(0, len(queries), index.query_chunk):
-            part = queries[first : first + index.query_chunk]
-            for start in range(0, len(corpus), index.corpus_chunk):
-                block = corpus[start : start + index.corpus_chunk]
+        for first in range(0, len(queries), at_once):
+            part = queries[first : first + at_once]
+            for start in range(0, len(corpus), rows):
+                block = corpus[start : start + rows]
                 np.matmul(part, block.T, out=buffer[: len(part) * len(block)].reshape(len(part), len(block)))
 
     with _numpy_threads(chosen.threads):

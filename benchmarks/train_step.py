@@ -31,6 +31,7 @@ from benchmarks.common import (
 )
 from lightning_e5.losses.info_nce import InfoNCE
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.packed.encoder import held_weights
 from lightning_e5.training.chunks import concatenate
 from lightning_e5.training.grad_cache import GradCache
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
@@ -54,12 +55,13 @@ class Ours:
     def __call__(self) -> None:
         parameters = [p for p in self.encoder.parameters() if p.requires_grad]
         target = torch.arange(self.count, device=self.texts.ids_T.device)
-        self.done = self.cache.step(
-            self.texts,
-            lambda ids, lengths: functional.normalize(self.encoder(ids, lengths), dim=1),
-            lambda e: self.loss(e[: self.count], e[self.count :], target),
-            seed=0, parameters=parameters,
-        )  # fmt: skip
+        with held_weights(self.encoder) as shared:
+            self.done = self.cache.step(
+                self.texts,
+                lambda ids, lengths: functional.normalize(self.encoder(ids, lengths), dim=1),
+                lambda e: self.loss(e[: self.count], e[self.count :], target),
+                seed=0, parameters=parameters, shared=shared,
+            )  # fmt: skip
         for parameter in parameters:
             parameter.grad = None
 

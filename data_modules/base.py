@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data_modules.prefetch import Prefetcher
 from lightning_e5.errors import UserError
 from lightning_e5.types import PairBatch
 
@@ -36,9 +37,7 @@ class StepDataset(Dataset[PairBatch]):
     """Step number -> this rank's part of the step's batch."""
 
     def __init__(self, module: StepDataModule, rank: int, world_size: int) -> None:
-        # Without the trainer, whose model would else travel to every data worker.
-        self.module = copy.copy(module)
-        self.module.trainer = None
+        self.module = _for_workers(module)
         self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, step: int) -> PairBatch:
@@ -76,16 +75,19 @@ class StepDataModule(L.LightningDataModule):
         max_steps: optimizer steps of the training.
         seed: of the order.
         num_workers: data-loading processes per rank; 0 loads in the training process.
+        prefetch: batches that a thread has ready ahead of the step (see `Prefetcher`); 0 makes each when its step begins.
     """
 
-    def __init__(self, *, batch_size: int, max_steps: int, seed: int, num_workers: int = 0) -> None:
+    def __init__(self, *, batch_size: int, max_steps: int, seed: int, num_workers: int = 0, prefetch: int = 2) -> None:
         super().__init__()
         if batch_size < 2:
             raise UserError(f"batch_size: {batch_size} leaves no in-batch negatives; the rule is >= 2")
         if max_steps < 1:
             raise UserError(f"max_steps: {max_steps} is not >= 1")
         self.batch_size, self.max_steps, self.seed, self.num_workers = batch_size, max_steps, seed, num_workers
+        self.prefetch = prefetch
         self.first_step = 0
+        self._batches: Prefetcher | None = None
         self.held_out: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     @property
@@ -108,17 +110,36 @@ class StepDataModule(L.LightningDataModule):
         share = self.batch_size // world_size
         return slice(rank * share, (rank + 1) * share)
 
-    def train_dataloader(self) -> DataLoader[PairBatch]:
+    @property
+    def data_seconds(self) -> float | None:
+        """How long the last step waited for its batch; None without one."""
+        return None if self._batches is None else self._batches.waited
+
+    def train_dataloader(self) -> Prefetcher:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         self.rank_slice(rank, world_size)
-        return DataLoader(
+        self._end_prefetch()
+        self._batches = Prefetcher(
             StepDataset(self, rank, world_size),
+            depth=self.prefetch,
+            device=self.trainer.strategy.root_device if self.trainer else None,
             batch_size=None,
             sampler=StepSampler(self.first_step, self.max_steps),
             num_workers=self.num_workers,
             worker_init_fn=_leave_signals_to_the_trainer,
             multiprocessing_context="spawn" if self.num_workers else None,
         )
+        return self._batches
+
+    def teardown(self, stage: str) -> None:
+        self._end_prefetch()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self._end_prefetch()
+
+    def _end_prefetch(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
 
     def val_dataloader(self) -> DataLoader[PairBatch | None]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -135,6 +156,13 @@ class StepDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.first_step = int(state_dict["trained_steps"])
+
+
+def _for_workers(module: StepDataModule) -> StepDataModule:
+    """Without the trainer, whose model would else travel to every data worker, and without the thread that hears of them."""
+    module = copy.copy(module)
+    module.trainer = module._batches = None
+    return module
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

@@ -30,13 +30,6 @@ def keep_freed_memory() -> bool:
     return all(mallopt(ctypes.c_int(option), ctypes.c_int(value)) for option, value in settings.items())
 
 
-def inference_device() -> torch.device:
-    """Where a stage that only embeds or scores runs: the first GPU that this process sees, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def used_bytes(device: torch.device) -> int:
     """Memory in use: the most that tensors took of a GPU so far, or this process's resident set."""
     if device.type == "cuda":

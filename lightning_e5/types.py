@@ -20,6 +20,7 @@ from lightning_e5.configurable import configurable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import torch
     from torch import Tensor
 
 Kind = Literal["query", "passage"]
@@ -162,11 +163,20 @@ class TrainingGroup:
 class TokenBatch(NamedTuple):
     """Texts as one run of tokens, without padding.
 
-    ids_T: int64 ``[T]`` token ids, text after text; lengths_B: int64 ``[B]`` tokens of each text, all >= 1.
+    ids_T: int64 ``[T]`` token ids, text after text; lengths_B: int64 ``[B]`` tokens of each text, all >= 1, on the host.
     """
 
     ids_T: Tensor
     lengths_B: Tensor
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The tokens on a device; Lightning moves a batch by this method.
+
+        The lengths stay on the host, where every step sorts by them and cuts chunks: read from a GPU, they would make it wait for
+        all that the GPU was told to do before.
+        """
+        waits = str(device).partition(":")[0] in ("cpu", "mps")
+        return self._replace(ids_T=self.ids_T.to(device, non_blocking=not waits))
 
 
 class PairBatch(NamedTuple):

@@ -29,9 +29,10 @@ ZERO = NEGATIVE | {
     "InBatchModule.token_dropout", "PreBatchModule.token_dropout", "MoCoModule.token_dropout", "DistilledModule.token_dropout", "MoCoModule.momentum",
     "AdamWConfig.warmup_steps", "AdamWConfig.word_embeddings", "AdamWConfig.weight_decay", "pretrain.graph_tokens", "finetune.graph_tokens", "teacher.graph_tokens",
     "DistilledModule.alpha", "CCPairsDataModule.alpha", "RankedDataModule.hold_out", "CCPairsDataModule.hold_out", "RankedDataModule.num_workers", "CCPairsDataModule.num_workers",
+    "RankedDataModule.prefetch", "CCPairsDataModule.prefetch",
     "Length.min_query_chars", "Length.min_passage_chars", "Nli.random_negatives", "RandomCrops.probability", "InverseCloze.keep",
     "build_pairs.passages_per_judged", "build_pairs.planted_mismatches", "build_ccpairs.planted_mismatches", "teacher_scores.retriever_scale",
-    "EncoderSpec.dropout", "WordVectorsConfig.token_dropout", "own_pairs.validation_queries", "NomicTriples.fill_up_to", "pretrain.keep_general", "finetune.keep_general",
+    "EncoderSpec.dropout", "EncoderSpec.attention_dropout", "WordVectorsConfig.token_dropout", "own_pairs.validation_queries", "NomicTriples.fill_up_to", "pretrain.keep_general", "finetune.keep_general",
 }  # fmt: skip
 
 

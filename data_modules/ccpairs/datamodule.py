@@ -44,6 +44,7 @@ class CCPairsDataModule(StepDataModule):
         one_source_per_batch: every batch comes from one source (with the same shares over the batches); else all mix.
         hold_out: pairs that are never trained on, nor any other pair with a text of theirs; drawn from all kept ones, the same for every seed.
         num_workers: data-loading processes.
+        prefetch: batches that are made ahead of the step; 0 makes each when its step begins.
 
     Raises:
         UserError: a wrong number, ``weights`` that do not name the sources, or tokens that do not know theirs.
@@ -64,6 +65,7 @@ class CCPairsDataModule(StepDataModule):
         one_source_per_batch: bool = False,
         hold_out: CountOrZero = 0,
         num_workers: WorkersOrZero = 0,
+        prefetch: CountOrZero = 2,
     ) -> None:
         cache = tokens if isinstance(tokens, TokenCache) else TokenCache(Path(tokens))
         kept = KeptRows.of(keep_masks(Path(keep), cache.rows, cache.directory), cache.rows) if keep is not None else None
@@ -89,7 +91,7 @@ class CCPairsDataModule(StepDataModule):
         self.pairs = sum(self.sources.values())
         batch_size = min(batch_size, self.pairs) if least_steps > 1 else batch_size
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size, least_steps)
-        super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers, prefetch=prefetch)
         self.cache, self.kept, self.held_out = cache, kept, held_out
         self.order = BatchOrder(
             list(self.sources.values()), batch_size, seed,

@@ -49,6 +49,7 @@ class RankedDataModule(StepDataModule):
         hold_out: rows at the end of the file that are never trained on, nor any other row with a query of theirs; of several files
             each gives its share by its rows.
         num_workers: data-loading processes.
+        prefetch: batches that are made ahead of the step; 0 makes each when its step begins.
 
     Source: paper section 4.2; the window is that of SimLM's loader.
     """
@@ -69,6 +70,7 @@ class RankedDataModule(StepDataModule):
         least_steps: Count = 1,
         hold_out: CountOrZero = 0,
         num_workers: WorkersOrZero = 0,
+        prefetch: CountOrZero = 2,
     ) -> None:
         paths = {n: Path(p) for n, p in ranked.items()} if isinstance(ranked, Mapping) else {"": Path(ranked)}
         named = ", ".join(map(str, paths.values()))
@@ -82,7 +84,7 @@ class RankedDataModule(StepDataModule):
         if self.pairs < batch_size:
             raise UserError(f"{named}: {self.pairs} queries to train on are fewer than batch_size = {batch_size}")
         steps = resolve_steps(max_steps, epochs, self.pairs, batch_size, least_steps)
-        super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers)
+        super().__init__(batch_size=batch_size, max_steps=steps, seed=seed, num_workers=num_workers, prefetch=prefetch)
         self.group, self.choose, self.rows = 1 + negatives, choose, len(table.queries)
         self.held_out, self.trained = held_out, np.flatnonzero(trained)
         self.starts, self.members, self.teacher = table.starts, table.members, table.teacher

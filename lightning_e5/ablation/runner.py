@@ -25,7 +25,7 @@ from lightning_e5.ablation.slurm import SlurmLauncher
 from lightning_e5.ablation.status import RunStatus, last_error_line
 from lightning_e5.config.ablation_spec import load_ablation
 from lightning_e5.configurable import allow_options
-from lightning_e5.distributed.launch import threads_per_process
+from lightning_e5.distributed.devices import threads_per_process
 from lightning_e5.errors import UserError
 from lightning_e5.files.run_layout import ABLATION, METRICS
 from lightning_e5.files.storage import write_json, write_text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 from lightning_e5.cli.command_line import tell
+from lightning_e5.distributed.devices import Precision
 
 DESCRIPTION = "evaluate any models on any data"
 
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--selected-on-this", action="store_true", help="allow a set that chose a model's weights; its rows say so")
     parser.add_argument("--max-length", type=int, metavar="N", help="tokens per text instead of what the folders store")
     parser.add_argument("--truncate-dim", type=int, nargs="+", metavar="N", help="the first N values of the models' embeddings alone; of several each is a row, NAME@N")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of the models (default fp32)")
+    parser.add_argument("--precision", choices=get_args(Precision), default="bf16-gpu", help="of the models (default bf16-gpu: bfloat16 on a GPU that multiplies it, else float32)")
     parser.add_argument("--split", default="test", help="of judgements, classification sets and files with a column split (default test)")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals' bootstraps (default 0)")
     parser.add_argument("--reference", metavar="NAME", help="the model that the others are compared with, paired by query or item (default: the first)")

@@ -1,22 +1,16 @@
-"""The processes of one job: who is first, who waits for whom, and how many threads each computes with."""
+"""The processes of one job: who is first, and who waits for whom."""
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import connection, parent_process
-from pathlib import Path
 
 #: Environment variable with the number of the process that started this machine's other ranks.
 STARTER = "LIGHTNING_E5_STARTER"
-_CGROUP = Path("/sys/fs/cgroup")
-#: Threads that the configuration asked for; None where it leaves them to us.
-_threads: int | None = None
 
 
 def is_first_process() -> bool:
@@ -89,51 +83,3 @@ def end_with_parent() -> None:
 def _end_after(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
-
-
-def usable_cpus() -> int:
-    """Cores that this process may use: those of its affinity, at most what its control group's quota gives."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):  # no control group, or one of the first version
-        try:
-            quota, period = ((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-        except OSError:
-            return cpus
-    if not quota.isdigit() or not period.isdigit() or int(period) == 0:  # "max" or -1: no quota
-        return cpus
-    return max(1, min(cpus, math.ceil(int(quota) / int(period))))
-
-
-def threads_per_process(processes: int = 1) -> int:
-    """Threads of each of so many processes of this machine: OMP_NUM_THREADS where it is set, else an equal share of the cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    return max(1, usable_cpus() // max(1, processes))
-
-
-def use_threads(threads: int | None) -> None:
-    """Let torch compute with so many threads; None: `threads_per_process`, in a training shared with the machine's other ranks."""
-    import torch
-
-    global _threads
-    _threads = threads
-    torch.set_num_threads(threads or threads_per_process())
-    # AdamW's moments of rarely used word embeddings fade into denormal numbers, which are many times slower.
-    torch.set_flush_denormal(True)
-
-
-@contextmanager
-def shared_threads(processes: int) -> Iterator[None]:
-    """Within the block, torch's threads are those of one of so many processes that compute at the same time on this machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    if _threads is None and processes > 1:
-        torch.set_num_threads(threads_per_process(processes))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

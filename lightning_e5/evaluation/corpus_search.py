@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_e5.distributed.devices import inference_device
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.beir.data import load_corpus
 from lightning_e5.files.beir_layout import is_beir
 from lightning_e5.files.stored_corpus import ids_of, texts_of
-from lightning_e5.memory import inference_device
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.reference import model_folder
 from lightning_e5.retrieval.index import Index

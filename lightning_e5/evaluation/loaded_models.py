@@ -77,7 +77,7 @@ class ModelSpec:
 
     name: str
     model: Path | Searcher | Embedder
-    precision: Precision = "fp32"
+    precision: Precision = "bf16-gpu"
     prefixes: Prefixes | None = None
     max_length: int | None = None
     prefix_ablation: bool = False

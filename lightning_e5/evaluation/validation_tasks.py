@@ -156,7 +156,7 @@ class _TokenisedOnce:
             self._tokens[key] = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
         own = self._tokens[key]
         share = -(-len(texts) // world_size())
-        padded_SD = torch.zeros(share, self.encoder.width)
+        padded_SD = torch.zeros(share, self.encoder.width, device="cpu")
         if len(own.lengths_B):
             padded_SD[: len(own.lengths_B)] = self.encoder.embed_tokens(own, self.encoder.prompt_of(kind), normalize=normalize)
         if world_size() == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,13 @@ class FalseNegativeMask:
             pairs = torch.unique(torch.stack([duplicates.all_query_text_N, duplicates.all_positive_text_N], 1), dim=0)
             self._pair_query, self._pair_positive = pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
 
+    def among(self, candidate_text_C: Tensor) -> FalseNegativeMask:
+        """The mask of the same queries for other candidates, none of which is the positive itself."""
+        other = copy.copy(self)
+        other._sorted_C, other._column_C = torch.sort(candidate_text_C)
+        other._target_Q = torch.full_like(self._target_Q, -1)
+        return other
+
     def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """(row - start, column) of every left-out candidate of the queries ``start .. stop``, each once."""
         rows_M = torch.arange(stop - start, device=self._positive_Q.device)
@@ -75,6 +83,10 @@ class OwnColumnMask:
 
     def __init__(self, column_Q: Tensor) -> None:
         self._column_Q = column_Q
+
+    def among(self, candidate_text_C: Tensor) -> OwnColumnMask:
+        """The mask of the same queries for other candidates, of which it leaves out none."""
+        return OwnColumnMask(self._column_Q[:0])
 
     def block(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """(row - start, column) of the candidate left out of each of the queries ``start .. stop``."""

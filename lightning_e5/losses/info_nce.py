@@ -74,13 +74,20 @@ class InfoNCE(nn.Module):
             loss (mean over queries), share of queries whose positive has a logit above all others (a tie is no hit, so that a
             collapsed encoder has none), masked share of all logits.
         """
-        if queries_QD.dtype not in (torch.float32, torch.float64):
-            queries_QD, passages_PD = queries_QD.float(), passages_PD.float()
+        queries_QD, passages_PD = self.precise(queries_QD), self.precise(passages_PD)
         queue_KD = None if queue_KD is None else queue_KD.to(queries_QD.dtype)
-        scale = self.log_scale.exp().to(queries_QD.dtype) if self.log_scale is not None else queries_QD.new_tensor(1 / self._temperature)
         candidates = len(passages_PD) + (0 if queue_KD is None else len(queue_KD))
         rows = block_rows(candidates, self.block_logits)
-        return LossOutput(*_BlockedInfoNCE.apply(queries_QD, passages_PD, scale, target_Q, mask, queue_KD, rows))
+        return LossOutput(*_BlockedInfoNCE.apply(queries_QD, passages_PD, self.scale(queries_QD), target_Q, mask, queue_KD, rows))
+
+    def scale(self, queries_QD: Tensor) -> Tensor:
+        """``1 / t``, of the queries' type and on their device."""
+        return self.log_scale.exp().to(queries_QD.dtype) if self.log_scale is not None else queries_QD.new_tensor(1 / self._temperature)
+
+    @staticmethod
+    def precise(embeddings_ND: Tensor) -> Tensor:
+        """Embeddings as they are scored: half precision raised to float32."""
+        return embeddings_ND if embeddings_ND.dtype in (torch.float32, torch.float64) else embeddings_ND.float()
 
 
 def block_rows(candidates: int, block_logits: int | None = None) -> int:

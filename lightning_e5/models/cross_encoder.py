@@ -55,7 +55,7 @@ class InteractionHead(nn.Module):
 def segment_means(states_TD: Tensor, segment_T: Tensor, segments: int) -> Tensor:
     """Mean state of each segment: ``[T, D] -> [segments, D]``; 0 for an empty one."""
     sums = states_TD.new_zeros(segments, states_TD.shape[1]).index_add(0, segment_T, states_TD)
-    counts = torch.bincount(segment_T, minlength=segments).clamp(min=1)
+    counts = segment_T.new_zeros(segments).index_add(0, segment_T, torch.ones_like(segment_T)).clamp(min=1)
     return sums / counts[:, None]
 
 
@@ -74,7 +74,7 @@ class CrossEncoder(nn.Module):
     Source: paper section 3.3 (the teacher of distillation).
     """
 
-    def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "fp32") -> None:
+    def __init__(self, backbone: Any, tokenizer: TextTokenizer, *, precision: Precision = "bf16-gpu") -> None:
         super().__init__()
         self.backbone, self.tokenizer, self.precision = backbone, tokenizer, precision
         self.packed = packed_encoder(backbone)
@@ -93,7 +93,7 @@ class CrossEncoder(nn.Module):
         return cls(encoder.backbone, encoder.tokenizer, precision=encoder.precision)
 
     @classmethod
-    def from_start(cls, directory: Path | str, *, max_length: int | None = None, precision: Precision = "fp32") -> CrossEncoder:
+    def from_start(cls, directory: Path | str, *, max_length: int | None = None, precision: Precision = "bf16-gpu") -> CrossEncoder:
         """A cross-encoder to train from a bi-encoder's folder, or from any encoder's: of what the folder says, the length limit,
         the letter case and the prefixes (E5's where it stores none) are used; the head is our own, so its pooling is not."""
         from lightning_e5.models.pretrained import load_pretrained, stored_length
@@ -109,7 +109,7 @@ class CrossEncoder(nn.Module):
         return cls(loaded.backbone, tokenizer, precision=precision).eval()
 
     @classmethod
-    def from_pretrained(cls, directory: Path, *, max_length: int | None = None, precision: Precision = "fp32") -> CrossEncoder:
+    def from_pretrained(cls, directory: Path, *, max_length: int | None = None, precision: Precision = "bf16-gpu") -> CrossEncoder:
         """Load what `save_pretrained` wrote."""
         encoder = TextEncoder.from_pretrained(directory, max_length=max_length, precision=precision)
         if not (directory / HEAD).is_file():
@@ -130,26 +130,26 @@ class CrossEncoder(nn.Module):
 
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""
+        lengths_B = torch.tensor(lengths, device=ids_T.device)
+        text_T = torch.repeat_interleave(torch.arange(len(lengths), device=ids_T.device), lengths_B, output_size=len(ids_T))
         with backbone_autocast(self.precision, ids_T.device):
-            segments_T = self._segments(ids_T, lengths)
+            segments_T = self._segments(ids_T, lengths_B, text_T)
             if self.packed is not None:
                 states_TD = self.packed(ids_T, lengths, segments_T)
             else:
                 states_TD = padded_states(self.backbone, ids_T, lengths, segments_T)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
-        text_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(ids_T.device)
         with without_autocast(ids_T.device):
             sides = segment_means(precise, 2 * text_T + segments_T, 2 * len(lengths)).view(len(lengths), 2, -1)
             logits_B1: Tensor = self.head(sides[:, 0], sides[:, 1])
         return logits_B1
 
-    def _segments(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
-        """0 up to and with the first separator of each pair, 1 after it."""
+    def _segments(self, ids_T: Tensor, lengths_B: Tensor, text_T: Tensor) -> Tensor:
+        """0 up to and with the first separator of each pair, 1 after it; ``text_T``: the pair that each token belongs to."""
         separator_T = torch.eq(ids_T, self.separator).long()
         before_T = torch.cumsum(separator_T, 0) - separator_T
-        lengths_B = torch.tensor(lengths, device=ids_T.device)
         starts_B = torch.cumsum(lengths_B, 0) - lengths_B
-        return (before_T - torch.repeat_interleave(before_T[starts_B], lengths_B)).clamp(max=1)
+        return (before_T - before_T.index_select(0, starts_B).index_select(0, text_T)).clamp(max=1)
 
     @torch.inference_mode()
     def score(
@@ -165,7 +165,7 @@ class CrossEncoder(nn.Module):
         check_texts(passages)
         if len(queries) != len(passages):
             raise UserError(f"{len(queries)} queries for {len(passages)} passages")
-        logits_N = torch.empty(len(queries))
+        logits_N = torch.empty(len(queries), device="cpu")
         for first in range(0, len(queries), 16384):
             block = slice(first, first + 16384)
             batch = join_pairs(self._tokens(queries[block], "query"), self._tokens(passages[block], "passage"))
@@ -174,12 +174,12 @@ class CrossEncoder(nn.Module):
 
     @torch.no_grad()
     def score_tokens(self, pairs: TokenBatch, *, chunk_tokens: int = 8192, progress: Callable[[int], object] | None = None) -> Tensor:
-        """float32 ``[N]`` logits, on the CPU, of joined pairs (see `join_pairs`)."""
+        """float32 ``[N]`` logits of joined pairs (see `join_pairs`), on the device where their tokens are."""
         training, device = self.training, next(self.parameters()).device
         self.eval()
-        logits_N = torch.empty(len(pairs.lengths_B), dtype=torch.float32)
+        logits_N = torch.empty(len(pairs.lengths_B), dtype=torch.float32, device=pairs.ids_T.device)
         for chunk in sorted_chunks(pairs, chunk_tokens):
-            logits_N[chunk.rows_B.cpu()] = self(chunk.ids_T.to(device), chunk.lengths).float().squeeze(1).cpu()
+            logits_N.index_copy_(0, chunk.rows_B, self(chunk.ids_T.to(device), chunk.lengths).float().squeeze(1).to(logits_N.device))
             if progress is not None:
                 progress(len(chunk.lengths))
         self.train(training)
@@ -191,8 +191,12 @@ class CrossEncoder(nn.Module):
 
 
 def join_pairs(queries: TokenBatch, passages: TokenBatch) -> TokenBatch:
-    """``[CLS] query [SEP] passage [SEP]`` for each query with its G passages (P = B * G, a query's G in a row)."""
-    group = len(passages.lengths_B) // max(1, len(queries.lengths_B))
+    """``[CLS] query [SEP] passage [SEP]`` for each query with its G passages (P = B * G, a query's G in a row).
+
+    Tokens and lengths each stay on the device where they are, which need not be the same one.
+    """
+    count = len(passages.lengths_B)
+    group = count // max(1, len(queries.lengths_B))
     lengths_q = queries.lengths_B.repeat_interleave(group)
     starts_q = (torch.cumsum(queries.lengths_B, 0) - queries.lengths_B).repeat_interleave(group)
     lengths_p = passages.lengths_B - 1  # without its [CLS]
@@ -200,4 +204,5 @@ def join_pairs(queries: TokenBatch, passages: TokenBatch) -> TokenBatch:
     tokens = torch.cat([queries.ids_T, passages.ids_T])
     starts = torch.stack([starts_q, starts_p + len(queries.ids_T)], 1).flatten()
     lengths = torch.stack([lengths_q, lengths_p], 1).flatten()
-    return TokenBatch(gather_tokens(tokens, starts, lengths), lengths_q + lengths_p)
+    total = group * len(queries.ids_T) + len(passages.ids_T) - count
+    return TokenBatch(gather_tokens(tokens, starts, lengths, total), lengths_q + lengths_p)

@@ -18,7 +18,7 @@ from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
 from lightning_e5.models.head import EmbeddingHead, Similarity
 from lightning_e5.models.packed.families import packed_encoder
-from lightning_e5.models.packed.layout import length_runs
+from lightning_e5.models.packed.layout import Layout
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.models.pooling import PoolingMode
 from lightning_e5.progress import say
@@ -35,8 +35,9 @@ class TextEncoder(nn.Module):
             else padded and sorted by length.
         tokenizer: with the prefixes and the length limit that belong to the weights.
         head: pooling, dense layers and similarity; E5's by default.
-        precision: ``bf16`` runs the backbone under autocast, ``auto`` where the hardware multiplies bfloat16 itself, ``fp32`` only
-            where the caller does (``Trainer(precision="bf16-mixed")``); pooling, normalisation and all scores stay float32.
+        precision: ``bf16`` runs the backbone under autocast, ``auto`` where the hardware multiplies bfloat16 itself, ``bf16-gpu``
+            where that is a GPU, ``fp32`` only where the caller does (``Trainer(precision="bf16-mixed")``); pooling, normalisation
+            and all scores stay float32.
 
     Raises:
         UserError: the length limit is above the model's positions.
@@ -45,7 +46,7 @@ class TextEncoder(nn.Module):
     """
 
     def __init__(
-        self, backbone: Any, tokenizer: TextTokenizer, *, head: EmbeddingHead | None = None, precision: Precision = "fp32"
+        self, backbone: Any, tokenizer: TextTokenizer, *, head: EmbeddingHead | None = None, precision: Precision = "bf16-gpu"
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -74,9 +75,10 @@ class TextEncoder(nn.Module):
         *,
         prefixes: Prefixes | None = None,
         max_length: int | None = None,
-        precision: Precision = "fp32",
+        precision: Precision = "bf16-gpu",
         training_start: bool = False,
         dropout: float | None = None,
+        attention_dropout: float | None = None,
         pooling: PoolingMode | None = None,
         truncate_dim: int | None = None,
     ) -> TextEncoder:
@@ -91,6 +93,7 @@ class TextEncoder(nn.Module):
             training_start: load it to train it as an E5: E5's prefixes where the folder stores none, and cosines of whole
                 embeddings, whatever it was compared by before.
             dropout: while it is trained, in the place of what its ``config.json`` says.
+            attention_dropout: likewise, of the attention alone.
             pooling: in the place of the folder's own (the mean where it says nothing).
             truncate_dim: the first values of an embedding that are used, in the place of what the folder says.
 
@@ -99,7 +102,7 @@ class TextEncoder(nn.Module):
         """
         from lightning_e5.models.pretrained import load_pretrained, stored_length
 
-        loaded = load_pretrained(str(directory), dropout=dropout)
+        loaded = load_pretrained(str(directory), dropout=dropout, attention_dropout=attention_dropout)
         stored = loaded.stored
         if prefixes is None and stored.prefixes is None:
             prefixes = E5_PREFIXES if training_start else default_prefixes(str(directory), loaded.directory)
@@ -156,11 +159,12 @@ class TextEncoder(nn.Module):
 
         ``prompt``: tokens of the prefix at the beginning of each text; they matter where the model does not pool them.
         """
+        layout = Layout.of(lengths, ids_T.device)
         with backbone_autocast(self.precision, ids_T.device):
-            states_TD = self.packed(ids_T, lengths) if self.packed is not None else padded_states(self.backbone, ids_T, lengths)
+            states_TD = self.packed(ids_T, layout) if self.packed is not None else padded_states(self.backbone, ids_T, lengths)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
         with without_autocast(ids_T.device):
-            pooled_BD: Tensor = self.head(precise, length_runs(lengths), prompt)
+            pooled_BD: Tensor = self.head(precise, layout.runs, prompt, layout.lengths() if ids_T.is_cuda else None)
         return pooled_BD
 
     @torch.inference_mode()
@@ -191,7 +195,7 @@ class TextEncoder(nn.Module):
         """
         check_texts(texts)
         prompt = self.prompt_of(kind)
-        result_ND = torch.empty(len(texts), self.width)
+        result_ND = torch.empty(len(texts), self.width, device="cpu")
         for first in range(0, len(texts), TEXTS_AT_ONCE):
             part = texts[first : first + TEXTS_AT_ONCE]
             ids, lengths = self.tokenizer.encode(part, kind)
@@ -209,16 +213,16 @@ class TextEncoder(nn.Module):
         chunk_tokens: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
-        """Embeddings of texts that are tokens already; as `embed`, with ``prompt`` as `forward` has it."""
+        """Embeddings of texts that are tokens already, on the device where these are; as `embed`, with ``prompt`` as `forward` has it."""
         device = next(self.parameters()).device
         chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if runs_in_bf16(self.precision, device) else 2048)
-        result_BD = torch.empty(len(batch.lengths_B), self.width, dtype=torch.float32)
+        result_BD = torch.empty(len(batch.lengths_B), self.width, dtype=torch.float32, device=batch.ids_T.device)
         with self._evaluating():
             for chunk in sorted_chunks(batch, chunk_tokens):
                 embedded = self(chunk.ids_T.to(device), chunk.lengths, prompt).float()
                 if normalize:
                     embedded = functional.normalize(embedded, dim=1)
-                result_BD[chunk.rows_B] = embedded.cpu()
+                result_BD.index_copy_(0, chunk.rows_B, embedded.to(result_BD.device))
                 if progress is not None:
                     progress(len(chunk.lengths))
         return result_BD

@@ -32,6 +32,8 @@ class EncoderSpec:
         layers, hidden_size, heads, intermediate_size, max_positions: of the small BERT.
         dropout: share of values that training sets to 0, stored in the encoder's ``config.json`` for every stage that trains it or a
             cross-encoder from it; None for what a pretrained encoder's ``config.json`` says (BERT, MiniLM: 0.1), and 0 in the small BERT.
+        attention_dropout: that of the attention's probabilities alone, where it is another than ``dropout``; 0 lets a GPU attend within texts
+            of unequal length in one kernel where only torch's is there, which has no dropout (see `lightning_e5.models.packed.varlen`).
         initialisation: ``weighted_average`` starts the small BERT as an average of word vectors weighted by IDF (see
             `lightning_e5.models.initialisation`), ``bert`` as BERT itself.
         prefixes: ``query`` and ``passage``, put before all texts and stored with the encoder; None for E5's; ``own``, of a pretrained
@@ -48,6 +50,7 @@ class EncoderSpec:
     heads: Size = 4
     intermediate_size: Size = 512
     dropout: Annotated[float, Range(0, 0.99)] | None = None
+    attention_dropout: Annotated[float, Range(0, 0.99)] | None = None
     max_positions: Length = 512
     initialisation: Literal["weighted_average", "bert"] = "weighted_average"
     prefixes: Mapping[str, str] | Literal["own"] | None = None
@@ -82,7 +85,8 @@ class EncoderSpec:
             prefixes = stored_settings(folder).prefixes or default_prefixes(str(self.pretrained), folder)
         pooling = None if self.pooling is None else POOLING_NAMES[self.pooling]
         return TextEncoder.from_pretrained(
-            folder, prefixes=prefixes, max_length=self.max_length, training_start=True, dropout=self.dropout, pooling=pooling
+            folder, prefixes=prefixes, max_length=self.max_length, training_start=True, dropout=self.dropout,
+            attention_dropout=self.attention_dropout, pooling=pooling,
         )  # fmt: skip
 
     def build(self, tokenizer: TextTokenizer, document_frequency: Any, documents: int) -> TextEncoder:
@@ -103,7 +107,7 @@ class EncoderSpec:
             num_attention_heads=self.heads,
             intermediate_size=self.intermediate_size,
             hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout if self.attention_dropout is None else self.attention_dropout,
             max_position_embeddings=self.max_positions,
         )
         bert = BertModel(config, add_pooling_layer=False)

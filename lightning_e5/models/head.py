@@ -127,9 +127,10 @@ class EmbeddingHead(nn.Module):
         whole = repr((self.settings, [layer.config if isinstance(layer, Dense) else "unit" for layer in self.layers]))
         return whole + ("" if self.settings.truncate_dim is None else f" truncate_dim={self.settings.truncate_dim}")
 
-    def forward(self, states_TD: Tensor, runs: Sequence[LengthRun], prompt: int = 0) -> Tensor:
-        """``[T, D] -> [B, width]``; ``prompt``: tokens of the prefix, which are left out where the settings say so."""
-        embeddings_BD = pool(states_TD, runs, self.settings.modes, 0 if self.settings.include_prompt else prompt)
+    def forward(self, states_TD: Tensor, runs: Sequence[LengthRun], prompt: int = 0, lengths_B: Tensor | None = None) -> Tensor:
+        """``[T, D] -> [B, width]``; ``prompt``: tokens of the prefix, which are left out where the settings say so; ``lengths_B``: see
+        `lightning_e5.models.pooling.average_pool`."""
+        embeddings_BD = pool(states_TD, runs, self.settings.modes, 0 if self.settings.include_prompt else prompt, lengths_B)
         for layer in self.layers:
             embeddings_BD = layer(embeddings_BD)
         return self.first_values(embeddings_BD)

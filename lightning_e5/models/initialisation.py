@@ -43,8 +43,8 @@ def weighted_average_start(bert: Any, document_frequency: NDArray[np.int64], doc
     content = int(width * CONTENT_SHARE)
     weights_V = torch.from_numpy(idf_weights(document_frequency, documents)).float()
     table = bert.embeddings.word_embeddings.weight
-    inside = torch.nn.functional.normalize(_centred(torch.randn(len(table), content)), dim=1)
-    outside = torch.nn.functional.normalize(_centred(torch.randn(len(table), width - content)), dim=1)
+    inside = torch.nn.functional.normalize(_centred(torch.randn(len(table), content, device="cpu")), dim=1)
+    outside = torch.nn.functional.normalize(_centred(torch.randn(len(table), width - content, device="cpu")), dim=1)
     unit = torch.cat([inside * weights_V[:, None], outside * (1 - weights_V**2).sqrt()[:, None]], 1)
     table.copy_(unit * width**0.5)  # of variance 1: LayerNorm leaves it as it is
     bert.embeddings.position_embeddings.weight.zero_()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_e5.errors import UserError
+from lightning_e5.training.chunks import gather_tokens
 
 
 def padded_states(backbone: Any, ids_T: Tensor, lengths: Sequence[int], segments_T: Tensor | None = None) -> Tensor:
@@ -19,13 +20,15 @@ def padded_states(backbone: Any, ids_T: Tensor, lengths: Sequence[int], segments
     pieces = torch.split(ids_T, list(lengths))
     pad = int(getattr(backbone.config, "pad_token_id", 0) or 0)
     padded_BL = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=pad)
-    positions_L = torch.arange(padded_BL.shape[1], device=ids_T.device)
-    mask_BL = positions_L[None, :] < torch.tensor(lengths, device=ids_T.device)[:, None]
+    longest = padded_BL.shape[1]
+    lengths_B = torch.tensor(lengths, device=ids_T.device)
+    mask_BL = torch.arange(longest, device=ids_T.device)[None, :] < lengths_B[:, None]
     types = {}
     if segments_T is not None and int(getattr(backbone.config, "type_vocab_size", 0) or 0) > 1:
         types["token_type_ids"] = nn.utils.rnn.pad_sequence(list(torch.split(segments_T, list(lengths))), batch_first=True)
     states_BLD: Tensor = backbone(input_ids=padded_BL, attention_mask=mask_BL.long(), **types).last_hidden_state
-    return states_BLD[mask_BL]
+    starts_B = torch.arange(len(lengths), device=ids_T.device) * longest
+    return gather_tokens(states_BLD.flatten(0, 1), starts_B, lengths_B, len(ids_T))  # a mask would have to be waited for on a GPU
 
 
 def usable_positions(backbone: Any) -> int | None:
@@ -51,3 +54,16 @@ def checkpoint_layers(model: nn.Module) -> None:
     if not getattr(backbone, "supports_gradient_checkpointing", False):
         raise UserError(f"gradient_checkpointing: {type(backbone).__name__} cannot recompute its layers")
     backbone.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of the backbone in ``model``, each of which is called as a module.
+
+    Raises:
+        UserError: which they are cannot be told.
+    """
+    count = getattr(getattr(getattr(model, "backbone", model), "config", None), "num_hidden_layers", None)
+    found = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
+    if found is None:
+        raise UserError(f"strategy: fsdp2: {type(getattr(model, 'backbone', model)).__name__} has no list of num_hidden_layers layers; fsdp shards it as a whole")
+    return list(found)

@@ -44,9 +44,9 @@ def padding_share(texts: int, max_length: int, chunk_tokens: int) -> float:
         max_length: tokens of the longest.
         chunk_tokens: encoded at once, as `lightning_e5.training.grad_cache.GradCache` has it.
     """
-    lengths_B = torch.linspace(min(_SHORTEST, max_length), max_length, max(1, texts)).round().long()
+    lengths_B = torch.linspace(min(_SHORTEST, max_length), max_length, max(1, texts), device="cpu").round().long()
     tokens = int(lengths_B.sum())
-    chunks = sorted_chunks(TokenBatch(torch.zeros(tokens, dtype=torch.int8), lengths_B), chunk_tokens)
+    chunks = sorted_chunks(TokenBatch(torch.zeros(tokens, dtype=torch.int8, device="cpu"), lengths_B), chunk_tokens)
     return sum(len(chunk.lengths) * chunk.lengths[-1] for chunk in chunks) / tokens
 
 

@@ -10,7 +10,7 @@ from lightning_e5.models.sequence_classifier import SequenceClassifier
 
 
 def load_pair_scorer(
-    name: Path | str, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "fp32"
+    name: Path | str, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "bf16-gpu"
 ) -> CrossEncoder | SequenceClassifier:
     """The cross-encoder of a folder (or of ``cross_encoder/`` in it) or, for a released one, of a hub name.
 

@@ -27,6 +27,8 @@ _DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "embedding_dropout",
     "mlp_dropout", "dropout_rate", "embd_pdrop", "attn_pdrop", "resid_pdrop",
 )  # fmt: skip
+#: Those of them that are the attention's alone: of its probabilities (in ModernBERT, also of what it adds).
+_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 #: Weights of other uses of the same architecture, which an encoder does not miss: heads, poolers, decoders and counted positions.
 _OTHER_USES = ("pooler", "cls.", "lm_head", "classifier", "qa_outputs", "score", "decoder", "vocab_", "generator_", "discriminator_", "lm_", "mask_")
 
@@ -45,12 +47,13 @@ class PretrainedEncoder(NamedTuple):
     stored: FolderSettings
 
 
-def load_pretrained(name: str, *, dropout: float | None = None) -> PretrainedEncoder:
+def load_pretrained(name: str, *, dropout: float | None = None, attention_dropout: float | None = None) -> PretrainedEncoder:
     """The model of a folder.
 
     Args:
         name: see `model_folder`.
         dropout: in the place of what its ``config.json`` says; it is stored with the model when that is saved.
+        attention_dropout: likewise, of the attention alone.
 
     Raises:
         UserError: nothing there, nothing that can be loaded or is supported, weights that the model needs and the folder lacks,
@@ -62,7 +65,7 @@ def load_pretrained(name: str, *, dropout: float | None = None) -> PretrainedEnc
     if not (place / "config.json").is_file():
         raise UserError(f"{name}: no model folder (has no config.json)")
     with quiet_transformers():
-        backbone = _backbone(name, place, dropout)
+        backbone = _backbone(name, place, {_DROPOUTS: ("dropout", dropout), _ATTENTION_DROPOUTS: ("attention_dropout", attention_dropout)})
         tokenizer = load_tokenizer(name, place)
     backend = tokenizer.backend_tokenizer
     check_vocabulary(name, backend, backbone)
@@ -72,17 +75,17 @@ def load_pretrained(name: str, *, dropout: float | None = None) -> PretrainedEnc
     return PretrainedEncoder(directory, backbone, backend, tokenizer_settings(tokenizer), limit if 0 < limit < 1 << 24 else None, stored)
 
 
-def _backbone(name: str, place: Path, dropout: float | None) -> Any:
-    """The Transformer of a folder, in float32."""
+def _backbone(name: str, place: Path, dropouts: Mapping[tuple[str, ...], tuple[str, float | None]]) -> Any:
+    """The Transformer of a folder, in float32; ``dropouts``: keys of its configuration -> what a user calls it, and the rate."""
     import transformers
 
     config = load_config(place)
-    if dropout is not None:
-        named = [key for key in _DROPOUTS if key in config.to_dict()]
-        if dropout and not named:
-            raise UserError(f"{place / 'config.json'}: dropout: {dropout} for a model that has none; the rule is null or 0 for such a model")
-        for key in named:
-            setattr(config, key, dropout)
+    for keys, (called, rate) in dropouts.items():
+        named = [key for key in keys if key in config.to_dict()]
+        if rate and not named:
+            raise UserError(f"{place / 'config.json'}: {called}: {rate} for a model that has none; the rule is null or 0 for such a model")
+        for key in named if rate is not None else ():
+            setattr(config, key, rate)
     kind = getattr(config, "model_type", "")
     if kind in _ENCODER_HALVES:
         backbone = load_weights(name, place, getattr(transformers, _ENCODER_HALVES[kind]), config)

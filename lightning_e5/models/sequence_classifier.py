@@ -39,7 +39,7 @@ class SequenceClassifier(nn.Module):
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "fp32"
+        self, model: Any, tokenizer: Any, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "bf16-gpu"
     ) -> None:
         super().__init__()
         if model.config.num_labels != 1:
@@ -59,7 +59,7 @@ class SequenceClassifier(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: Path | str, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "fp32"
+        cls, name: Path | str, *, max_length: int | None = None, passage_format: str = "{passage}", precision: Precision = "bf16-gpu"
     ) -> SequenceClassifier:
         """Load a folder or a hub name (see `model_folder`); UserError where it is not there, not fetchable, damaged, or no such model."""
         from transformers import AutoModelForSequenceClassification
@@ -93,7 +93,7 @@ class SequenceClassifier(nn.Module):
         training = self.training
         self.eval()
         device = next(self.parameters()).device
-        logits_N = torch.empty(len(queries))
+        logits_N = torch.empty(len(queries), device="cpu")
         for first in range(0, len(queries), _PAIRS_AT_ONCE):
             texts = [self.passage_format.replace("{passage}", p) for p in passages[first : first + _PAIRS_AT_ONCE]]
             encoded = self._tokens(queries[first : first + _PAIRS_AT_ONCE], texts)
@@ -102,7 +102,7 @@ class SequenceClassifier(nn.Module):
                 padded = self.tokenizer.pad({k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt").to(device)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device)):
                     logits = self.model(**padded).logits
-                logits_N[first + torch.tensor(rows)] = logits.float().squeeze(1).cpu()
+                logits_N[first + torch.tensor(rows, device="cpu")] = logits.float().squeeze(1).cpu()
                 if progress is not None:
                     progress(len(rows))
         self.train(training)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any
@@ -12,36 +12,31 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_e5.distributed.collectives import (
     any_rank,
     average_gradients,
     broadcast_from_first,
-    gather,
     rank_means,
     world_size,
 )
-from lightning_e5.distributed.devices import runs_in_bf16, without_autocast
-from lightning_e5.errors import TrainingStopped
+from lightning_e5.distributed.devices import fast_float32, without_autocast
+from lightning_e5.errors import UserError
 from lightning_e5.memory import used_bytes
-from lightning_e5.models.packed.encoder import PackedEncoder
+from lightning_e5.models.packed.encoder import PackedEncoder, held_weights
 from lightning_e5.models.padded import checkpoint_layers
 from lightning_e5.modules.trainer_arguments import check_trainer
 from lightning_e5.modules.validated import ValidatedModule
 from lightning_e5.ranges import Count, Seed
 from lightning_e5.rng import derive_seed
-from lightning_e5.training.grad_cache import CachedStep, EmbeddingLoss, EncodeChunk, GradCache
+from lightning_e5.training.grad_cache import CachedStep, EmbeddingLoss, EncodeChunk, GradCache, under_autocast
 from lightning_e5.training.optimizer import AdamWConfig, clip_gradients, freeze_position_embeddings, set_learning_rates
-from lightning_e5.training.sharding import ParameterShards
-from lightning_e5.training.throughput import encoder_flops, gemm_peak
+from lightning_e5.training.sharding.layers import LayerShards
+from lightning_e5.training.sharding.whole_model import ParameterShards
+from lightning_e5.training.step_values import TOKENS, Mark, StepValues, UnreadSteps, not_finite, refuse_step
+from lightning_e5.training.throughput import model_flops, model_peak
 from lightning_e5.types import PairBatch, TokenBatch
-
-#: Row numbers that a message names at most, per rank.
-_ROWS_NAMED = 16
-
-
-class NonFiniteError(TrainingStopped):
-    """A loss or gradient that is not finite: training stops before the optimizer step."""
 
 
 class TrainingModule(ValidatedModule):
@@ -65,13 +60,21 @@ class TrainingModule(ValidatedModule):
         self.grad_cache = GradCache()
         for packed in self._packed:
             packed.scatter_word_gradient = True
-        #: Whether `configure_optimizers` cuts the model into shards, one per rank (set by the strategy).
-        self.sharded = False
-        self.shards: ParameterShards | None = None
+        #: Cuts the model into shards, one per rank, from the optimizer's groups (set by the strategy); None: every rank has it whole.
+        self.make_shards: Callable[[Sequence[Mapping[str, Any]]], ParameterShards | LayerShards] | None = None
+        self.shards: ParameterShards | LayerShards | None = None
         self.trained_pairs = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
-        self._started = time.perf_counter()
+        #: Whether a step makes the weights of its products once, or each chunk anew (`lightning_e5.models.packed.step_weights`).
+        self.holds_weights = True
+        #: On a GPU, whether layers that stay float32 multiply in TF32; losses never do.
+        self.tf32 = True
+        #: How many steps a step's values are read behind it; None: 1 on a GPU, whose fused optimizer leaves out a step that is not
+        #: finite without asking the host, else 0.
+        self.read_behind: int | None = None
+        self._unread = UnreadSteps()
+        self._began = Mark(torch.device("cpu"))
         optimizer.schedule_factor(0, max_steps)  # refuses a warm-up longer than the training
         if optimizer.freeze_positions:
             freeze_position_embeddings(model)
@@ -85,11 +88,11 @@ class TrainingModule(ValidatedModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = self.adamw.parameter_groups(self)
-        if self.sharded:
-            self.shards = ParameterShards(groups, self.model)
+        if self.make_shards is not None:
+            self.shards = self.make_shards(groups)
+            self.grad_cache.in_step = self.shards.in_step
             groups = self.shards.optimizer_groups
-        beta_1, beta_2 = self.adamw.betas  # a list in a YAML
-        optimizer = torch.optim.AdamW(groups, betas=(beta_1, beta_2), eps=self.adamw.eps)
+        optimizer = self.adamw.build(groups)
         set_learning_rates(optimizer, self.adamw.schedule_factor(self.global_step, self.max_steps))
         return optimizer
 
@@ -107,6 +110,7 @@ class TrainingModule(ValidatedModule):
         return derive_seed(self.seed, "step", self.global_step, self.global_rank)
 
     def on_train_start(self) -> None:
+        self._unread = UnreadSteps()
         if (planned := self.trainer.estimated_stepping_batches) > self.max_steps:
             last = self.adamw.learning_rate * self.adamw.schedule_factor(self.max_steps, self.max_steps)
             rank_zero_warn(
@@ -114,12 +118,17 @@ class TrainingModule(ValidatedModule):
                 f"after it the learning rate stays at {last:.3g}"
             )
         # Sharded parameters are empty now; they were broadcast before they were cut into shards.
-        broadcast_from_first([t for t in (*self.parameters(), *self.buffers()) if t.numel()])
+        broadcast_from_first([t for t in (*self.parameters(), *self.buffers()) if t.numel() and not isinstance(t, DTensor)])
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
-        self._started = time.perf_counter()
+        self._began = Mark(self.device)
+
+    def on_validation_start(self) -> None:
+        self.read_steps()
+        super().on_validation_start()
 
     def on_train_end(self) -> None:
+        self.read_steps()
         if self.shards is not None:
             self.shards.restore()
             self.shards = None
@@ -137,30 +146,45 @@ class TrainingModule(ValidatedModule):
             without_gradient: texts that were encoded beside them, for the record.
         """
         of_model = [p for p in self.model.parameters() if p.requires_grad]
-        encode = partial(_under_autocast, encode) if torch.is_autocast_enabled(self.device.type) else encode
-        with self.whole_parameters(), without_autocast(self.device):  # backward passes, too
+        encode = partial(under_autocast, encode) if torch.is_autocast_enabled(self.device.type) else encode
+        fast: AbstractContextManager[None] = fast_float32(self.device) if self.tf32 else nullcontext()
+        # Layer by layer a weight is whole only for moments.
+        held = held_weights(self.model, once=self.holds_weights and not self.grad_cache.in_step)
+        around = self.shards.stepping() if self.shards is not None else nullcontext()
+        with around, held as shared, fast, without_autocast(self.device):  # backward passes, too
             step = self.grad_cache.step(
-                texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters()
+                texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters(), shared=shared
             )
             if self.shards is not None:
                 self.shards.reduce_gradients()
-        update = self._update(batch, step)
-        flops, tokens = 3.0 * self._forward_flops(texts), step.tokens
+        norm = self._average_and_clip()
+        flops, tokens = 3.0 * model_flops(self.model, texts.lengths_B.tolist()), float(step.tokens)
         if without_gradient is not None:
-            flops, tokens = flops + self._forward_flops(without_gradient), tokens + len(without_gradient.ids_T)
-        seconds = time.perf_counter() - self._started
+            flops, tokens = flops + model_flops(self.model, without_gradient.lengths_B.tolist()), tokens + len(without_gradient.ids_T)
         row: dict[str, float | Tensor] = {
             "loss": step.loss.loss,
             "accuracy": step.loss.accuracy,
             "masked_fraction": step.loss.masked_fraction,
             **step.loss.logs,
-            **update,
+            "learning_rate": self.adamw.learning_rate * self.adamw.schedule_factor(self.global_step, self.max_steps),
+            "gradient_norm": norm,
             "replayed_share": step.recomputed_tokens / max(1, step.tokens),
             "padding_share": 0.0 if self._packed else 1.0 - step.tokens / max(1, step.padded_tokens),
-            "seconds": seconds,
-            "mfu": flops / seconds / self._peak(),
-            "memory_gb": used_bytes(self.device) / 2**30,
+            "seconds": 0.0,
+            "mfu": flops,
+            "memory_gb": 0.0,
         }
+        if (waited := getattr(self.trainer.datamodule, "data_seconds", None)) is not None:  # type: ignore[attr-defined]
+            row["data_seconds"] = waited  # before ``seconds`` began
+        if self._behind():
+            self._step_unread(batch, step, row, tokens)
+            return step
+        finite = bool(torch.isfinite(step.loss.loss)) and bool(torch.isfinite(norm))
+        if any_rank(not finite, norm.device):
+            self._refuse(self.global_step, batch.rows_B, not_finite(step.embeddings_ND), float(step.loss.loss), float(norm))
+        self._optimize()
+        seconds = Mark(self.device).since(self._began)
+        row |= {"seconds": seconds, "mfu": flops / seconds / model_peak(self.model, self.device), "memory_gb": used_bytes(self.device) / 2**30}
         self._log_step(row, len(batch.rows_B), tokens)
         return step
 
@@ -177,49 +201,76 @@ class TrainingModule(ValidatedModule):
         """The model's parameters are whole inside; with sharding a collective call."""
         return self.shards.gathered() if self.shards is not None else nullcontext()
 
-    def _update(self, batch: PairBatch, step: CachedStep) -> dict[str, float]:
-        """Average over ranks, refuse non-finite values, clip, set the learning rate, step, clear the gradients."""
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
+    def _average_and_clip(self) -> Tensor:
+        """Average the gradients over the ranks and clip them; their norm before that, on the device."""
         # With shards the model's gradients are averaged already.
         whole = self.trained_parameters() if self.shards is None else self.loss_parameters()
         average_gradients(whole)
-        norm = clip_gradients(whole, self.adamw.max_grad_norm, shards=[] if self.shards is None else self.shards.local)
-        loss = step.loss.loss
-        finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
-        if any_rank(not finite, loss.device):
-            self._refuse(batch, loss, norm, step.embeddings_ND)
-        factor = self.adamw.schedule_factor(self.global_step, self.max_steps)
-        set_learning_rates(optimizer, factor)
+        return clip_gradients(whole, self.adamw.max_grad_norm, shards=[] if self.shards is None else self.shards.local)
+
+    def _optimize(self) -> None:
+        """Set the learning rate, step, clear the gradients."""
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        set_learning_rates(optimizer, self.adamw.schedule_factor(self.global_step, self.max_steps))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         set_learning_rates(optimizer, self.adamw.schedule_factor(self.global_step, self.max_steps))  # as callbacks see it before a step
-        return {"learning_rate": self.adamw.learning_rate * factor, "gradient_norm": float(norm)}
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether a step's row is known only after later steps, see `read_steps`."""
+        return self._trainer is not None and self._behind() > 0
+
+    def _behind(self) -> int:
+        """How many steps values are read behind now."""
+        optimizer: Any = self.optimizers()
+        fused = all(group.get("fused") for group in optimizer.param_groups)
+        if self.read_behind and not fused:
+            raise UserError(f"read_behind: {self.read_behind}, where only a fused optimizer leaves out a step that is not finite; give optimizer: {{fused: true}}, or 0")
+        return int(self.device.type == "cuda" and fused) if self.read_behind is None else self.read_behind
+
+    def _step_unread(self, batch: PairBatch, step: CachedStep, row: dict[str, float | Tensor], tokens: float) -> None:
+        """The optimizer step, which the device leaves out where a value is not finite; the host reads the steps that are done by now."""
+        optimizer: Any = self.optimizers()
+        values = StepValues({**row, "memory_gb": used_bytes(self.device) / 2**30, TOKENS: tokens}, self.device)
+        # As torch's gradient scalers tell it. Nor is any step made after such a one, until the host knows of it.
+        optimizer.optimizer.grad_scale, optimizer.optimizer.found_inf = None, self._unread.leave_out(values)
+        before = self.global_step
+        self._optimize()
+        self._unread.add(before, values, batch, not_finite(step.embeddings_ND), self._began)
+        self.read_steps(leave=self._behind(), log=True)
+
+    def read_steps(self, leave: int = 0, *, log: bool = False) -> None:
+        """Read the values of all steps but the last ``leave``, and hand their rows on; a collective call.
+
+        Callbacks with ``on_step_read(trainer, module, step, row, batch)`` get each; ``batch`` holds no tokens. ``log``: hand them to
+        Lightning's loggers too, which it allows within a step only.
+        """
+        for unread in self._unread.read(leave):
+            row = unread.row
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
+                self._refuse(unread.step, unread.rows_B, unread.bad_N, row["loss"], row["gradient_norm"])
+            row["mfu"] /= row["seconds"] * model_peak(self.model, self.device)
+            self._known(row, len(unread.rows_B), row.pop(TOKENS), log=log)
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if (hook := getattr(callback, "on_step_read", None)) is not None:
+                    hook(self.trainer, self, unread.step + 1, row, unread.batch)
 
     def text_places(self, texts: int, rows: int) -> Tensor:
         """int64 ``[texts]``: which of this rank's rows each text of a step belongs to; here row after row."""
-        return torch.arange(texts) // (texts // rows)
+        return torch.arange(texts, device=self.device) // (texts // rows)
 
-    def _refuse(self, batch: PairBatch, loss: Tensor, norm: Tensor, embeddings_ND: Tensor) -> None:
-        """Stop on all ranks, each with the rows of every rank whose texts were embedded as values that are not finite."""
-        bad_N = ~torch.isfinite(embeddings_ND).all(1)
-        places = self.text_places(len(bad_N), len(batch.rows_B)).to(bad_N.device)[bad_N].unique()[:_ROWS_NAMED]
-        named = batch.rows_B.new_full((_ROWS_NAMED,), -1)
-        named[: len(places)] = batch.rows_B[places]
-        found = [row for row in gather(named).tolist() if row >= 0]
-        culprits = ", ".join(map(str, found)) or "none, it is the loss or the backward pass"
-        rows = batch.rows_B.tolist()
-        shown = ", ".join(map(str, rows[:_ROWS_NAMED])) + (" ..." if len(rows) > _ROWS_NAMED else "")
-        raise NonFiniteError(
-            f"step {self.global_step}: loss {float(loss)} or gradient norm {float(norm)} is not finite on some rank; "
-            f"no optimizer step was made and the last checkpoint is good; "
-            f"rows whose embeddings are not finite: {culprits}; rows of this rank's batch: {shown}"
-        )
+    def _refuse(self, step: int, rows_B: Tensor, bad_N: Tensor, loss: float, norm: float) -> None:
+        refuse_step(step, rows_B, bad_N, self.text_places(len(bad_N), len(rows_B)), loss=loss, norm=norm)
 
     def _log_step(self, logs: Mapping[str, float | Tensor], pairs: int, tokens: float) -> None:
         """Log one row per optimizer step: means over the ranks, rates of all ranks together."""
         *means, tokens = rank_means([*map(float, logs.values()), float(tokens)], self.device)
-        row = dict(zip(logs, means, strict=True))
+        self._known(dict(zip(logs, means, strict=True)), pairs, tokens, log=True)
+
+    def _known(self, row: dict[str, float], pairs: int, tokens: float, *, log: bool) -> None:
+        """A step's row is known: count what was seen, and hand it on."""
         ranks = world_size()
         self.trained_pairs += pairs * ranks
         self.trained_tokens += round(tokens * ranks)
@@ -231,38 +282,19 @@ class TrainingModule(ValidatedModule):
         }
         self.last_metrics = row
         # To callbacks and Lightning's loggers; no mean over ranks, as these are.
-        for name, value in row.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", on_step=True, on_epoch=False, batch_size=pairs)
+        for name, value in row.items() if log else ():
+            # As a tensor of the CPU: Lightning would copy a number to the GPU, and wait for all that the GPU computes.
+            self.log(f"train/{name}", value if self.device.type == "cpu" else torch.tensor(value, device="cpu"), prog_bar=name == "loss", on_step=True, on_epoch=False, batch_size=pairs)
 
     @cached_property
     def _packed(self) -> list[PackedEncoder]:
         """The encoders in the model that run without padding; none where it pads."""
         return [m for m in self.model.modules() if isinstance(m, PackedEncoder)]
 
-    @cached_property
-    def _encoder_config(self) -> Any:
-        """The configuration of the encoder inside the model, by which its arithmetic is counted; None without one."""
-        configs = (m.config for m in self.model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers"))
-        return next(configs, None)
-
-    def _forward_flops(self, texts: TokenBatch) -> float:
-        config = self._encoder_config
-        return 0.0 if config is None else encoder_flops(config, texts.lengths_B.tolist())
-
-    def _peak(self) -> float:
-        """The measured peak of this device at the model's precision, FLOP/s."""
-        half = runs_in_bf16(getattr(self.model, "precision", "fp32"), self.device) or torch.is_autocast_enabled(self.device.type)
-        return gemm_peak(self.device, torch.bfloat16 if half else torch.float32)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.read_steps()  # a step that is not finite shows itself before anything of it is kept
         checkpoint["seen"] = {"pairs": self.trained_pairs, "tokens": self.trained_tokens}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         seen = checkpoint.get("seen", {})  # not in one of weights alone
         self.trained_pairs, self.trained_tokens = seen.get("pairs", 0), seen.get("tokens", 0)
-
-
-def _under_autocast(encode: EncodeChunk, ids_T: Tensor, lengths: list[int]) -> Tensor:
-    """A chunk as ``Trainer(precision="bf16-mixed")`` has it encoded."""
-    with torch.autocast(ids_T.device.type, dtype=torch.bfloat16):
-        return encode(ids_T, lengths)

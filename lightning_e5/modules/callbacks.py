@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,8 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning_e5.distributed.collectives import any_rank
 from lightning_e5.distributed.ranks import ranks
 from lightning_e5.interrupts import STOPPING, end_now, handlers, listening
-from lightning_e5.progress import Bar
+from lightning_e5.progress import Bar, say
+from lightning_e5.training.background_writer import BackgroundWriter
 from lightning_e5.training.checkpointing import checkpoint_path, load_checkpoint, save_checkpoint
 from lightning_e5.training.grad_cache import StepGivenUp
 
@@ -38,17 +40,35 @@ class StepRecords(L.Callback):
         self.logs = logs
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if not getattr(pl_module, "reads_late", False):
+            self.on_step_read(trainer, pl_module, trainer.global_step, getattr(pl_module, "last_metrics", {}), None)
+
+    def on_step_read(self, trainer: L.Trainer, module: L.LightningModule, step: int, row: Mapping[str, float], batch: Any) -> None:
+        """The row of a step, which may be one before the last."""
         for log in self.logs:
-            log.log_metrics(getattr(pl_module, "last_metrics", {}), step=trainer.global_step)
+            log.log_metrics(row, step=step)
+
+
+#: ``trainer.save_checkpoint(path, storage_options=IN_BACKGROUND)``: a thread writes it, and training goes on; see `VerifiedCheckpointIO`.
+IN_BACKGROUND = {"background": True}
 
 
 class VerifiedCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints through `lightning_e5.training.checkpointing`: atomic, with sha256, data only."""
+    """Lightning's checkpoints through `lightning_e5.training.checkpointing`: atomic, with sha256, data only.
+
+    A checkpoint that is not saved `IN_BACKGROUND` is there when ``save_checkpoint`` returns, and all before it are.
+    """
 
     def __init__(self, keep: int = 2) -> None:
         self.keep = keep
+        #: Of the rank that writes; that of others has nothing to do.
+        self.writer = BackgroundWriter(partial(save_checkpoint, keep=keep))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if storage_options == IN_BACKGROUND:
+            self.writer.submit(Path(path), checkpoint)
+            return
+        self.writer.finish()
         save_checkpoint(Path(path), checkpoint, keep=self.keep)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -58,24 +78,57 @@ class VerifiedCheckpointIO(CheckpointIO):
         Path(path).with_suffix(".json").unlink(missing_ok=True)
         Path(path).unlink(missing_ok=True)
 
+    def teardown(self) -> None:
+        if (error := self.writer.wait()) is not None:
+            say(str(error))  # another error ends the training already
+
+
+def _writer(trainer: L.Trainer) -> BackgroundWriter | None:
+    """What writes this training's checkpoints in the background; None where nothing does."""
+    plugin = trainer.strategy.checkpoint_io
+    return plugin.writer if isinstance(plugin, VerifiedCheckpointIO) else None
+
 
 class PeriodicCheckpoint(L.Callback):
-    """Saves after a number of optimizer steps or of seconds, whichever comes first, at a step's end on all ranks."""
+    """Saves after a number of optimizer steps or of seconds, whichever comes first, at a step's end on all ranks.
 
-    def __init__(self, directory: Path, *, every_steps: int | None = None, every_seconds: float = 60.0) -> None:
-        self.directory, self.every_steps, self.every_seconds = directory, every_steps, every_seconds
+    Args:
+        directory: of the checkpoints.
+        every_steps: None for no number of steps.
+        every_seconds: by default 600 on a GPU and 60 elsewhere.
+        background: a thread writes while training goes on (see `BackgroundWriter`), which needs `VerifiedCheckpointIO`; by default
+            on a GPU alone: elsewhere the thread would take the cores and the memory that training computes with.
+
+    Raises:
+        OSError: a checkpoint could not be written; one of the background at the end of a later step.
+    """
+
+    def __init__(
+        self, directory: Path, *, every_steps: int | None = None, every_seconds: float | None = None, background: bool | None = None
+    ) -> None:
+        self.directory, self.every_steps, self.every_seconds, self.background = directory, every_steps, every_seconds, background
         self._last = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        on_gpu = pl_module.device.type == "cuda"
+        self.every_seconds = self.every_seconds if self.every_seconds is not None else 600.0 if on_gpu else 60.0
+        self.background = on_gpu and _writer(trainer) is not None if self.background is None else self.background
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if (writer := _writer(trainer)) is not None:
+            writer.check()
         step = trainer.global_step
         due = self.every_steps is not None and step % self.every_steps == 0
-        due = due or time.monotonic() - self._last >= self.every_seconds
+        due = due or (self.every_seconds is not None and time.monotonic() - self._last >= self.every_seconds)
         if any_rank(due, pl_module.device) and step < (trainer.max_steps or 0):
-            trainer.save_checkpoint(checkpoint_path(self.directory, step))
+            _read_steps(pl_module)
+            trainer.save_checkpoint(checkpoint_path(self.directory, step), storage_options=IN_BACKGROUND if self.background else None)
             self._last = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if (writer := _writer(trainer)) is not None:
+            writer.finish()
 
 
 class StopOnSignal(L.Callback):
@@ -128,18 +181,29 @@ class StopOnSignal(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         self.agree(pl_module.device)
         if self.stopped:
-            self._save(trainer)
+            self._save(trainer, pl_module.device)
             trainer.should_stop = True
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, StepGivenUp):
             self.stopped = True
-            self._save(trainer)
+            self._save(trainer, pl_module.device)
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: L.Trainer, device: Any) -> None:
+        """A checkpoint of the last step, where there is none; a collective call."""
         path = checkpoint_path(self.directory, trainer.global_step)
-        if trainer.global_step and not path.is_file():
+        if (writer := _writer(trainer)) is not None:
+            writer.finish()  # it may be the one that is being written
+        # The first rank alone knows that it is written: another must not begin to save what that one has.
+        if trainer.global_step and any_rank(trainer.is_global_zero and not path.is_file(), device):
+            _read_steps(trainer.lightning_module)
             trainer.save_checkpoint(path)
+
+
+def _read_steps(module: L.LightningModule) -> None:
+    """Let the callbacks have the rows of all steps before their own states are saved."""
+    if (read := getattr(module, "read_steps", None)) is not None:
+        read()
 
 
 def _left_to_the_thread(number: int, frame: Any) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
-from lightning_e5.distributed.collectives import gather, gather_with_grad
+from lightning_e5.distributed.collectives import gather
 from lightning_e5.losses.matryoshka import check_dimensions, first_values
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives
+from lightning_e5.modules.bi_encoder import BiEncoderModule
 from lightning_e5.ranges import Count
 from lightning_e5.training.chunks import concatenate
 from lightning_e5.training.negative_queue import NegativeQueue
@@ -24,7 +23,8 @@ class PreBatchModule(BiEncoderModule):
 
     Args:
         encoder: the bi-encoder.
-        queue_size: passages held (paper: 65,536).
+        queue_size: passages held (paper: 65,536), on every rank; at least those of a global batch, which are gathered to enter it
+            with ``passages_of_ranks: ring``, too.
         **training: see `BiEncoderModule`.
 
     Source: paper table 8, after Lee et al. 2021 (DensePhrases). How the authors filled the queue is not published; here
@@ -41,12 +41,9 @@ class PreBatchModule(BiEncoderModule):
         def loss(embeddings_ND: Tensor) -> LossOutput:
             queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
             # Candidates: the passages of all ranks, as in-batch, then those of the queue (none in the first step).
-            passages_PD, text_P = gather_with_grad(passages_ND), gather(batch.passage_text_P)
-            queue_KD, queue_text_K = self.queue.entries()
+            queue_KD, text_K = self.queue.entries()
             queue_KD = first_values(queue_KD, queries_BD.shape[1])
-            target_B = own_positives(batch)
-            mask = self.false_negatives(batch, torch.cat([text_P, queue_text_K]), target_B, text_P)
-            output = self.info_nce(queries_BD, passages_PD, target_B, mask, queue_KD)
+            output = self.against_passages(batch, queries_BD, passages_ND, (queue_KD, text_K))
             return output._replace(logs={**self.embedding_logs(queries_BD, passages_ND), "queue": float(len(queue_KD))})
 
         step = self.cached_step(batch, texts, self.embed_chunk, self.at_dimensions(loss))

@@ -17,7 +17,14 @@ from torch import nn
 
 from lightning_e5.distributed.launch import STARTER
 from lightning_e5.distributed.ranks import ranks
+from lightning_e5.models.packed.encoder import PACKED_FORWARD, PackedEncoder
+from lightning_e5.models.padded import layers_of
 from lightning_e5.modules.base import TrainingModule
+from lightning_e5.training.sharding.layers import LayerShards
+from lightning_e5.training.sharding.whole_model import ParameterShards
+
+#: Parameter groups of an optimizer.
+Groups = Sequence[Mapping[str, Any]]
 
 
 class _Launcher(_SubprocessScriptLauncher):
@@ -82,7 +89,7 @@ class UnwrappedDDPStrategy(DDPStrategy):
 class ShardedStrategy(UnwrappedDDPStrategy):
     """Fully sharded data parallel: each rank keeps its part of parameters, gradients and AdamW's state.
 
-    What is sharded when, and why not with torch's own FSDP: `lightning_e5.training.sharding`. A checkpoint holds the
+    What is sharded when, and why not with torch's own FSDP: `lightning_e5.training.sharding.whole_model`. A checkpoint holds the
     whole tensors, gathered by all ranks and written by the first; it is the checkpoint that `UnwrappedDDPStrategy` or one
     device would write, so a training may continue from it with another strategy or another number of ranks.
 
@@ -96,8 +103,12 @@ class ShardedStrategy(UnwrappedDDPStrategy):
 
     def setup_optimizers(self, trainer: Any) -> None:
         # After the weights of a checkpoint were loaded, before its optimizer state is.
-        self._training.sharded = True
+        self._training.make_shards = self.shards_of
         super().setup_optimizers(trainer)
+
+    def shards_of(self, groups: Groups) -> ParameterShards | LayerShards:
+        """The model cut into shards, see `TrainingModule.make_shards`."""
+        return ParameterShards(groups, self._training.model)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         # The tensors of the state dict outlive the gathering: they hold on to the memory that was gathered into.
@@ -114,3 +125,27 @@ class ShardedStrategy(UnwrappedDDPStrategy):
         assert shards is not None
         own = [shards.own_optimizer_state(state) for state in checkpoint["optimizer_states"]]
         super().load_optimizer_state_dict({"optimizer_states": own})
+
+
+class LayerShardedStrategy(ShardedStrategy):
+    """Fully sharded data parallel by torch's FSDP2, layer by layer: `lightning_e5.training.sharding.layers`, which says what it costs.
+
+    Checkpoints are those of `ShardedStrategy`. It stands beside Lightning's ``ModelParallelStrategy``, which starts ranks that
+    end without a word where one dies, and writes optimizer states that no other strategy reads.
+
+    Args: those of `ShardedStrategy`.
+    """
+
+    def shards_of(self, groups: Groups) -> LayerShards:
+        """The model cut into shards, see `TrainingModule.make_shards`."""
+        model = self._training.model
+        packed = [m for m in model.modules() if isinstance(m, PackedEncoder)]
+        for encoder in packed:
+            encoder.scatter_word_gradient = False  # it writes past FSDP2
+        layers = [layer for encoder in packed for layer in encoder.methods_of_layers()]
+        return LayerShards(groups, model, layers, forward_method=PACKED_FORWARD) if packed else LayerShards(groups, model, layers_of(model))
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        shards = self._training.shards
+        assert isinstance(shards, LayerShards)
+        return shards.whole_state(self._training.state_dict())

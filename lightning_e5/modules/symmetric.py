@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.collectives import gather, gather_with_grad
 from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask, OwnColumnMask
+from lightning_e5.losses.info_nce_ring import info_nce_by_ring
 from lightning_e5.losses.matryoshka import check_dimensions
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.modules.bi_encoder import BiEncoderModule, own_positives, own_queries, passages_per_query
@@ -39,6 +40,8 @@ class SymmetricModule(BiEncoderModule):
 
         def loss(embeddings_ND: Tensor) -> LossOutput:
             queries_BD, passages_ND = embeddings_ND.tensor_split([len(batch.rows_B)])
+            if self.ring is not None:
+                return self.loss_by_ring(batch, queries_BD, passages_ND)
             passages_PD, text_P = gather_with_grad(passages_ND), gather(batch.passage_text_P)
             queries_QD, text_Q = gather_with_grad(queries_BD), gather(batch.query_text_B)
             # From each query to the passages of all ranks, and to their queries, where these are negatives; never to itself.
@@ -48,7 +51,7 @@ class SymmetricModule(BiEncoderModule):
             if self.query_negatives:
                 candidates_CD, text_C = torch.cat([passages_PD, queries_QD]), torch.cat([text_P, text_Q])
                 mask, own_text_B = OwnColumnMask(len(passages_PD) + own_queries(batch)), batch.query_text_B
-            mask = self.false_negatives(batch, text_C, target_B, text_P, own_text_B=own_text_B) or mask
+            mask = self.false_negatives(batch, text_C, target_B, own_text_B=own_text_B) or mask
             output = self.info_nce(queries_BD, candidates_CD, target_B, mask)
             if self.symmetric:
                 # From each positive to the queries of all ranks; queries of an equal positive are false negatives.
@@ -61,3 +64,21 @@ class SymmetricModule(BiEncoderModule):
             return output._replace(logs=self.embedding_logs(queries_BD, passages_ND))
 
         self.cached_step(batch, texts, self.embed_chunk, self.at_dimensions(loss))
+
+    def loss_by_ring(self, batch: PairBatch, queries_BD: Tensor, passages_ND: Tensor) -> LossOutput:
+        """The same loss where the ranks' passages and queries come by one rank's block at a time; a collective call."""
+        group, own_B = passages_per_query(batch), torch.arange(len(batch.rows_B), device=batch.rows_B.device)
+        candidates_CD, text_C, mask, own_text_B = passages_ND, batch.passage_text_P, None, None
+        if self.query_negatives:
+            candidates_CD, text_C = torch.cat([passages_ND, queries_BD]), torch.cat([batch.passage_text_P, batch.query_text_B])
+            mask, own_text_B = OwnColumnMask(len(passages_ND) + own_B), batch.query_text_B
+        output = self.by_ring(batch, queries_BD, candidates_CD, text_C, mask=mask, own_text_B=own_text_B)
+        if self.symmetric:
+            back_mask = None
+            if self.mask_duplicates:
+                duplicates = self.duplicates(batch.passage_text_P[::group], batch.query_text_B)
+                back_mask = FalseNegativeMask(batch.query_text_B, batch.query_text_B, own_B, duplicates=duplicates)
+            assert self.ring is not None
+            back = info_nce_by_ring(self.info_nce, passages_ND[::group], queries_BD, batch.query_text_B, own_B, self.ring, back_mask)
+            output = output._replace(loss=(output.loss + back.loss) / 2)
+        return output._replace(logs=self.embedding_logs(queries_BD, passages_ND))

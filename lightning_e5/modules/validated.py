@@ -57,6 +57,13 @@ class ValidatedModule(L.LightningModule):
         """The model's parameters are whole inside."""
         return nullcontext()
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, PairBatch):  # the host cuts texts into chunks by their lengths: read from a GPU, it would wait for them
+            queries, passages = (tokens._replace(lengths_B=own.lengths_B) for tokens, own in zip(moved[:2], batch[:2], strict=True))
+            return moved._replace(queries=queries, passages=passages)
+        return moved
+
     def held_out_values(self, batch: PairBatch) -> Mapping[str, float | Tensor]:
         """The values of one batch of held-out rows, this rank's part of it; a collective call."""
         raise NotImplementedError

@@ -106,7 +106,7 @@ class ValidationCallback(L.Callback):
         self._trained: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.keep_general and getattr(pl_module, "sharded", False):
+        if self.keep_general and getattr(pl_module, "make_shards", None) is not None:
             raise UserError("keep_general: mixes whole weights, so strategy: fsdp on several devices cannot be validated with it")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -154,29 +154,33 @@ class TrainingWatch(L.Callback):
             self._forget()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        row = getattr(pl_module, "last_metrics", {})
+        if not getattr(pl_module, "reads_late", False):
+            self.on_step_read(trainer, pl_module, trainer.global_step, getattr(pl_module, "last_metrics", {}), batch)
+
+    def on_step_read(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, row: Mapping[str, float], batch: Any) -> None:
+        """Read the row of a step, which may be one before the last."""
         if not row or not isinstance(batch, PairBatch):
             return
         found = {"teacher": self._teacher(batch), "gradient norm": self._gradient_norm(row)}
         if isinstance(pl_module, BiEncoderModule):
             found["duplicates"] = self._duplicates(pl_module, batch, row)
-        if trainer.global_step > getattr(getattr(pl_module, "adamw", None), "warmup_steps", 0):
+        if step > getattr(getattr(pl_module, "adamw", None), "warmup_steps", 0):
             found |= {"collapse": self._collapse(batch, row), "stuck": self._stuck(pl_module, batch, row)}
         if found.get("collapse"):  # a loss of log(candidates) follows from it, and a median norm near 0
             found["stuck"] = found["gradient norm"] = ""
         for kind, message in found.items():
             if message:
-                self._tell(trainer, kind, message)
+                self._tell(trainer, step, kind, message)
 
-    def _tell(self, trainer: L.Trainer, kind: str, message: str) -> None:
-        step = trainer.global_step
+    def _tell(self, trainer: L.Trainer, step: int, kind: str, message: str) -> None:
         if step - self.told.get(kind, -PAUSE) >= PAUSE:
             self.told[kind] = step
             if trainer.is_global_zero:
                 self.warn(f"step {step:,}: {message}")
 
     def _duplicates(self, module: BiEncoderModule, batch: PairBatch, row: Mapping[str, float]) -> str:
-        text_Q2 = gather(torch.stack([batch.query_text_B, batch.passage_text_P[:: passages_per_query(batch)]], 1))
+        text_Q2 = torch.stack([batch.query_text_B, batch.passage_text_P[:: passages_per_query(batch)]], 1)
+        text_Q2 = gather(text_Q2.to(module.device)) if world_size() > 1 else text_Q2
         repeated, masked = self._seen["repeated"], self._seen["masked"]
         repeated.append(repeated_share(*text_Q2.unbind(1)))
         masked.append(row.get("masked_fraction", 0.0))

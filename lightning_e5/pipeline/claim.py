@@ -111,7 +111,7 @@ def _changes(fact: str, before: Any, now: Any) -> list[str]:
         names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
         return [f"{n} {before.get(n, 'not installed')}, not {now.get(n, 'without it')}" for n in names]
     if fact == "precision":
-        return [f"precision {before or 'of its own'}, not {now or 'of its own'} (which precision: auto chooses on this hardware)"]
+        return [f"precision {before or 'of its own'}, not {now or 'of its own'} (which precision: auto, or bf16-gpu, chooses on this hardware)"]
     return [f"version {before or 'unknown'} of its method, not {now}"] if fact == "version" else ["libraries of versions that were not recorded"]
 
 

@@ -1,7 +1,7 @@
 """What decides a stage's result, so that a result is reused exactly where computing it again would give the same.
 
 Arguments, the contents of inputs and of the files and folders that arguments name, the stage's own version, the versions
-of the libraries that compute it, and the precision that ``auto`` chose. Not in it: on how many devices or workers it runs,
+of the libraries that compute it, and the precision that was left to the hardware. Not in it: on how many devices or workers it runs,
 where it keeps temporary files, what it logs and shows.
 """
 
@@ -28,7 +28,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 #: Keys anywhere in a stage's node that change nothing in its result: who computes it, where it is put meanwhile, what is shown.
 FREE_ARGUMENTS = (
     "engine", "description", "gpus_per_task", "workers", "num_workers", "device", "devices", "accelerator", "num_nodes", "strategy",
-    "backend", "checkpoint_seconds", "checkpoint_steps", "show_progress", "work_dir", "cache_dir", "results_dir",
+    "backend", "checkpoint_seconds", "checkpoint_steps", "background_checkpoints", "prefetch", "read_behind", "show_progress", "work_dir", "cache_dir",
+    "results_dir",
 )  # fmt: skip
 #: Arguments of stages that name where data lies or goes to which the stage's own results lead by content.
 _LEADING = {"lightning_e5.stages.beir_data.beir_data": ("folder",)}
@@ -88,8 +89,17 @@ def stage_fingerprint(
 
 def facts_here(node: Node) -> Node:
     """The `FACTS` of a stage on this machine, as its code and its libraries are now."""
-    precision = {"precision": "bf16" if native_bf16(_device(node)) else "fp32"} if _has_auto_precision(node) else {}
-    return {"libraries": _libraries(node["_target_"]), "version": declared_version(node["_target_"]), **precision}
+    target = node["_target_"]
+    return {"libraries": _libraries(target), "version": declared_version(target), **_precision_here(node)}
+
+
+def _precision_here(node: Node) -> dict[str, str]:
+    """What ``precision: auto`` chose; ``bf16-gpu``, the default, is named only where it chose bfloat16, which no CPU does."""
+    device = _device(node)
+    if _has_precision(node, "auto"):
+        return {"precision": "bf16" if native_bf16(device) else "fp32"}
+    by_default = _has_precision(node, "bf16-gpu") or ("precision" not in node and takes_precision(node["_target_"]))
+    return {"precision": "bf16"} if by_default and device == "cuda" and native_bf16(device) else {}
 
 
 def deciding(node: Node) -> Node:
@@ -177,21 +187,31 @@ def _libraries(target: str) -> dict[str, str]:
 @functools.cache
 def declared_version(target: str) -> int:
     """What `result_version` says of a stage's function, read from its source: importing it would import all libraries."""
+    function = _function(target)
+    marks = [d for d in function.decorator_list if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)] if function else []
+    return next((int(ast.literal_eval(d.args[0])) for d in marks if d.func.id == "result_version"), 1)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def takes_precision(target: str) -> bool:
+    """Whether a stage's function has an argument ``precision``, read from its source like `declared_version`."""
+    function = _function(target)
+    return function is not None and any(a.arg == "precision" for a in (*function.args.args, *function.args.kwonlyargs))
+
+
+def _function(target: str) -> ast.FunctionDef | None:
     module, _, name = target.rpartition(".")
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.origin:
-        return 1
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            marks = [d for d in node.decorator_list if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)]
-            return next((int(ast.literal_eval(d.args[0])) for d in marks if d.func.id == "result_version"), 1)  # type: ignore[attr-defined]
-    return 1
+        return None
+    found = (n for n in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return next(found, None)
 
 
-def _has_auto_precision(node: Any) -> bool:
+def _has_precision(node: Any, value: str) -> bool:
     if isinstance(node, Mapping):
-        return node.get("precision") == "auto" or any(_has_auto_precision(value) for value in node.values())
-    return isinstance(node, list) and any(_has_auto_precision(value) for value in node)
+        return node.get("precision") == value or any(_has_precision(item, value) for item in node.values())
+    return isinstance(node, list) and any(_has_precision(item, value) for item in node)
 
 
 def _device(node: Node) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning_e5
 from lightning_e5.config.experiment import Node
+from lightning_e5.distributed.devices import visible_gpus
 from lightning_e5.files.digests import FileDigests
 from lightning_e5.pipeline.code_digest import code_digest, targets
 from lightning_e5.pipeline.fingerprint import deciding
@@ -57,11 +58,9 @@ def _ranks(node: Node) -> Node:
     """On what a training is shared out, as sums over ranks are rounded otherwise; nothing for other stages."""
     if "module" not in node:
         return {}
-    import torch
-
     given = {key: value for key, value in (node.get("trainer") or {}).items() if key in _RANKS}
     launched = {name: os.environ[name] for name in ("WORLD_SIZE", "SLURM_NTASKS") if name in os.environ}
-    return {**given, **launched, "gpus": torch.cuda.device_count()}
+    return {**given, **launched, "gpus": visible_gpus()}
 
 
 def _texts(value: Any) -> Iterator[str]:

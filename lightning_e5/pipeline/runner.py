@@ -17,7 +17,8 @@ from datetime import datetime
 from pathlib import Path
 
 from lightning_e5.config.experiment import Node
-from lightning_e5.distributed.launch import is_first_process, use_threads, wait_for
+from lightning_e5.distributed.devices import use_threads
+from lightning_e5.distributed.launch import is_first_process, wait_for
 from lightning_e5.distributed.ranks import loss
 from lightning_e5.errors import TrainingStopped, UserError
 from lightning_e5.files.digests import MEMORY, FileDigests

@@ -1,4 +1,4 @@
-"""faiss's CPU indexes behind the project's index protocol, with its rule for ties and a measured recall.
+"""faiss's indexes behind the project's index protocol, with its rule for ties and a measured recall.
 
 faiss proposes rows; their scores are computed again exactly (`exact_scores`), so that a score never depends on the index
 and equal scores rank by rising row. Where a cut could fall into near ties, more rows are fetched until it does not.
@@ -13,11 +13,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.devices import DeviceName
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.scratch import blocks, release
+from lightning_e5.progress import say
 from lightning_e5.ranges import Count, Range, Seed, Workers
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
 from lightning_e5.retrieval.top_k import Float32, Int64, exact_scores, longest_norm, score_error_bound
+from lightning_e5.retrieval.vector_rows import VectorRows, as_float32
 from lightning_e5.rng import derive_seed, generator
 
 Kind = Literal["flat", "ivf", "hnsw"]
@@ -25,8 +28,8 @@ Codes = Literal["float32", "float16", "int8"]
 
 _KINDS, _CODES = ("flat", "ivf", "hnsw"), ("float32", "float16", "int8")
 _QUERIES_AT_ONCE = 1024
-#: Rows that are given to faiss together; the graph of ``hnsw`` depends on how they are cut.
-_ROWS_AT_ONCE, _GRAPH_ROWS_AT_ONCE = 1 << 16, 1 << 20
+#: The most results, and lists looked into, that faiss has on a GPU.
+_GPU_MOST = 2048
 #: Rows that are looked at together.
 _CHECKED_ROWS = 1 << 16
 
@@ -36,7 +39,7 @@ class FaissIndex:
     """Inner-product search by faiss: ``flat`` finds what exact search finds, ``ivf`` and ``hnsw`` nearly all of it.
 
     The index is trained and built at the first search, over all rows added until then; rows added later let it be built
-    anew. It always runs on the CPU, whichever faiss is installed. Two builds from the same rows and seed are the same
+    anew. It is built on the CPU; a GPU searches a copy of it. Two builds from the same rows and seed are the same
     index: a graph (``hnsw``) is therefore built by one thread, and only searched by several.
 
     Args:
@@ -51,6 +54,8 @@ class FaissIndex:
         ef_search: candidates kept during a search of ``hnsw``; at least the number of rows asked for.
         threads: of training and search; faiss's own number by default.
         seed: of training.
+        device: where the index is searched; ``auto`` is the GPU where faiss sees one and has such an index for it (``ivf``, and ``flat`` of
+            float32). More than 2,048 results of a query, or lists looked into, are always the CPU's.
 
     Raises:
         UserError: an unknown kind or a number below 1.
@@ -69,6 +74,7 @@ class FaissIndex:
         ef_search: Count = 128,
         threads: Workers | None = None,
         seed: Seed = 0,
+        device: DeviceName = "auto",
     ) -> None:
         if kind not in _KINDS:
             raise UserError(f"index.kind: unknown kind {kind!r}{suggestion(kind, _KINDS)}")
@@ -79,12 +85,15 @@ class FaissIndex:
         for name, value in numbers.items():
             if value is not None and value < 1:
                 raise UserError(f"index.{name}: {value} is not >= 1")
+        if device == "cuda" and (kind == "hnsw" or (kind == "flat" and codes != "float32")):
+            raise UserError(f"index.device: cuda: faiss has no {kind} index of {codes} on a GPU; the rule is ivf, or flat of float32")
         self.kind, self.lists, self.nprobe, self.train_rows = kind, lists, nprobe, train_rows
         self.links, self.ef_construction, self.ef_search = links, ef_construction, ef_search
-        self.threads, self.seed, self.codes = threads, seed, codes
+        self.threads, self.seed, self.codes, self.device = threads, seed, codes, device
         self._added: list[Any] = []  # float32, or mapped from a file
-        self._vectors: Any = None  # `_Rows`, once the index is built
+        self._vectors: Any = None  # `VectorRows`, once the index is built
         self._index: Any = None
+        self._on_gpu: Any = None  # its copy there, where there is one
 
     def __len__(self) -> int:
         return sum(len(block) for block in self._added)
@@ -97,12 +106,12 @@ class FaissIndex:
         width = self._added[0].shape[1] if self._added else None
         if isinstance(vectors, np.memmap) and vectors.ndim == 2 and vectors.dtype in (np.float16, np.float32):
             for part in blocks(len(vectors), _CHECKED_ROWS):
-                checked_vectors(_float32(vectors[part]), "vectors", width)
+                checked_vectors(as_float32(vectors[part]), "vectors", width)
                 release(vectors)
             self._added.append(vectors)
         else:
             self._added.append(checked_vectors(vectors, "vectors", width))
-        self._index = None
+        self._index = self._on_gpu = None
 
     def search(self, queries: Any, k: int) -> tuple[Float32, Int64]:
         """The best ``k`` rows that the index finds.
@@ -150,7 +159,8 @@ class FaissIndex:
         slack = score_error_bound(norms, self._longest, queries.shape[1])
         fetch = min(len(self), k + 8)
         while len(places):
-            approximate, found = self._index.search(np.ascontiguousarray(queries[places]), fetch)
+            index = self._index if self._on_gpu is None or fetch > _GPU_MOST else self._on_gpu
+            approximate, found = index.search(np.ascontiguousarray(queries[places]), fetch)
             owner, column = np.nonzero(found >= 0)
             row = found[owner, column]
             exact = np.full(found.shape, -np.inf, dtype=np.float32)
@@ -166,18 +176,39 @@ class FaissIndex:
     def _build(self) -> None:
         if self._index is not None:
             return
-        self._vectors = _Rows(self._added)
+        self._vectors = VectorRows(self._added)
         self._longest = max(map(longest_norm, self._added))
         self._index = {"flat": self._flat, "ivf": self._ivf, "hnsw": self._hnsw}[self.kind](self._vectors)
+        self._on_gpu = self._copy_on_gpu(self._index)
 
-    def _flat(self, vectors: _Rows) -> Any:
+    def _copy_on_gpu(self, index: Any) -> Any:
+        """A copy of the index on the first GPU; None where it is to be searched on the CPU."""
+        import faiss
+
+        has_such = self.kind == "ivf" or (self.kind == "flat" and self.codes == "float32")
+        if self.device == "cpu" or not has_such or getattr(index, "nprobe", 1) > _GPU_MOST:
+            return None
+        gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+        if not gpus:
+            if self.device == "cuda":
+                raise UserError("index.device: cuda: faiss sees no GPU here; the rule is auto, cpu, or cuda with faiss-gpu and a GPU")
+            return None
+        try:
+            return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+        except RuntimeError as error:  # faiss's exceptions: no room for it, or no such index there
+            if self.device == "cuda":
+                raise UserError(f"index.device: cuda: the index cannot be copied to the GPU ({str(error).strip()}); take device: cpu") from None
+            say(f"index: is searched on the CPU, as it cannot be copied to the GPU ({str(error).strip()})")
+            return None
+
+    def _flat(self, vectors: VectorRows) -> Any:
         import faiss
 
         width = vectors.width
         index = faiss.IndexFlatIP(width) if self.codes == "float32" else faiss.IndexScalarQuantizer(width, self._quantizer(), faiss.METRIC_INNER_PRODUCT)
         return vectors.add_to(index, self._sample(vectors))
 
-    def _ivf(self, vectors: _Rows) -> Any:
+    def _ivf(self, vectors: VectorRows) -> Any:
         import faiss
 
         count, width = len(vectors), vectors.width
@@ -194,7 +225,7 @@ class FaissIndex:
         index.nprobe = min(self.nprobe, lists)
         return index
 
-    def _hnsw(self, vectors: _Rows) -> Any:
+    def _hnsw(self, vectors: VectorRows) -> Any:
         import faiss
 
         product = faiss.METRIC_INNER_PRODUCT
@@ -213,61 +244,14 @@ class FaissIndex:
 
         return {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}[self.codes]
 
-    def _sample(self, vectors: _Rows) -> Float32 | None:
+    def _sample(self, vectors: VectorRows) -> Float32 | None:
         """The rows that an index is trained on; None for one that needs no training."""
         if self.kind != "ivf" and self.codes != "int8":
             return None
         if len(vectors) <= self.train_rows:
-            return np.concatenate([_float32(block) for block in vectors.blocks])
+            return np.concatenate([as_float32(block) for block in vectors.blocks])
         draw = generator(self.seed, "faiss", "rows")
         return vectors[np.sort(draw.permutation(len(vectors))[: self.train_rows])]
-
-
-class _Rows:
-    """Rows of vectors in blocks, that may be mapped from files, without a copy of them all."""
-
-    def __init__(self, blocks: list[Any]) -> None:
-        self.blocks, self.width = blocks, blocks[0].shape[1]
-        self._firsts = np.cumsum([0, *map(len, blocks)])
-
-    def __len__(self) -> int:
-        return int(self._firsts[-1])
-
-    def __getitem__(self, rows: Int64) -> Float32:
-        if len(self.blocks) == 1:
-            return _float32(self.blocks[0][rows])
-        found = np.empty((len(rows), self.width), dtype=np.float32)
-        numbers = np.searchsorted(self._firsts, rows, "right") - 1
-        for number in np.unique(numbers).tolist():
-            places = np.flatnonzero(numbers == number)
-            found[places] = self.blocks[number][rows[places] - self._firsts[number]]
-        return found
-
-    def add_to(self, index: Any, sample: Float32 | None, *, whole: bool = False) -> Any:
-        """Train the index on a sample, if it is given, and add all rows to it; ``whole``: a block is never cut."""
-        if sample is not None:
-            index.train(sample)
-        rows_at_once = _GRAPH_ROWS_AT_ONCE if whole else _ROWS_AT_ONCE
-        held: list[Float32] = []
-
-        def give() -> None:
-            if held:
-                index.add(np.concatenate(held) if len(held) > 1 else held[0])
-                held.clear()
-
-        for block in self.blocks:
-            for part in [slice(0, len(block))] if whole else blocks(len(block), rows_at_once):
-                held.append(_float32(block[part]))
-                if sum(map(len, held)) >= rows_at_once:
-                    give()
-            release(block)
-        give()
-        return index
-
-
-def _float32(block: Any) -> Float32:
-    """Rows as faiss takes them: themselves, where they are float32 in one aligned piece."""
-    return np.require(block, np.float32, ["C", "A"])
 
 
 @contextmanager

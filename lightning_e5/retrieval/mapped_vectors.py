@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from lightning_e5.distributed.devices import search_devices
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
 from lightning_e5.retrieval.faiss_index import FaissIndex
-from lightning_e5.retrieval.top_k import Float32, Int64, TopK
+from lightning_e5.retrieval.top_k import ON_CPU, ON_GPU, Float32, Int64, TopK
 
 #: How values of vectors are written: float16 halves the files and rounds every value to 11 bits.
 StoredType = Literal["float32", "float16"]
@@ -87,9 +87,9 @@ class MappedVectors:
         """
         check_searchable(len(self), k)
         array = checked_vectors(queries, "queries", self.width)
-        places = list(devices or _default_devices())
-        on_cpu = places == ["cpu"]
-        corpus_chunk, query_chunk = corpus_chunk or (4096 if on_cpu else 32768), query_chunk or (512 if on_cpu else 4096)
+        places = list(devices or search_devices())
+        rows, at_once = ON_CPU if places == ["cpu"] else ON_GPU
+        corpus_chunk, query_chunk = corpus_chunk or rows, query_chunk or at_once
         best = [
             TopK(
                 array, min(k, len(self)), corpus_chunk=corpus_chunk, query_chunk=max(1, min(query_chunk, len(array))),
@@ -107,12 +107,11 @@ class MappedVectors:
                 errors.append(error)
 
         threads = [threading.Thread(target=work, args=(own,)) for own in range(1, len(places))]
-        with _whole_float32():
-            for thread in threads:
-                thread.start()
-            work(0)
-            for thread in threads:
-                thread.join()
+        for thread in threads:
+            thread.start()
+        work(0)
+        for thread in threads:
+            thread.join()
         if errors:
             raise errors[0]
         for other in best[1:]:
@@ -146,21 +145,3 @@ def _mapped(path: Path) -> Any:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove {path.parent} and start again") from None
 
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """No TF32 inside float32 products of GPUs."""
-    import torch
-
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
-def _default_devices() -> list[str]:
-    import torch
-
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_e5.distributed.devices import recorded_precision
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import (
     MANIFEST,
@@ -147,6 +148,12 @@ def texts_digest(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def _precision(embedder: Any) -> str:
+    """In which its backbone runs where it is now; empty for an embedder without one."""
+    precision = getattr(embedder, "precision", None)
+    return "" if precision is None else recorded_precision(precision, next(embedder.parameters()).device)
+
+
 def model_fingerprint(embedder: Any) -> str | None:
     """Sha256 of what decides an encoder's embeddings: weights, tokenizer, prefixes, length limit, pooling and precision.
 
@@ -161,7 +168,7 @@ def model_fingerprint(embedder: Any) -> str | None:
     config: Any = getattr(getattr(embedder, "backbone", None), "config", None)
     settings = {k: v for k, v in config.to_dict().items() if k != "_name_or_path"} if config is not None else {}
     head: Any = getattr(embedder, "head", None)
-    facts = [embedder.tokenizer.fingerprint(), getattr(embedder, "precision", ""), head.describe() if hasattr(head, "describe") else "", json.dumps(settings, sort_keys=True, default=str)]
+    facts = [embedder.tokenizer.fingerprint(), _precision(embedder), head.describe() if hasattr(head, "describe") else "", json.dumps(settings, sort_keys=True, default=str)]
     digest = hashlib.sha256("\0".join(facts).encode())
     for name, tensor in sorted(embedder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\0".encode())

@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_e5.distributed.devices import whole_float32
 from lightning_e5.errors import UserError
+
+#: Rows and queries of a matrix product: on a CPU what fits its caches, on a GPU what keeps it busy.
+ON_CPU, ON_GPU = (4096, 512), (32768, 4096)
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -52,6 +56,9 @@ class TopK:
         device: where products are made, such as ``cuda:1``; None for numpy on the CPU.
     """
 
+    #: The queries that `_candidates` is at work on, on the device.
+    _moved: Any = None
+
     def __init__(
         self, queries: Float32, k: int, *, corpus_chunk: int = 4096, query_chunk: int = 512, device: str | None = None
     ) -> None:
@@ -79,6 +86,7 @@ class TopK:
         for start in range(0, len(self.queries), self.query_chunk):
             part = slice(start, start + self.query_chunk)
             slack = score_error_bound(self._norms[part], longest, self.queries.shape[1])
+            self._moved = None if self.device is None else _on_device(self.queries[part], self.device)
             found = self._candidates(self.queries[part], block, self.scores[part, -1].astype(np.float64), slack)
             exact = exact_scores(self.queries[part], block, found.owner, found.row)
             self._merge(part, found.owner, first + found.row, exact)
@@ -135,7 +143,7 @@ class TopK:
         self, queries: Float32, chunk: Float32, floor: NDArray[np.float64], slack: NDArray[np.float64]
     ) -> tuple[Int64, Int64, Float32]:
         if self.device is not None:
-            return _above_on_device(queries, chunk, self.k, floor, slack, self.device)
+            return _above_on_device(self._moved, chunk, self.k, floor, slack)
         out = self._product[: len(queries) * len(chunk)].reshape(len(queries), len(chunk))
         approximate = approximate_scores(queries, chunk, out)
         if len(chunk) > self.k and np.isneginf(floor).any():  # no k-th score yet: the chunk's own
@@ -188,19 +196,24 @@ def approximate_scores(queries: Float32, chunk: Float32, out: Float32) -> Float3
     return np.matmul(queries, chunk.T, out=out)
 
 
-def _above_on_device(
-    queries: Float32, chunk: Float32, k: int, floor: NDArray[np.float64], slack: NDArray[np.float64], device: str
-) -> tuple[Int64, Int64, Float32]:
-    """The same on a device; only the few pairs that are left come back."""
+def _on_device(vectors: Float32, device: Any) -> Any:
     import torch
 
-    if torch.backends.cuda.matmul.allow_tf32:
-        raise RuntimeError("TF32 products err far beyond the bound: torch.backends.cuda.matmul.allow_tf32 must be off")
-    product = torch.from_numpy(queries).to(device) @ torch.tensor(chunk, device=device).T
+    return torch.tensor(vectors, device="cpu").to(device)  # a copy: an array that is mapped from a file cannot be written to
+
+
+def _above_on_device(
+    queries_QD: Any, chunk: Float32, k: int, floor: NDArray[np.float64], slack: NDArray[np.float64]
+) -> tuple[Int64, Int64, Float32]:
+    """The same on the device where the queries are; only the few pairs that are left come back."""
+    device = queries_QD.device
+    with whole_float32():  # TF32 errs far beyond the bound
+        product = queries_QD @ _on_device(chunk, device).T
     if len(chunk) > k and np.isneginf(floor).any():
         np.maximum(floor, product.topk(k, dim=1).values[:, -1].cpu().numpy(), out=floor)
-    owner, column = torch.nonzero(product >= torch.from_numpy(_threshold(floor, slack)).to(device)[:, None], as_tuple=True)
-    return owner.cpu().numpy(), column.cpu().numpy(), product[owner, column].cpu().numpy()
+    place = (product >= _on_device(_threshold(floor, slack), device)[:, None]).flatten().nonzero().squeeze(1)
+    owner, column = np.divmod(place.cpu().numpy(), len(chunk))
+    return owner, column, product.flatten().index_select(0, place).cpu().numpy()
 
 
 def _threshold(floor: NDArray[np.float64], slack: NDArray[np.float64]) -> Float32:

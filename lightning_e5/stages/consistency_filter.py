@@ -28,7 +28,7 @@ from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.curation.engines.engine import Engine
 from lightning_e5.curation.engines.inference import EmbedTexts
 from lightning_e5.curation.engines.run_parts import Progress, parts_of, read_array, run_parts
-from lightning_e5.distributed.devices import Precision
+from lightning_e5.distributed.devices import Precision, recorded_precision
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.files.parquet import iter_parquet, parquet_rows, parquet_writer, read_parquet
 from lightning_e5.files.storage import (
@@ -59,7 +59,7 @@ def consistency_filter(
     pool_size: Count = 1_000_000,
     k: Count = 2,
     pool: PoolKind = "global",
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     max_length: Length | None = None,
     exact_up_to: CountOrZero | None = None,
     previous: Path | None = None,
@@ -105,17 +105,18 @@ def consistency_filter(
     """
     _check(k, pool_size, pool, exact_up_to, rows_per_part, gpus_per_task)
     store = PairStore(pairs)
+    embedder = EmbedTexts(Path(encoder), max_length, precision, device)
+    runs_in = recorded_precision(precision, embedder.torch_device)
     decides = {
         "pairs": [[s.path.relative_to(store.folder).as_posix(), s.rows, s.path.stat().st_size] for s in store.shards()],
         "encoder": [[p.name, sha256_file(p)] for p in sorted(Path(encoder).rglob("*")) if p.is_file()],
         "previous": sha256_file(_previous(previous, store.rows)) if previous is not None else None,
         "method": 3,
-        "settings": [pool_size, pool, precision, max_length, exact_up_to, rows_per_part, seed],
+        "settings": [pool_size, pool, runs_in, max_length, exact_up_to, rows_per_part, seed],
     }
     identity = sha256_text(to_json(decides))
     _begin(out, identity)
     sources = row_sources(store, out)
-    embedder = EmbedTexts(Path(encoder), max_length, precision, device)
     ranking = RankPairs(embedder, Path(pairs), out / "pool", exact_up_to, previous, sources if pool == "per_source" else None)
     parts = parts_of(
         out / "ranks" / "part", store.rows, rows_per_part,

@@ -54,7 +54,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     samples_per_label: Mapping[str, Count] | None = None,
     normalize_features: bool = False,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     prefixes: Mapping[str, str] | None = None,
     max_length: Length | None = None,
     prefix_ablation: bool = False,

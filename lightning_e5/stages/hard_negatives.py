@@ -60,7 +60,7 @@ def hard_negatives(
     denoise_margin: Annotated[float, Range(-1e6, 1e6)] = 0.0,
     max_score: Annotated[float, Range(-1e6, 1e6)] | None = None,
     max_queries: Count | None = None,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     max_length: Length | None = None,
     vectors: StoredType = "float32",
     index: VectorIndex | None = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_e5.configurable import configurable
-from lightning_e5.distributed.devices import Precision
+from lightning_e5.distributed.devices import Precision, recorded_precision
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.loaded_models import LoadedModel, ModelSpec, chosen_on, encoder_directory, given_prefixes
 from lightning_e5.evaluation.mteb.adapter import MtebEncoder, encoder_revision, text_kind
@@ -48,7 +48,7 @@ def mteb(
     prefix_ablation: bool = False,
     max_length: Length | None = None,
     truncate_dim: Size | None = None,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     normalize_features: bool = False,
     organisation: str = "lightning_e5",
     results_dir: Path | str | None = None,
@@ -139,10 +139,10 @@ def _encoder(
 ) -> tuple[LoadedModel, MtebEncoder]:  # fmt: skip
     directory = encoder_directory(folder)
     loaded = ModelSpec(model, directory, precision, given_prefixes(prefixes, "mteb.prefixes"), max_length, ablation, truncate_dim).load()
-    tokenizer = loaded.model.tokenizer
+    tokenizer, device = loaded.model.tokenizer, next(loaded.model.parameters()).device
     settings = {
         "prefixes": (tokenizer.prefixes.query, tokenizer.prefixes.passage), "max_length": tokenizer.max_length,
-        "precision": precision, "normalize": normalize, "head": loaded.model.head.describe(),
+        "precision": recorded_precision(precision, device), "normalize": normalize, "head": loaded.model.head.describe(),
     }  # fmt: skip
     revision = encoder_revision(directory, settings)
     return loaded, MtebEncoder(loaded.model, f"{organisation}/{model}", revision, normalize_probes=normalize)
@@ -156,7 +156,7 @@ def _row(model: str, loaded: LoadedModel, encoder: MtebEncoder, task: Any, resul
         "model": model, "task": about.name, "type": about.type, "metric": metric_name(task), "value": main_score(result),
         "split": list(task.eval_splits), "subset": list(task.hf_subsets), "data": about.dataset["path"], "data_revision": about.revision,
         "prefix": {side: tokenizer.prefixes.of(kind) for side, kind in kinds.items()}, "max_length": tokenizer.max_length,
-        "precision": loaded.model.precision, "revision": encoder.revision, "mteb": result.mteb_version,
+        "precision": recorded_precision(loaded.model.precision, next(loaded.model.parameters()).device), "revision": encoder.revision, "mteb": result.mteb_version,
     }  # fmt: skip
     if hasattr(task, "ignore_identical_ids"):  # mteb's own flag of a retrieval task: its queries are documents
         row["queries_are_documents"] = bool(task.ignore_identical_ids)

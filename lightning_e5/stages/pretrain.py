@@ -38,7 +38,7 @@ def pretrain(
     validation_collections: Mapping[str, Path] | None = None,
     keep_general: Share = 0.0,
     general: Path | None = None,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     trainer: Trainer | None = None,
     seed: int,
     context: StageContext,

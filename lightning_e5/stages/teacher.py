@@ -17,7 +17,7 @@ from lightning_e5.curation.engines.run_parts import Part
 from lightning_e5.curation.mining import teacher_scores as teacher_scores_module
 from lightning_e5.curation.mining.stored_groups import SeparationInFiles, StoredGroups, scores_of_part
 from lightning_e5.curation.mining.teacher_scores import checked
-from lightning_e5.distributed.devices import Precision
+from lightning_e5.distributed.devices import Precision, inference_device
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path
 from lightning_e5.losses.distillation import positive_first
@@ -46,7 +46,7 @@ def teacher(
     module: Annotated[Callable[..., CrossEncoderModule], Given(("optimizer", "max_steps", "seed"), 1)],
     max_length: Length | None = None,
     validation: ValidationArguments | None = None,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     trainer: Trainer | None = None,
     seed: int,
     context: StageContext,
@@ -78,7 +78,9 @@ def teacher(
     metrics = train(out, scheme, batches, context, validation=kept.callback, **(trainer or {}))
     if metrics is None:
         return {}
-    metrics = kept.keep(metrics) | _held_out(model, batches)
+    device = inference_device("cpu" if (trainer or {}).get("accelerator") == "cpu" else "auto")
+    metrics = kept.keep(metrics) | _held_out(model.to(device), batches)  # Lightning leaves a trained model on the CPU
+    model.cpu()
     model.save_pretrained(out / "cross_encoder")
     for directory in ("checkpoints", "tokens"):
         shutil.rmtree(out / directory, ignore_errors=True)
@@ -102,7 +104,7 @@ def teacher_scores(
     max_length: Length | None = None,
     passage_format: str = "{passage}",
     retriever_scale: Weight = 0.0,
-    precision: Precision = "fp32",
+    precision: Precision = "bf16-gpu",
     engine: Engine | Literal["local", "ray"] | None = None,
     gpus_per_task: WorkersOrZero = 0,
 ) -> dict[str, float]:

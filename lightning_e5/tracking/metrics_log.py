@@ -11,7 +11,7 @@ from lightning_e5.files.run_layout import LOG
 from lightning_e5.files.storage import naming_the_file, read_log, write_text
 
 #: Columns of ``metrics.jsonl`` that differ when the same step is computed again.
-TIMED = ("seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
+TIMED = ("seconds", "data_seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
 
 
 class JsonlLogger:

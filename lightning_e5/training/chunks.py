@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_e5.distributed.devices import sent
 from lightning_e5.types import TokenBatch
 
 
@@ -33,24 +34,33 @@ def sorted_chunks(batch: TokenBatch, chunk_tokens: int) -> list[Chunk]:
     starts = torch.cumsum(lengths, 0) - lengths
     chunks: list[Chunk] = []
     sorted_lengths = lengths[order].tolist()
-    first = tokens = 0
+    # All texts in their order at once: on a GPU a gather per chunk would be a copy of its index per chunk.
+    ids_T, rows_N = gather_tokens(batch.ids_T, starts[order], lengths[order]), sent(order, batch.ids_T.device)
+    first = tokens = begin = 0
     for position, length in enumerate([*sorted_lengths, None]):
         if length is not None and (position == first or tokens + length <= chunk_tokens):
             tokens += length
             continue
         if position > first:
-            rows = order[first:position]
-            ids_T = gather_tokens(batch.ids_T, starts[rows], lengths[rows])
-            chunks.append(Chunk(ids_T, sorted_lengths[first:position], rows.to(batch.ids_T.device)))
+            chunks.append(Chunk(ids_T[begin : begin + tokens], sorted_lengths[first:position], rows_N[first:position]))
+            begin += tokens
         first, tokens = position, length or 0
     return chunks
 
 
-def gather_tokens(ids_T: Tensor, starts_B: Tensor, lengths_B: Tensor) -> Tensor:
-    """The tokens of some texts, one behind the other."""
-    total = int(lengths_B.sum())
-    within_T = torch.arange(total) - torch.repeat_interleave(torch.cumsum(lengths_B, 0) - lengths_B, lengths_B)
-    return ids_T[(torch.repeat_interleave(starts_B, lengths_B) + within_T).to(ids_T.device)]
+def gather_tokens(ids_T: Tensor, starts_B: Tensor, lengths_B: Tensor, total: int | None = None) -> Tensor:
+    """The tokens of some texts, one behind the other, on the device where they are.
+
+    Args:
+        ids_T: ``[T]``, or ``[T, D]`` of something else that each token has.
+        starts_B, lengths_B: int64 ``[B]``, first token and number of tokens of each text; on any device.
+        total: the sum of the lengths, where it is known: lengths on a GPU would have to be waited for.
+    """
+    total = int(lengths_B.sum()) if total is None else total
+    starts_B, lengths_B = starts_B.to(ids_T.device), lengths_B.to(ids_T.device)
+    moved_B = starts_B - (torch.cumsum(lengths_B, 0) - lengths_B)  # by how much each text's tokens change their place
+    place_T = torch.arange(total, device=ids_T.device) + torch.repeat_interleave(moved_B, lengths_B, output_size=total)
+    return ids_T.index_select(0, place_T)
 
 
 class Embeddings:

@@ -76,7 +76,7 @@ def cost_lines(experiment: Node, stage: str, sizes: EncoderSizes | None, max_len
 
 def _memory(node: Node, sizes: EncoderSizes, texts: int, length: int) -> str:
     trainer = node.get("trainer") or {}
-    sharded = trainer.get("strategy") == "fsdp"
+    sharded = trainer.get("strategy") in ("fsdp", "fsdp2")
 
     def gib(gpus: int) -> float:
         own = math.ceil(texts / gpus)

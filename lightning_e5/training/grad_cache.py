@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_e5.distributed.collectives import highest_of_ranks, world_size
+from lightning_e5.distributed.devices import whole_float32
 from lightning_e5.rng import seed_torch
 from lightning_e5.training.chunks import Chunk, Embeddings, sorted_chunks
 from lightning_e5.training.out_of_memory import activation_bytes, available_bytes, is_out_of_memory, smaller_chunk
@@ -78,8 +79,12 @@ class GradCache:
         if chunk_tokens < 1 or (graph_tokens is not None and graph_tokens < 0):
             raise ValueError(f"chunk_tokens: {chunk_tokens} and graph_tokens: {graph_tokens} must be >= 1 and >= 0")
         self.chunk_tokens, self.graph_tokens = chunk_tokens, graph_tokens
+        #: Whether each chunk is a collective call, as with `lightning_e5.training.sharding.layers`: all ranks encode equally many, and none leaves.
+        self.in_step = False
         #: Whether this rank was told to stop; asked between two chunks.
         self.told_to_stop: Callable[[], bool] = lambda: False
+        #: Called with the tokens of a chunk where lack of memory made it smaller.
+        self.shrunk: Callable[[int], object] = lambda chunk_tokens: None
 
     def step(
         self,
@@ -90,6 +95,7 @@ class GradCache:
         seed: int,
         parameters: Sequence[Tensor] = (),
         loss_parameters: Sequence[Tensor] = (),
+        shared: Callable[[], Sequence[Tensor]] = tuple,
     ) -> CachedStep:
         """Add the gradient of ``loss(encode(texts))`` to the parameters' ``.grad``; again with less memory where it runs out.
 
@@ -101,6 +107,7 @@ class GradCache:
             parameters: those of the encoder; their gradients are set back where a step is done again for lack of memory
                 (without them, running out of memory is an error).
             loss_parameters: those of the loss.
+            shared: gives what all chunks' graphs hold beside the parameters, which is not counted as a chunk's activations.
 
         Raises:
             StepGivenUp: a rank was told to stop.
@@ -112,7 +119,7 @@ class GradCache:
                 for parameter in parameters:
                     parameter.grad = None
                 with suppress(_RunAgain):
-                    done = self._gradients(texts, encode, loss, seed, parameters, loss_parameters)
+                    done = self._gradients(texts, encode, loss, seed, parameters, loss_parameters, shared)
                 if done is None:  # only here is the exception gone, which holds on to the activations
                     self._shrink()
         except StepGivenUp:
@@ -132,17 +139,22 @@ class GradCache:
         seed: int,
         parameters: Sequence[Tensor],
         loss_parameters: Sequence[Tensor],
+        shared: Callable[[], Sequence[Tensor]],
     ) -> CachedStep:
         """The algorithm."""
-        device, again = texts.ids_T.device, bool(parameters)
+        device, again = texts.ids_T.device, bool(parameters) and not self.in_step
         chunks = sorted_chunks(texts, self.chunk_tokens)
+        # Where chunks are collective calls, a rank with fewer does its first (of the shortest texts) again, without effect.
+        idle = [chunks[0]] * (highest_of_ranks(len(chunks), device) - len(chunks)) if self.in_step else []
         embeddings = Embeddings(len(texts.lengths_B))
         kept: list[Tensor] = []  # outputs with their activations, of the first chunks
 
         # Step 1, graph-less forward: embed all chunks (with a graph as far as its activations may be kept).
         with self._part(device, again):
+            if self.in_step:
+                self.graph_tokens = 0
             if self.graph_tokens is None:
-                self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters)
+                self.graph_tokens = self._find_graph_tokens(chunks[-1], encode, parameters, shared)
             tokens = 0
             for index, chunk in enumerate(chunks):
                 self._check_stop()
@@ -154,11 +166,14 @@ class GradCache:
                 if keep:
                     kept.append(output_BD)
                 del output_BD
+            for chunk in idle:
+                with torch.no_grad():
+                    _encode(chunk, encode, seed, 0)
 
         # Step 2, representation gradient computation and caching: the loss, differentiated down to the embeddings.
         embeddings_ND = embeddings.all()
         # Its collectives let no rank of several leave alone; and without kept activations nothing is left to free.
-        with self._part(device, again and world_size() == 1 and bool(self.graph_tokens)), torch.enable_grad():
+        with self._part(device, again and world_size() == 1 and bool(self.graph_tokens)), torch.enable_grad(), whole_float32():
             embeddings_ND.requires_grad_(True)
             output = loss(embeddings_ND)
             gradient_ND, *loss_gradients = torch.autograd.grad(output.loss, [embeddings_ND, *loss_parameters])
@@ -173,6 +188,10 @@ class GradCache:
                 torch.autograd.backward(output_BD, gradient_ND[chunk.rows_B].to(output_BD.dtype))
                 if index < len(kept):
                     kept[index] = output_BD.detach()  # frees the activations
+            for chunk in idle:
+                with torch.enable_grad():
+                    output_BD = _encode(chunk, encode, seed, 0)
+                torch.autograd.backward(output_BD, torch.zeros_like(output_BD))
         for parameter, gradient in zip(loss_parameters, loss_gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
@@ -208,7 +227,7 @@ class GradCache:
         return embeddings.all()
 
     def _check_stop(self) -> None:
-        if self.told_to_stop():
+        if self.told_to_stop() and not self.in_step:
             raise _ToldToStop
 
     @contextmanager
@@ -237,6 +256,7 @@ class GradCache:
             self.graph_tokens = half if half >= self.chunk_tokens else 0
         else:
             self.chunk_tokens = smaller_chunk(self.chunk_tokens)
+            self.shrunk(self.chunk_tokens)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _logger.warning(
@@ -244,8 +264,10 @@ class GradCache:
             self.graph_tokens, self.chunk_tokens,
         )  # fmt: skip
 
-    def _find_graph_tokens(self, longest: Chunk, encode: EncodeChunk, parameters: Sequence[Tensor]) -> int:
-        known = {p.untyped_storage().data_ptr() for p in parameters}
+    def _find_graph_tokens(self, longest: Chunk, encode: EncodeChunk, parameters: Sequence[Tensor], shared: Callable[[], Sequence[Tensor]]) -> int:
+        with torch.no_grad():
+            encode(longest.ids_T[: longest.lengths[0]], longest.lengths[:1])  # makes what is shared
+        known = {p.untyped_storage().data_ptr() for p in (longest.ids_T, *parameters, *shared())}
         bytes_per_token = activation_bytes(lambda: encode(longest.ids_T, longest.lengths), known) / len(longest.ids_T)
         return int(_KEPT_SHARE * available_bytes(longest.ids_T.device) / max(1.0, bytes_per_token))
 
@@ -253,3 +275,9 @@ class GradCache:
 def _encode(chunk: Chunk, encode: EncodeChunk, seed: int, index: int) -> Tensor:
     seed_torch(seed, "chunk", index)
     return encode(chunk.ids_T, chunk.lengths)
+
+
+def under_autocast(encode: EncodeChunk, ids_T: Tensor, lengths: list[int]) -> Tensor:
+    """A chunk as ``Trainer(precision="bf16-mixed")`` has it encoded."""
+    with torch.autocast(ids_T.device.type, dtype=torch.bfloat16):
+        return encode(ids_T, lengths)

@@ -31,6 +31,7 @@ class AdamWConfig:
         betas, eps: of AdamW.
         max_grad_norm: clip the global gradient norm; None for no clipping.
         learning_rate_factors: part of a parameter's name -> factor on its learning rate (the first that occurs in the name counts).
+        fused: move all parameters by one kernel; None does so on a GPU. On a CPU its last digits are other ones.
         freeze_positions: keep the position embeddings as they are, so that texts longer than those of training can be encoded
             (paper, App. B).
 
@@ -47,6 +48,20 @@ class AdamWConfig:
     max_grad_norm: Annotated[float, Range(0, 1e6, above=True)] | None = 1.0
     learning_rate_factors: Mapping[str, Annotated[float, Range(0, 1e4)]] | None = None
     freeze_positions: bool = True
+    fused: bool | None = None
+
+    def build(self, groups: Sequence[dict[str, Any]]) -> torch.optim.AdamW:
+        """AdamW of some parameter groups.
+
+        It keeps its own kernel where it is given the state of a training that had another one, as a training that goes on
+        on another device has.
+        """
+        parameters = [p for group in groups for p in group["params"]]
+        fused = all(p.is_cuda for p in parameters) if self.fused is None else self.fused
+        beta_1, beta_2 = self.betas  # a list in a YAML
+        optimizer = torch.optim.AdamW(list(groups), betas=(beta_1, beta_2), eps=self.eps, fused=True if fused else None)
+        optimizer.register_load_state_dict_pre_hook(_with_own_kernel)
+        return optimizer
 
     def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """AdamW's parameter groups: no decay on biases and LayerNorms, own learning rates where asked.
@@ -94,6 +109,11 @@ class AdamWConfig:
         if self.schedule == "linear":
             return remaining
         return 0.5 * (1.0 + math.cos(math.pi * (1.0 - remaining)))
+
+
+def _with_own_kernel(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    own = optimizer.defaults["fused"]
+    return {**state, "param_groups": [{**group, "fused": own} for group in state["param_groups"]]}
 
 
 def set_learning_rates(optimizer: Any, factor: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_e5.distributed.devices import whole_float32
 from lightning_e5.losses.false_negatives import DuplicateQueries, FalseNegativeMask
 
 #: Scores of one block: 2^24 float32 values are 64 MB.
@@ -36,11 +37,12 @@ def reciprocal_ranks(
     # One passage per text; which one is the same in every run, whatever the order in which a device writes.
     place_U = torch.full((len(text_U),), len(number_P), dtype=torch.long, device=number_P.device)
     place_U.scatter_reduce_(0, number_P, torch.arange(len(number_P), device=number_P.device), "amin")
-    distinct_UD, target_M = passages_PD[place_U], number_P[::group]
+    distinct_UD, target_M = passages_PD.index_select(0, place_U), number_P[::group]
     rivals = FalseNegativeMask(text_U, positive_text_M, target_M, duplicates=DuplicateQueries(query_text_M, query_text_M, positive_text_M))
     block, parts = max(1, block_scores // len(text_U)), []
     for start in range(0, len(queries_MD), block):
-        scores_BU = queries_MD[start : start + block] @ distinct_UD.T
+        with whole_float32():
+            scores_BU = queries_MD[start : start + block] @ distinct_UD.T
         own_B1 = scores_BU.gather(1, target_M[start : start + block, None])
         row_K, column_K = rivals.block(start, start + len(scores_BU))
         scores_BU[row_K, column_K] = -torch.inf

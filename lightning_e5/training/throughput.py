@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
+
+from lightning_e5.distributed.devices import runs_in_bf16
 
 #: Rows, inner and outer width of the measured products, of which the fastest counts. On a GPU a chunk of tokens through a
 #: feed-forward layer of BERT-base; on CPUs also smaller ones, which some of them are a third faster at.
@@ -27,6 +30,19 @@ def encoder_flops(config: Any, lengths: Sequence[int]) -> float:
     windows = [config.sliding_window if kind == "sliding_attention" else None for kind in config.layer_types] if gated else [None] * layers
     pairs = float(sum(_pairs_of_tokens(length, window) for window in windows for length in lengths))
     return 2.0 * layers * float(sum(lengths)) * linear + 4.0 * width * pairs
+
+
+def model_peak(model: nn.Module, device: torch.device) -> float:
+    """The measured peak of a device at the precision that the model runs in there, FLOP/s."""
+    half = runs_in_bf16(getattr(model, "precision", "fp32"), device) or torch.is_autocast_enabled(device.type)
+    return gemm_peak(device, torch.bfloat16 if half else torch.float32)
+
+
+def model_flops(model: nn.Module, lengths: Sequence[int]) -> float:
+    """`encoder_flops` by the configuration of the encoder in a model; 0 where none says how many layers it has."""
+    configs = (m.config for m in model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers"))
+    config = next(configs, None)
+    return 0.0 if config is None else encoder_flops(config, lengths)
 
 
 def _pairs_of_tokens(length: int, window: int | None) -> int:

@@ -24,12 +24,13 @@ def drop_inner_tokens(batch: TokenBatch, share: float, *, seed: int, keep_first:
         raise ValueError(f"token_dropout: {share} is not in [0, 1)")
     if share == 0.0:
         return batch
-    lengths = batch.lengths_B.cpu()
+    lengths = batch.lengths_B.cpu()  # drawn there, so that every device leaves out the same tokens
     starts = torch.cumsum(lengths, 0) - lengths
-    place_T = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths)
+    place_T = torch.arange(len(batch.ids_T), device="cpu") - torch.repeat_interleave(starts, lengths)
     last_T = place_T == torch.repeat_interleave(lengths, lengths) - 1
-    draw = torch.rand(len(place_T), generator=torch.Generator().manual_seed(derive_seed(seed, "token_dropout")))
+    draw = torch.rand(len(place_T), generator=torch.Generator("cpu").manual_seed(derive_seed(seed, "token_dropout")), device="cpu")
     keep_T = (draw >= share) | (place_T < keep_first) | last_T
-    text_T = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    text_T = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), lengths)
     kept_lengths = torch.zeros_like(lengths).index_add_(0, text_T, keep_T.long())
-    return TokenBatch(batch.ids_T[keep_T.to(batch.ids_T.device)], kept_lengths.to(batch.lengths_B.device))
+    kept_K = keep_T.nonzero().squeeze(1).to(batch.ids_T.device)
+    return TokenBatch(batch.ids_T.index_select(0, kept_K), kept_lengths.to(batch.lengths_B.device))

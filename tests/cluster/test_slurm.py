@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 SCRIPT = ROOT / ".ci" / "slurm.sh"
 #: Long enough to be preempted twice in between.
 STEPS = 400
-TIMED = ("seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
+TIMED = ("seconds", "data_seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
 
 
 @pytest.fixture(scope="module")

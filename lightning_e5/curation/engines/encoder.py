@@ -67,7 +67,7 @@ class EncoderOnEngine(TextEncoder):
             return super().embed(texts, kind, normalize=normalize, chunk_tokens=chunk_tokens, progress=progress)
         check_texts(texts)
         parts = self._parts(texts, kind, normalize)
-        result_ND = torch.empty(len(texts), self.width)
+        result_ND = torch.empty(len(texts), self.width, device="cpu")
         first = 0
         for block in self._run(parts, normalize):
             own = torch.from_numpy(block["embeddings"])

@@ -26,6 +26,7 @@ from lightning_e5.curation.engines.processes import (
     task_name,
     value_of,
 )
+from lightning_e5.distributed.devices import visible_gpus
 from lightning_e5.errors import UserError, suggestion
 from lightning_e5.progress import progress
 from lightning_e5.ranges import Range, Workers, WorkersOrZero
@@ -196,9 +197,7 @@ def _gpu_groups(size: int) -> list[list[str]]:
     """The GPUs that this process may use, in groups of ``size``."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
-        import torch
-
-        gpus = [str(number) for number in range(torch.cuda.device_count())]
+        gpus = [str(number) for number in range(visible_gpus())]
     else:
         gpus = [name for name in named.split(",") if name.strip()]
     if len(gpus) < size:

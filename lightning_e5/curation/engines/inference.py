@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_e5.curation.engines.run_parts import Progress
-from lightning_e5.distributed.devices import Precision
-from lightning_e5.memory import inference_device
+from lightning_e5.distributed.devices import Precision, inference_device
 from lightning_e5.models.cross_encoder import CrossEncoder
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.pair_scorer import load_pair_scorer
@@ -66,7 +65,7 @@ class EmbedTexts:
     @property
     def torch_device(self) -> torch.device:
         """Where it runs."""
-        return inference_device() if self.device == "auto" else torch.device(self.device)
+        return inference_device(self.device)
 
     @cached_property
     def model(self) -> TextEncoder:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_e5.configurable import configurable
+from lightning_e5.distributed.devices import inference_device
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.evaluation.beir.collection import Collection
@@ -170,7 +171,7 @@ class StoredEncoder:
             if (folder / "word_vectors.safetensors").is_file():
                 self._model = WordVectors.load(folder)
             else:
-                self._model = TextEncoder.from_pretrained(folder, max_length=self.max_length)
+                self._model = TextEncoder.from_pretrained(folder, max_length=self.max_length).to(inference_device())
         return self._model
 
     def _folder(self) -> Path:

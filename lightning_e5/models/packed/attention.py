@@ -1,7 +1,7 @@
 """Self-attention within each text of a packed batch: among all its tokens, or within a window around each.
 
 Attention runs over groups of neighbouring texts of equal length, which need no mask, or on a GPU in one kernel for all
-lengths (`lightning_e5.models.packed.varlen`).
+lengths (`lightning_e5.models.packed.varlen`), or where none has what is asked for, over few groups of about equal length with a mask.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lightning_e5.models.packed.layout import Layout
+from lightning_e5.models.packed.layout import MOST_GROUPS, Layout, PaddedGroups
 from lightning_e5.models.packed.varlen import has_varlen, varlen_attention
 
 #: Tokens from which on no matrix of a text's tokens by its tokens is kept for the backward pass.
@@ -39,9 +39,11 @@ def self_attention(
     """
     heads, width = qkv_T3HW.shape[2:]
     device, dtype = qkv_T3HW.device, qkv_T3HW.dtype
-    if layout.starts_B1 is not None and biases is None and has_varlen(device, dtype, dropout, width, windowed=window is not None):
+    if biases is None and has_varlen(device, dtype, dropout, width, windowed=window is not None):
         query_THW, key_THW, value_THW = qkv_T3HW.unbind(1)
         return varlen_attention(query_THW, key_THW, value_THW, layout.starts_B1, layout.longest, dropout, window).flatten(1)
+    if biases is None and window is None and pads_groups(layout, device):
+        return _padded_attention(qkv_T3HW, layout.padded(dtype), dropout)
     outputs = []
     # One split, not a slice per group: the gradient of each slice would be a zero tensor of the whole size.
     for number, (run, block) in enumerate(zip(layout.runs, qkv_T3HW.split([r.texts * r.length for r in layout.runs]), strict=True)):
@@ -53,6 +55,24 @@ def self_attention(
             mixed = attend_near(query, key, value, dropout, window)
         outputs.append(mixed.transpose(1, 2).reshape(run.texts * run.length, heads * width))
     return torch.cat(outputs)
+
+
+def pads_groups(layout: Layout, device: torch.device) -> bool:
+    """Whether texts are padded to few lengths: on a GPU, where many small operations cost more than some padding."""
+    return device.type == "cuda" and len(layout.runs) > MOST_GROUPS
+
+
+def _padded_attention(qkv_T3HW: Tensor, padded: PaddedGroups, dropout: float) -> Tensor:
+    """As `self_attention`, by groups of texts that are padded to one length; no text attends to padding."""
+    heads, width = qkv_T3HW.shape[2:]
+    # Each token has a place of its own, so both directions are copies, in any order.
+    padded_P3HW = qkv_T3HW.new_zeros(padded.tokens, 3, heads, width).index_copy(0, padded.place_T, qkv_T3HW)
+    outputs = []
+    for group, mask_N11L, block in zip(padded.groups, padded.masks, padded_P3HW.split([g.texts * g.length for g in padded.groups]), strict=True):
+        query, key, value = block.view(group.texts, group.length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask_N11L, dropout)
+        outputs.append(mixed.transpose(1, 2).reshape(group.texts * group.length, heads * width))
+    return torch.cat(outputs).index_select(0, padded.place_T)
 
 
 def attend(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: float, bias_HLL: Tensor | None = None) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
-from lightning_e5.models.packed.encoder import PackedEncoder, joined_linear, residual
+from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
+from lightning_e5.models.packed.post_norm import PostNorm
 
 
 class PackedBert(PackedEncoder):
@@ -37,14 +38,15 @@ class PackedBert(PackedEncoder):
     def layer(self, layer: Any, states_TD: Tensor, layout: Layout, shared: Any) -> Tensor:
         """Attention and feed-forward, each added to its input and normalised, as ``BertLayer`` computes it."""
         attended_TD = self._attention(layer.attention.self, states_TD, layout)
-        output = layer.attention.output
-        states_TD = output.LayerNorm(residual(output.dense, self.rate(output.dropout), attended_TD, states_TD))
-        inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states_TD))
-        outer = layer.output
-        normalised_TD: Tensor = outer.LayerNorm(residual(outer.dense, self.rate(outer.dropout), inner, states_TD))
-        return normalised_TD
+        rates = self.rate(layer.attention.output.dropout), self.rate(layer.output.dropout)
+        return self.post_norm(layer, attended_TD, states_TD, rates)
+
+    def behind_attention(self, layer: Any) -> PostNorm:
+        """``BertSelfOutput``, ``BertIntermediate`` and ``BertOutput``."""
+        attention, inner, outer = layer.attention.output, layer.intermediate, layer.output
+        return PostNorm(attention.dense, attention.LayerNorm, inner.dense, inner.intermediate_act_fn, outer.dense, outer.LayerNorm)
 
     def _attention(self, attention: Any, states_TD: Tensor, layout: Layout) -> Tensor:
-        qkv_TE = joined_linear(states_TD, [attention.query, attention.key, attention.value])
+        qkv_TE = self.linear(states_TD, attention.query, attention.key, attention.value)
         qkv_T3HW = qkv_TE.view(-1, 3, attention.num_attention_heads, attention.attention_head_size)
         return self_attention(qkv_T3HW, layout, self.rate(attention.dropout))

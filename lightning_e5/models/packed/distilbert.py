@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
-from lightning_e5.models.packed.encoder import PackedEncoder, joined_linear, residual
+from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
+from lightning_e5.models.packed.post_norm import PostNorm
 
 
 class PackedDistilBert(PackedEncoder):
@@ -28,11 +29,13 @@ class PackedDistilBert(PackedEncoder):
 
     def layer(self, layer: Any, states_TD: Tensor, layout: Layout, shared: Any) -> Tensor:
         """Attention and feed-forward, each added to its input and normalised, as ``TransformerBlock`` computes it."""
-        attention, feed = layer.attention, layer.ffn
-        qkv_TE = joined_linear(states_TD, [attention.q_lin, attention.k_lin, attention.v_lin])
+        attention = layer.attention
+        qkv_TE = self.linear(states_TD, attention.q_lin, attention.k_lin, attention.v_lin)
         qkv_T3HW = qkv_TE.view(-1, 3, attention.n_heads, attention.attention_head_size)
         attended_TD = self_attention(qkv_T3HW, layout, self.rate(attention.dropout))
-        states_TD = layer.sa_layer_norm(residual(attention.out_lin, 0.0, attended_TD, states_TD))
-        inner = feed.activation(feed.lin1(states_TD))
-        normalised_TD: Tensor = layer.output_layer_norm(residual(feed.lin2, self.rate(feed.dropout), inner, states_TD))
-        return normalised_TD
+        return self.post_norm(layer, attended_TD, states_TD, (0.0, self.rate(layer.ffn.dropout)))
+
+    def behind_attention(self, layer: Any) -> PostNorm:
+        """``TransformerBlock`` behind its attention."""
+        feed = layer.ffn
+        return PostNorm(layer.attention.out_lin, layer.sa_layer_norm, feed.lin1, feed.activation, feed.lin2, layer.output_layer_norm)

@@ -7,7 +7,9 @@ Texts lie one behind the other in a run of ``T`` tokens. Every layer but attenti
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from lightning_e5.errors import UserError
 from lightning_e5.models.packed.layout import Layout
+from lightning_e5.models.packed.post_norm import PostNorm, compiled_post_norm, filled
+from lightning_e5.models.packed.step_weights import StepWeights
+
+#: The method of a layer by which it runs without padding, where it has one.
+PACKED_FORWARD = "packed_forward"
 
 
 class PackedEncoder(nn.Module, ABC):
@@ -35,6 +43,10 @@ class PackedEncoder(nn.Module, ABC):
         object.__setattr__(self, "backbone", backbone)
         self.gradient_checkpointing = gradient_checkpointing
         self.scatter_word_gradient = scatter_word_gradient
+        #: Of the linear layers; a training step holds them over all its chunks.
+        self.step_weights = StepWeights()
+        self._compiled: Callable[..., Tensor] | None = None
+        self._budget = 0
 
     @staticmethod
     def unsupported(config: Any) -> str | None:
@@ -44,26 +56,71 @@ class PackedEncoder(nn.Module, ABC):
         kind = getattr(config, "position_embedding_type", None) or "absolute"
         return None if kind == "absolute" else f"position_embedding_type: {kind}"
 
-    def forward(self, ids_T: Tensor, lengths: Sequence[int], segments_T: Tensor | None = None) -> Tensor:
+    def forward(self, ids_T: Tensor, lengths: Sequence[int] | Layout, segments_T: Tensor | None = None) -> Tensor:
         """Last hidden states.
 
         Args:
             ids_T: int64 ``[T]`` token ids, text after text; none is a padding token.
-            lengths: tokens of each text; texts sorted by length give the fewest attention groups.
+            lengths: tokens of each text, or their layout; texts sorted by length give the fewest attention groups.
             segments_T: int64 ``[T]`` token types, for a model that has several; all 0 by default.
 
         Returns:
             ``[T, D]`` states, in the autocast type where autocast is on.
         """
-        layout = Layout.of(lengths, ids_T.device)
+        self.step_weights.check()
+        layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, ids_T.device)
+        tokens = layout.tokens
+        if self.compiles():
+            ids_T, layout = filled(ids_T, layout, self._budget)
+            segments_T = None if segments_T is None else functional.pad(segments_T, (0, layout.tokens - tokens))
         states_TD = self.embed(self._words(ids_T), layout, segments_T)
         shared = self.shared(states_TD, layout)
         for layer in self.layers():
+            run = getattr(layer, PACKED_FORWARD, None) or partial(self.layer, layer)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                states_TD = checkpoint(self.layer, layer, states_TD, layout, shared, use_reentrant=False)
+                states_TD = checkpoint(run, states_TD, layout, shared, use_reentrant=False)
             else:
-                states_TD = self.layer(layer, states_TD, layout, shared)
-        return self.finish(states_TD)
+                states_TD = run(states_TD, layout, shared)
+        return self.finish(states_TD)[:tokens] if layout.tokens > tokens else self.finish(states_TD)
+
+    def compile_layers(self, budget: int) -> None:
+        """Compile, in training, what its layers compute behind the attention, for chunks of ``budget`` tokens.
+
+        Raises:
+            UserError: its layers are of another kind.
+        """
+        kinds = [self.behind_attention(layer) for layer in self.layers()]
+        if any(kind is None for kind in kinds) or not kinds:
+            raise UserError(f"compile: the layers of {type(self.backbone).__name__} are not compiled; the rule is BERT, RoBERTa, XLM-R, MPNet or DistilBERT")
+        self._compiled, self._budget = compiled_post_norm(kinds[0].activation), budget  # type: ignore[union-attr]
+
+    def compiles(self) -> bool:
+        """Whether its layers run compiled now."""
+        return self._compiled is not None and self.training
+
+    def behind_attention(self, layer: Any) -> PostNorm | None:
+        """The modules behind the attention of a layer that normalises its sums; None for another kind of layer."""
+        return None
+
+    def post_norm(self, layer: Any, attended_TD: Tensor, states_TD: Tensor, rates: tuple[float, float]) -> Tensor:
+        """The states behind a layer from those before it and what attention gave; ``rates``: of dropout, after each block's last product."""
+        of = self.behind_attention(layer)
+        assert of is not None
+        if self._compiled is not None and self.training:
+            linear = [tensor for dense in (of.attention_output, of.widen, of.narrow) for tensor in self.step_weights.of([dense])]
+            norms = (of.attention_norm.weight, of.attention_norm.bias, of.norm.weight, of.norm.bias)
+            weights = (*linear[:2], *norms[:2], *linear[2:], *norms[2:])
+            return self._compiled(attended_TD, states_TD, weights, (of.attention_norm.eps, of.norm.eps), rates)
+        states_TD = of.attention_norm(self.residual(of.attention_output, rates[0], attended_TD, states_TD))
+        inner = of.activation(self.linear(states_TD, of.widen))
+        normalised_TD: Tensor = of.norm(self.residual(of.narrow, rates[1], inner, states_TD))
+        return normalised_TD
+
+    def methods_of_layers(self) -> list[nn.Module]:
+        """The layers, each with a method of its own by which it is called from then on, so that it can be had sharded."""
+        for layer in self.layers():
+            setattr(layer, PACKED_FORWARD, partial(self.layer, layer))
+        return list(self.layers())
 
     @abstractmethod
     def embed(self, words_TD: Tensor, layout: Layout, segments_T: Tensor | None) -> Tensor:
@@ -89,30 +146,28 @@ class PackedEncoder(nn.Module, ABC):
         """The rate of a dropout, which is 0 in evaluation."""
         return float(dropout.p) if self.training else 0.0
 
+    def linear(self, states_TD: Tensor, *layers: nn.Linear) -> Tensor:
+        """The outputs of one linear layer, or of several side by side, in one product: ``[T, D] -> [T, E]``."""
+        return functional.linear(states_TD, *self.step_weights.of(layers))
+
+    def residual(self, dense: nn.Linear, dropout: float, inner_TE: Tensor, states_TD: Tensor) -> Tensor:
+        """``dropout(dense(inner)) + states``.
+
+        Without dropout in full precision the matrix product adds onto the sum of residual and bias; on CPUs that saves one of
+        three passes over ``[T, D]`` (measured: 3% of a forward pass of MiniLM).
+        """
+        if dropout or inner_TE.dtype != states_TD.dtype or torch.is_autocast_enabled(states_TD.device.type):
+            return functional.dropout(self.linear(inner_TE, dense), dropout, bool(dropout)) + states_TD
+        if dense.bias is None:
+            return torch.addmm(states_TD, inner_TE, dense.weight.t())
+        return (states_TD + dense.bias).addmm_(inner_TE, dense.weight.t())
+
     def _words(self, ids_T: Tensor) -> Tensor:
         weight = self.backbone.get_input_embeddings().weight
         if self.scatter_word_gradient and torch.is_grad_enabled() and weight.requires_grad:
             words_TD: Tensor = _ScatteredLookup.apply(weight, ids_T)
             return words_TD
         return functional.embedding(ids_T, weight)
-
-
-def joined_linear(states_TD: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
-    """The outputs of several linear layers side by side, in one product: ``[T, D] -> [T, E]``."""
-    return functional.linear(states_TD, torch.cat([x.weight for x in layers]), torch.cat([x.bias for x in layers]))
-
-
-def residual(dense: nn.Linear, dropout: float, inner_TE: Tensor, states_TD: Tensor) -> Tensor:
-    """``dropout(dense(inner)) + states``.
-
-    Without dropout in full precision the matrix product adds onto the sum of residual and bias; on CPUs that saves one of
-    three passes over ``[T, D]`` (measured: 3% of a forward pass of MiniLM).
-    """
-    if dropout or inner_TE.dtype != states_TD.dtype or torch.is_autocast_enabled(states_TD.device.type):
-        return functional.dropout(dense(inner_TE), dropout, bool(dropout)) + states_TD
-    if dense.bias is None:
-        return torch.addmm(states_TD, inner_TE, dense.weight.t())
-    return (states_TD + dense.bias).addmm_(inner_TE, dense.weight.t())
 
 
 class _ScatteredLookup(torch.autograd.Function):
@@ -131,3 +186,29 @@ class _ScatteredLookup(torch.autograd.Function):
                 ctx.weight.grad = torch.zeros_like(ctx.weight)
             ctx.weight.grad.index_add_(0, ctx.ids_T, gradient_TD.to(ctx.weight.dtype))
         return None, None
+
+
+@contextmanager
+def held_weights(model: nn.Module, *, once: bool = True) -> Iterator[Callable[[], list[Tensor]]]:
+    """Inside, the encoders in ``model`` that run without padding make their `StepWeights` once; gives what returns these.
+
+    ``once``: False makes them for each chunk anew, to compare with.
+    """
+    packed = [m for m in model.modules() if isinstance(m, PackedEncoder)]
+    with ExitStack() as stack:
+        for encoder in packed if once else ():
+            stack.enter_context(encoder.step_weights.held())
+        yield lambda: [tensor for encoder in packed for tensor in encoder.step_weights.tensors()]
+
+
+def compile_layers(model: nn.Module, budget: int) -> None:
+    """Compile the layers of the encoders in ``model`` for chunks of ``budget`` tokens, see `PackedEncoder.compile_layers`.
+
+    Raises:
+        UserError: it has none that runs without padding, or one whose layers are of another kind.
+    """
+    packed = [m for m in model.modules() if isinstance(m, PackedEncoder)]
+    if not packed:
+        raise UserError("compile: this model runs padded, and only layers of encoders that run without padding are compiled")
+    for encoder in packed:
+        encoder.compile_layers(budget)

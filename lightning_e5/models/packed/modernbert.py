@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
-from lightning_e5.models.packed.encoder import PackedEncoder, residual
+from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
 
 #: Rotary embeddings whose frequencies change with the longest text of a batch: a text's states would depend on its neighbours.
@@ -57,15 +57,15 @@ class PackedModernBert(PackedEncoder):
     def layer(self, layer: Any, states_TD: Tensor, layout: Layout, shared: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Attention and gated feed-forward of the normalised input, each added to it, as ``ModernBertEncoderLayer`` computes it."""
         attention, feed = layer.attn, layer.mlp
-        qkv_TE = attention.Wqkv(layer.attn_norm(states_TD))  # the first layer's norm is none: its input was normalised
+        qkv_TE = self.linear(layer.attn_norm(states_TD), attention.Wqkv)  # the first layer's norm is none: its input was normalised
         heads, kind = self.backbone.config.num_attention_heads, layer.attention_type
         qkv_T3HW: Tensor = _Rotated.apply(qkv_TE.view(-1, 3, heads, attention.head_dim), *shared[kind])
         window = self.backbone.config.sliding_window if kind == "sliding_attention" else None
         dropout = attention.attention_dropout if self.training else 0.0  # of the probabilities, and of the output
-        states_TD = residual(attention.Wo, dropout, self_attention(qkv_T3HW, layout, dropout, window=window), states_TD)
-        inner, gate = feed.Wi(layer.mlp_norm(states_TD)).chunk(2, -1)
+        states_TD = self.residual(attention.Wo, dropout, self_attention(qkv_T3HW, layout, dropout, window=window), states_TD)
+        inner, gate = self.linear(layer.mlp_norm(states_TD), feed.Wi).chunk(2, -1)
         gated = functional.dropout(feed.act(inner) * gate, feed.drop.p, self.training)
-        return residual(feed.Wo, 0.0, gated, states_TD)
+        return self.residual(feed.Wo, 0.0, gated, states_TD)
 
     def finish(self, states_TD: Tensor) -> Tensor:
         """The last normalisation."""

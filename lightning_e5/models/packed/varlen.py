@@ -1,8 +1,9 @@
 """Attention over packed texts of unequal length in one GPU kernel, where a library with one is there.
 
 ``flash-attn`` where it is installed (it has dropout), else ``torch.nn.attention.varlen`` where torch has it (it has none,
-so a training with attention dropout takes the groups of equal length instead). Both need CUDA, half precision and a GPU of
-compute capability 8.0 (Ampere) or later; V100 and T4 have less and take the groups.
+so a training with attention dropout takes padded groups of few lengths instead; an encoder's ``attention_dropout: 0`` keeps
+it here). Both need CUDA, half precision and a GPU of compute capability 8.0 (Ampere) or later; V100 and T4 have less and take
+the groups.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_e5.distributed.devices import sent
 from lightning_e5.rng import deterministic_kernels
 
 #: What the kernels' machine code is made for.
@@ -61,7 +63,8 @@ def has_varlen(device: torch.device, dtype: torch.dtype, dropout: float, width: 
 
 def cumulative(lengths: Sequence[int], device: torch.device) -> Tensor:
     """int32 ``[B + 1]`` token position at which each text starts, and the end."""
-    return torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0)).to(device)
+    starts_B1 = torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int32, device="cpu").cumsum(0, dtype=torch.int32), (1, 0))
+    return sent(starts_B1, device)
 
 
 def varlen_attention(

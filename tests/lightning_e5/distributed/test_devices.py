@@ -1,14 +1,18 @@
-"""``precision: auto`` takes bfloat16 where the hardware multiplies it, and float32 elsewhere; nothing is timed."""
+"""Where and in which precision: ``auto`` takes what the hardware has; nothing is timed."""
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 import torch
 
 from lightning_e5.distributed import devices as precision
-from lightning_e5.distributed.devices import native_bf16, runs_in_bf16
+from lightning_e5.distributed.devices import inference_device, native_bf16, runs_in_bf16, search_devices, whole_float32
+from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
 
 
@@ -63,3 +67,109 @@ def test_bfloat16_that_a_gpu_emulates_is_never_chosen_and_said_where_it_is_asked
     assert runs_in_bf16("bf16", "cuda:1") and runs_in_bf16("bf16", "cuda")
     said = capsys.readouterr().err
     assert said == ("" if native else "precision: bf16: the GPU only emulates bfloat16, slower than its float32; fp32, or auto, is faster\n")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_the_default_is_bfloat16_on_a_gpu_that_has_it_and_float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(precision, "native_bf16", lambda kind: native)
+    assert runs_in_bf16("bf16-gpu", "cuda:0") is native and not runs_in_bf16("bf16-gpu", "cpu")
+    assert precision.recorded_precision("bf16-gpu", "cuda") == ("bf16" if native else "fp32")
+    assert [precision.recorded_precision(name, "cpu") for name in get_args(precision.Precision)] == ["fp32", "bf16", "auto", "fp32"]
+
+
+def test_what_is_loaded_and_built_has_the_default() -> None:
+    from lightning_e5.evaluation.loaded_models import ModelSpec
+    from lightning_e5.models.cross_encoder import CrossEncoder
+    from lightning_e5.stages import consistency_filter, evaluate, finetune, hard_negatives, mteb, pretrain, teacher
+
+    stages = [getattr(module, module.__name__.rpartition(".")[2]) for module in (consistency_filter, evaluate, finetune, hard_negatives, mteb, pretrain, teacher)]
+    for takes in (TextEncoder, TextEncoder.from_pretrained, CrossEncoder, CrossEncoder.from_start, ModelSpec, *stages):
+        assert inspect.signature(takes).parameters["precision"].default == "bf16-gpu", takes
+
+
+def test_layers_may_multiply_in_tf32_and_losses_never_do() -> None:
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    with pytest.raises(KeyError), precision.fast_float32("cuda"):
+        assert products.fp32_precision == "tf32"
+        with whole_float32():
+            assert products.fp32_precision == "ieee"
+        assert products.fp32_precision == "tf32"
+        raise KeyError
+    assert products.fp32_precision == before
+    with precision.fast_float32("cpu"):
+        assert products.fp32_precision == before
+
+
+def test_a_step_multiplies_in_tf32_but_for_its_loss() -> None:
+    from lightning_e5.training import grad_cache
+    from lightning_e5.types import LossOutput, TokenBatch
+
+    products = torch.backends.cuda.matmul
+    seen: list[tuple[str, str]] = []
+    weight = torch.nn.Parameter(torch.ones(3))
+
+    def encode(ids_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        seen.append(("layers", products.fp32_precision))
+        return weight * ids_T[: len(lengths), None]
+
+    def loss(embeddings_ND: torch.Tensor) -> LossOutput:
+        embeddings_ND.register_hook(lambda gradient: seen.append(("loss, back", products.fp32_precision)))
+        seen.append(("loss", products.fp32_precision))
+        return LossOutput(embeddings_ND.square().sum(), torch.zeros(()), torch.zeros(()))
+
+    with precision.fast_float32("cuda"):
+        grad_cache.GradCache(graph_tokens=0).step(TokenBatch(torch.arange(4), torch.tensor([2, 2])), encode, loss, seed=0)
+    assert seen == [("layers", "tf32"), ("loss", "ieee"), ("loss, back", "ieee"), ("layers", "tf32")]
+
+
+def test_what_is_sent_is_the_tensor() -> None:
+    tensor = torch.arange(5)
+    assert torch.equal(precision.sent(tensor, "cpu"), tensor) and precision.sent(tensor, torch.device("meta")).device.type == "meta"
+
+
+def test_inference_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inference_device() == inference_device("cpu") == torch.device("cpu") and search_devices() == ["cpu"]
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(UserError, match=f"device: {name}: torch sees 0 GPUs here"):
+            inference_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert inference_device() == inference_device("cuda") == torch.device("cuda")
+    assert inference_device("cuda:1") == torch.device("cuda", 1) and inference_device("cpu") == torch.device("cpu")
+    assert search_devices() == ["cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match="'gpu' is no device; the rule is auto, cpu, cuda"):
+        inference_device("gpu")
+    with pytest.raises(UserError, match="cuda:2: torch sees 2 GPUs"):
+        inference_device("cuda:2")
+
+
+@pytest.mark.parametrize("allow", ["fp32_precision", "allow_tf32", "set_float32_matmul_precision"])
+def test_products_are_whole_inside_whatever_is_allowed_outside(allow: str) -> None:
+    """By each of torch's ways to allow TF32; the last of several threads that leaves sets it back."""
+    products = torch.backends.cuda.matmul
+    ways = {
+        "fp32_precision": (lambda: setattr(products, "fp32_precision", "tf32"), lambda: setattr(products, "fp32_precision", "none")),
+        "allow_tf32": (lambda: setattr(products, "allow_tf32", True), lambda: setattr(products, "allow_tf32", False)),
+        "set_float32_matmul_precision": (lambda: torch.set_float32_matmul_precision("high"), lambda: torch.set_float32_matmul_precision("highest")),
+    }
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with whole_float32():
+            inside.set()
+            leave.wait(10)
+
+    ways[allow][0]()
+    try:
+        thread = threading.Thread(target=other)
+        with whole_float32():
+            thread.start()
+            inside.wait(10)
+            assert products.fp32_precision == "ieee"
+        assert products.fp32_precision == "ieee"  # the other one is still inside
+        leave.set()
+        thread.join()
+        assert products.fp32_precision == "tf32"
+    finally:
+        ways[allow][1]()

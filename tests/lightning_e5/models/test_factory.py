@@ -61,6 +61,24 @@ def test_a_pretrained_encoders_dropout_is_that_of_the_spec_in_every_stage_after_
     assert dropouts(CrossEncoder.from_start(tmp_path / "start")) == expected
 
 
+@pytest.mark.parametrize(("given", "expected"), [({"attention_dropout": 0.0}, (0.1, 0.0)), ({"dropout": 0.3, "attention_dropout": 0.2}, (0.3, 0.2))])
+def test_the_attentions_dropout_may_be_another_one(tmp_path: Path, folder: Path, small_tokenizer: Any, given: dict[str, float], expected: tuple[float, float]) -> None:
+    made = EncoderSpec(pretrained=str(folder), max_length=48, **given).load_pretrained(folder)
+    made.save_pretrained(tmp_path / "start")
+    for model in (made, TextEncoder.from_pretrained(tmp_path / "start", training_start=True), CrossEncoder.from_start(tmp_path / "start")):
+        config, layer = model.backbone.config, model.backbone.encoder.layer[0]
+        assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == expected
+        assert (layer.output.dropout.p, layer.attention.self.dropout.p) == expected
+    own = EncoderSpec(layers=1, hidden_size=16, heads=2, intermediate_size=16, initialisation="bert", **given).build(small_tokenizer, None, 1)
+    assert (own.backbone.config.hidden_dropout_prob, own.backbone.config.attention_probs_dropout_prob) == (given.get("dropout", 0.0), expected[1])
+
+
+def test_attention_dropout_of_a_model_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    with pytest.raises(UserError, match=r"config\.json: attention_dropout: 0\.2 for a model that has none; the rule is null or 0"):
+        TextEncoder.from_pretrained(tmp_path, attention_dropout=0.2)
+
+
 @pytest.mark.parametrize("kind", [(RobertaConfig, RobertaModel), (DistilBertConfig, DistilBertModel)])
 def test_dropout_of_other_architectures(tmp_path: Path, small_tokenizer: Any, kind: tuple[Any, Any]) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 24}

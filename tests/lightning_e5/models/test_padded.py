@@ -18,7 +18,7 @@ from transformers import (
 
 from lightning_e5.errors import UserError
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.padded import usable_positions
+from lightning_e5.models.padded import layers_of, usable_positions
 from lightning_e5.modules.base import TrainingModule
 from lightning_e5.training.grad_cache import GradCache
 from lightning_e5.training.optimizer import AdamWConfig
@@ -123,3 +123,10 @@ def test_gradient_checkpointing_of_other_encoders_changes_no_gradient(name: str,
 def test_gradient_checkpointing_of_what_cannot_is_refused() -> None:
     with pytest.raises(UserError, match="gradient_checkpointing: Linear cannot"):
         TrainingModule(torch.nn.Linear(2, 2), optimizer=AdamWConfig(learning_rate=1e-3), max_steps=1).checkpoint_activations()
+
+
+def test_the_layers_of_other_encoders_are_found(small_tokenizer: Any) -> None:
+    model = backbone("electra", small_tokenizer.backend.get_vocab_size())
+    assert layers_of(padded_encoder(model, small_tokenizer)) == list(model.encoder.layer)
+    with pytest.raises(UserError, match="strategy: fsdp2: Linear has no list of num_hidden_layers layers"):
+        layers_of(torch.nn.Linear(2, 2))

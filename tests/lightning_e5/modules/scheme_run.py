@@ -2,7 +2,7 @@
 
 Run as ``python scheme_run.py OUT RANKS [CASE ...]``; not a test by itself. Dropout is off, so that ranks may not matter.
 ``SCHEME_STEPS`` and ``SCHEME_WORKERS`` in the environment change the steps (4) and data workers (0); ``SCHEME_FAULT`` is
-``oom`` or ``nan``: the last rank's encoder fails once so in its 12th call; ``SCHEME_STRATEGY`` is that of `fit`, with many
+``oom`` or ``nan``: the last rank's encoder fails once so in its 12th call; or ``ring``: it runs out of memory within the ring; ``SCHEME_STRATEGY`` is that of `fit`, with many
 small buckets where it is ``fsdp``.
 """
 
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import BertConfig, BertModel
 
 from data_modules.base import StepDataModule
@@ -39,6 +41,7 @@ from lightning_e5.types import PairBatch, TokenBatch
 STEPS, BATCH = int(os.environ.get("SCHEME_STEPS", "4")), 8
 WORKERS, FAULT = int(os.environ.get("SCHEME_WORKERS", "0")), os.environ.get("SCHEME_FAULT", "")
 STRATEGY = os.environ.get("SCHEME_STRATEGY", "ddp")
+RING = {"passages_of_ranks": "ring"}
 CASES: dict[str, tuple[type[TrainingModule], int, dict[str, Any]]] = {
     f"{name}-{negatives}": (scheme, negatives, options)
     for name, scheme, options in (
@@ -49,9 +52,14 @@ CASES: dict[str, tuple[type[TrainingModule], int, dict[str, Any]]] = {
         ("distilled", DistilledModule, {}),
         ("dimensions", InBatchModule, {"dimensions": [16, 6, 3], "dimension_weights": [1.0, 0.5, 2.0]}),
         ("dimensions_moco", MoCoModule, {"queue_size": 48, "momentum": 0.9, "dimensions": [16, 6]}),
+        ("ring_in_batch", InBatchModule, RING),
+        ("ring_pre_batch", PreBatchModule, {"queue_size": 40, **RING}),
+        ("ring_everything", SymmetricModule, {"symmetric": True, "query_negatives": True, "learn_temperature": True, **RING}),
+        ("ring_distilled", DistilledModule, RING),
+        ("ring_dimensions", InBatchModule, {"dimensions": [16, 6, 3], "dimension_weights": [1.0, 0.5, 2.0], **RING}),
     )
     for negatives in (0, 1, 3)
-    if not (name == "distilled" and negatives == 0) and not (name.startswith("dimensions") and negatives != 1)
+    if not (name == "distilled" and negatives == 0) and not (name.startswith(("dimensions", "ring")) and negatives != 1)
 }
 
 
@@ -157,12 +165,17 @@ def held(module: TrainingModule) -> dict[str, float]:
     """Values of the trained parameters, of gradients and of AdamW's moments that a rank has in memory, mean over ranks."""
     shards = module.shards.local if module.shards is not None else []
     parameters = [*module.trained_parameters(), *shards]
-    storages = {s.data_ptr(): s.nbytes() // 8 for p in parameters if (s := p.untyped_storage()).nbytes()}
+    storages = {s.data_ptr(): s.nbytes() // 8 for p in parameters if (s := local(p).untyped_storage()).nbytes()}
     gradients = sum(p.grad.numel() for p in parameters if p.grad is not None)
     state = module.optimizers().optimizer.state  # type: ignore[union-attr]
     moments = sum(v.numel() for values in state.values() for k, v in values.items() if k != "step")
     names = ("held_parameters", "held_gradients", "held_moments")
     return dict(zip(names, rank_means([float(sum(storages.values())), float(gradients), float(moments)]), strict=True))
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank has of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()  # type: ignore[no-any-return]
 
 
 def encoder() -> TextEncoder:
@@ -178,6 +191,18 @@ def encoder() -> TextEncoder:
 def plant_fault(module: BiEncoderModule) -> None:
     """Let the last rank's encoder fail once."""
     calls, embed = [0], module.embed_chunk
+    if FAULT == "ring" and module.ring is not None:
+        travelling = module.ring.travelling
+
+        def leaving(*own: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+            for hop, block in enumerate(travelling(*own)):
+                calls[0] += hop
+                if module.global_rank == module.trainer.world_size - 1 and calls[0] == 8:
+                    raise torch.OutOfMemoryError("planted")
+                yield block
+
+        module.ring.travelling = leaving  # type: ignore[method-assign]
+        return
 
     def failing(ids_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         calls[0] += 1
@@ -206,7 +231,7 @@ def main(out: Path, ranks: int, cases: list[str], strategy: str = STRATEGY) -> N
             module, RandomPairs(negatives), checkpoints=out / case, title=case, accelerator="cpu", devices=ranks,
             backend="gloo", checkpoint_steps=2, strategy=strategy, chunk_tokens=64, graph_tokens=200, validation=validation,
         )  # fmt: skip
-        if strategy == "fsdp" and is_first_process():
+        if strategy != "ddp" and is_first_process():
             module.model.backbone.save_pretrained(out / case / "weights")  # type: ignore[operator,union-attr]
         results[case] = {"gradients": recorder.gradients, "rows": recorder.rows, "state": module.state_dict(), "validation": validation.rows, "best": validation.best}
     if is_first_process():

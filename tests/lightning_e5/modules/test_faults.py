@@ -117,6 +117,16 @@ def test_out_of_memory_changes_no_gradient(tmp_path: Path, ranks: int) -> None:
         assert torch.allclose(gradient, halved["gradients"][name], rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.slow
+def test_a_rank_that_leaves_the_ring_ends_the_job(tmp_path: Path) -> None:
+    process = start(tmp_path, 2, case="ring_in_batch-1", fault="ring", steps=100_000)
+    wait_until(lambda: children(process.pid))
+    pids = [process.pid, *children(process.pid)]
+    code, errors = finish(process, seconds=90)
+    assert code not in (0, 143) and "planted" in errors
+    wait_until(lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 30)
+
+
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_value_that_is_not_finite_stops_all_ranks_before_the_step(tmp_path: Path, ranks: int) -> None:
     code, errors = finish(start(tmp_path, ranks, fault="nan", steps=50))

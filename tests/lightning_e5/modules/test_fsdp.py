@@ -135,7 +135,7 @@ def test_a_signal_stops_all_ranks_after_a_whole_checkpoint(sharded: Trained, tmp
 def test_one_device_is_not_sharded(tmp_path: Path) -> None:
     module = InBatchModule(encoder(), optimizer=AdamWConfig(learning_rate=1e-3), max_steps=STEPS).double()
     fit(module, RandomPairs(0), checkpoints=tmp_path, title="one", accelerator="cpu", devices=1, strategy="fsdp")
-    assert not module.sharded and all(p.numel() for p in module.parameters())
+    assert module.make_shards is None and module.shards is None and all(p.numel() for p in module.parameters())
 
 
 def test_an_unknown_strategy_is_named(tmp_path: Path) -> None:

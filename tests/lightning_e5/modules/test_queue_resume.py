@@ -55,7 +55,7 @@ def test_a_resume_restores_queue_momentum_encoder_and_counters(tmp_path: Path, c
     again, rest, second = train(tmp_path, case)
     assert (first, second, len(rest)) == ([0], [2], 2)
     assert unequal(whole, again) == []
-    timed = ("seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
+    timed = ("seconds", "data_seconds", "mfu", "memory_gb", "pairs_per_second", "tokens_per_second")
     assert [{k: v for k, v in r.items() if k not in timed} for r in rest] == [
         {k: v for k, v in r.items() if k not in timed} for r in rows[2:]
     ]

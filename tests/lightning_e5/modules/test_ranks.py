@@ -46,6 +46,13 @@ def test_two_ranks_make_the_step_of_one(results: dict[int, dict[str, Any]], case
     assert_same_training(results[1][case], results[2][case])
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("ring_")])
+def test_the_ring_trains_as_gathered_passages_do(results: dict[int, dict[str, Any]], case: str) -> None:
+    for ranks in (1, 2):
+        assert_same_training(results[ranks][case.removeprefix("ring_")], results[ranks][case])
+        assert_same_validation(results[ranks][case.removeprefix("ring_")], results[ranks][case])
+
+
 def assert_same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert len(one["rows"]) == len(two["rows"]) == STEPS
     for ours, theirs in zip(one["rows"], two["rows"], strict=True):
@@ -79,7 +86,7 @@ LOGGED = {
     "loss": (0.0, 100.0), "accuracy": (0.0, 1.0), "temperature": (0.001, 1.0), "masked_fraction": (0.0, 1.0),
     "std_query": (0.001, 1.1), "std_passage": (0.001, 1.1), "learning_rate": (0.0, 1e-3), "gradient_norm": (1e-9, 1e6),
     "pairs_per_second": (1e-3, 1e9), "tokens_per_second": (1e-3, 1e9), "padding_share": (0.0, 0.0), "mfu": (1e-12, 1.0),
-    "memory_gb": (1e-3, 1e4),
+    "memory_gb": (1e-3, 1e4), "data_seconds": (0.0, 100.0),
 }  # fmt: skip
 
 

@@ -47,8 +47,11 @@ PRETRAIN: Node = {
 def test_who_computes_it_is_not_in_it(tmp_path: Path) -> None:
     before = fingerprint(PRETRAIN, tmp_path)
     free: Node = {
-        **PRETRAIN, "engine": "ray", "gpus_per_task": 1, "description": "another", "data": {"batch_size": 8, "num_workers": 4},
-        "trainer": {"devices": 2, "accelerator": "cpu", "num_nodes": 2, "strategy": "fsdp", "backend": "gloo", "checkpoint_seconds": 5.0, "checkpoint_steps": 3},
+        **PRETRAIN, "engine": "ray", "gpus_per_task": 1, "description": "another", "data": {"batch_size": 8, "num_workers": 4, "prefetch": 0},
+        "trainer": {
+            "devices": 2, "accelerator": "cpu", "num_nodes": 2, "strategy": "fsdp", "backend": "gloo", "checkpoint_seconds": 5.0, "checkpoint_steps": 3,
+            "background_checkpoints": True,
+        },
     }  # fmt: skip
     assert fingerprint(free, tmp_path) == before
     for changed in ({"data": {"batch_size": 16, "num_workers": 0}}, {"module": {"learning_rate": 0.2}}, {"seed": 2}, {"trainer": {"unheard_of": 1}}):
@@ -61,6 +64,21 @@ def test_the_precision_that_auto_chose_is_in_it(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(module, "native_bf16", lambda kind, native=native: native)
         found |= {fingerprint(PRETRAIN, tmp_path), fingerprint({**PRETRAIN, "precision": "fp32"}, tmp_path)}
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("given", [{}, {"precision": "bf16-gpu"}, {"model": {"precision": "bf16-gpu"}}])
+def test_the_default_is_in_it_only_where_it_is_bfloat16(given: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a CPU's results are those that they were, and a GPU's are not taken for a CPU's."""
+    node = {**{k: v for k, v in PRETRAIN.items() if k != "precision"}, **given}
+    monkeypatch.setattr(module, "native_bf16", lambda kind: True)
+    for cuda, expected in ((False, None), (True, "bf16")):
+        monkeypatch.setattr(module, "has_cuda", lambda cuda=cuda: cuda)
+        assert module.facts_here(node).get("precision") == expected
+        assert "precision" not in module.facts_here({**node, "precision": "fp32", "model": {}})
+        assert "precision" not in module.facts_here({"_target_": "lightning_e5.stages.word_vectors.word_vectors"})
+    assert "precision" not in module.facts_here({**node, "trainer": {"accelerator": "cpu"}})
+    monkeypatch.setattr(module, "native_bf16", lambda kind: False)
+    assert "precision" not in module.facts_here(node), "V100: float32"
 
 
 def test_the_contents_of_a_model_folder_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 
 from lightning_e5.errors import UserError
-from lightning_e5.retrieval import faiss_index
+from lightning_e5.retrieval import faiss_index, vector_rows
 from lightning_e5.retrieval.exact import ExactIndex, exact_scores
 from lightning_e5.retrieval.faiss_index import FaissIndex
 
@@ -88,7 +89,7 @@ def test_smaller_codes_find_nearly_the_same_with_exact_scores(kind, codes):
 @pytest.mark.parametrize(("dtype", "offset"), [(np.float32, 0), (np.float32, 1), (np.float16, 0), (np.float16, 1)])
 def test_mapped_rows_are_searched_where_they_lie(tmp_path, monkeypatch, kind, dtype, offset):
     """Also those of two bytes a value, and those that lie unaligned, as within an archive."""
-    monkeypatch.setattr(faiss_index, "_ROWS_AT_ONCE", 700)  # a block is 500
+    monkeypatch.setattr(vector_rows, "_ROWS_AT_ONCE", 700)  # a block is 500
     monkeypatch.setattr(faiss_index, "_CHECKED_ROWS", 64)
     mapped = np.memmap(tmp_path / "vectors", dtype=dtype, mode="w+", shape=VECTORS.shape, offset=offset)
     mapped[:] = VECTORS
@@ -133,3 +134,55 @@ def test_refuses_bad_use():
         FaissIndex().search(QUERIES, 1)
     with pytest.raises(UserError, match="width 3, the index has width 16"):
         filled(FaissIndex()).add(np.ones((1, 3), dtype=np.float32))
+    with pytest.raises(UserError, match=r"index.device: cuda: faiss sees no GPU here"):
+        filled(FaissIndex(device="cuda")).search(QUERIES, 1)
+    for kind, codes in (("hnsw", "float32"), ("flat", "int8")):
+        with pytest.raises(UserError, match=rf"index.device: cuda: faiss has no {kind} index of {codes} on a GPU"):
+            FaissIndex(kind, codes=codes, device="cuda")
+
+
+class OnGpu:
+    """A copy as faiss has it on a GPU: at most 2,048 results."""
+
+    def __init__(self, index: Any) -> None:
+        self.index, self.asked = index, 0
+
+    def search(self, queries: Any, k: int) -> Any:
+        assert k <= 2048, "faiss refuses more on a GPU"
+        self.asked += len(queries)
+        return self.index.search(queries, k)
+
+
+@pytest.mark.parametrize(("kind", "codes", "copied"), [("flat", "float32", True), ("ivf", "float32", True), ("ivf", "int8", True), ("hnsw", "float32", False), ("flat", "int8", False)])
+def test_a_gpu_searches_a_copy_with_the_same_results(monkeypatch: pytest.MonkeyPatch, kind: Any, codes: Any, copied: bool) -> None:
+    """faiss's GPU part stands for itself here: which index is copied, and which one is asked."""
+    copies: list[OnGpu] = []
+
+    def copy_to(resources: object, number: int, index: Any) -> OnGpu:
+        copies.append(OnGpu(index))
+        return copies[-1]
+
+    vectors = np.tile(VECTORS, (2, 1))  # with ties past the GPU's most results
+    settings: dict[str, Any] = {"codes": codes, "lists": 20, "nprobe": 20, "threads": 1}
+    expected = [filled(FaissIndex(kind, device="cpu", **settings), vectors).search(QUERIES[:5], k) for k in (10, len(vectors))]
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy_to, raising=False)
+    index = filled(FaissIndex(kind, **settings), vectors)
+    for k, (scores, rows) in zip((10, len(vectors)), expected, strict=True):
+        found = index.search(QUERIES[:5], k)
+        assert np.array_equal(found[0], scores) and np.array_equal(found[1], rows)
+    assert len(copies) == copied and all(one.asked for one in copies)
+
+
+def test_an_index_that_does_not_fit_on_the_gpu_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def copy_to(resources: object, number: int, index: Any) -> Any:
+        raise RuntimeError("Error in virtual void* faiss::gpu::StandardGpuResourcesImpl::allocMemory: out of memory")
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy_to, raising=False)
+    assert np.array_equal(filled(FaissIndex()).search(QUERIES, 5)[1], EXACT.search(QUERIES, 5)[1])
+    assert "is searched on the CPU, as it cannot be copied to the GPU" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"index.device: cuda: the index cannot be copied to the GPU .*out of memory"):
+        filled(FaissIndex(device="cuda")).search(QUERIES, 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -43,3 +44,35 @@ def test_parameter_groups() -> None:
     assert found == {(1.5, 0.1): [(5, 4)], (0.5, 0.0): [(3,), (3,), (3,)]}
     with pytest.raises(UserError, match="learning_rate_factors: no parameter's name holds 'word'"):
         AdamWConfig(learning_rate=0.5, learning_rate_factors={"word": 2.0}).parameter_groups(module)
+
+
+def trained(config: AdamWConfig, steps: int, state: dict[str, object] | None = None) -> tuple[torch.Tensor, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(40, 7))
+    optimizer = config.build([{"params": [weight], "lr": 0.01, "weight_decay": 0.1}])
+    if state is not None:
+        optimizer.load_state_dict(copy.deepcopy(state))  # or they would share its tensors
+    for step in range(steps):
+        weight.grad = torch.randn(40, 7, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+    return weight.detach(), optimizer
+
+
+def test_fused_is_for_a_gpu_and_moves_weights_alike() -> None:
+    """On a CPU it is not the default: it is within float32's rounding of the other kernel, not its bits."""
+    plain, fused = (AdamWConfig(learning_rate=0.01, fused=kernel) for kernel in (None, True))
+    assert [trained(config, 0)[1].param_groups[0]["fused"] for config in (plain, fused)] == [None, True]
+    expected, found = trained(plain, 20)[0], trained(fused, 20)[0]
+    assert (found - expected).abs().max() < 1e-6 * expected.abs().max()
+    assert (trained(fused, 19)[0] - expected).abs().max() > 1e-3
+
+
+def test_an_optimizer_keeps_its_kernel_with_the_state_of_another() -> None:
+    """As where a training goes on from a GPU's checkpoint on a CPU, or the other way round."""
+    plain, fused = (AdamWConfig(learning_rate=0.01, fused=kernel) for kernel in (None, True))
+    for first, then, own in ((plain, fused, True), (fused, plain, None)):
+        state = trained(first, 3)[1].state_dict()
+        weight, optimizer = trained(then, 2, state)
+        assert optimizer.param_groups[0]["fused"] is own and float(optimizer.state_dict()["state"][0]["step"]) == 5
+        assert (weight - trained(first, 2, state)[0]).abs().max() < 1e-6
+        assert state["param_groups"][0]["fused"] is not own, "the state that was given stays as it is"

@@ -11,10 +11,9 @@ For each float32 value a rank holds 12 / R bytes between steps (replicas: 12) an
 16), and some buckets of `ParameterShards`: the weights are gathered as a whole, not layer by layer, and their gradients
 add up over all chunks. Measured with two ranks of gloo and 67 M values in buckets of 4 M: 7.3 and 15.6 bytes.
 
-Why not ``torch.distributed.fsdp.fully_shard``: ranks encode different numbers of chunks, and PackedEncoder reads the
-weights of its layers without calling them, so neither collectives per layer nor per backward pass can be had. Around
-the whole encoder FSDP2 does these four points, too, but starts its reduce-scatter in a backward pass, which a rank that
-runs out of memory never ends while the others wait in it, and a module cannot be taken out of it again for export.
+Beside it `lightning_e5.training.sharding.layers` (torch's FSDP2) has one layer whole at a time, for models of which not even the weights
+and gradients fit on a device. Here no collective is within a step: ranks may encode different numbers of chunks, keep activations, and
+do a step again where one of them runs out of memory.
 
 Source: Rajbhandari et al. 2020, "ZeRO" (its stage 3, with the whole model as one unit); Zhao et al. 2023, "PyTorch FSDP".
 """
@@ -22,7 +21,7 @@ Source: Rajbhandari et al. 2020, "ZeRO" (its stage 3, with the whole model as on
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +71,9 @@ class ParameterShards:
         bucket_values: values that are gathered or reduced at once, more where one parameter has more.
     """
 
+    #: Collectives are before and behind a step, none within.
+    in_step = False
+
     def __init__(self, groups: Sequence[Mapping[str, Any]], model: nn.Module, *, bucket_values: int = BUCKET_VALUES) -> None:
         of_model = {id(p) for p in model.parameters()}
         broadcast_from_first([p for group in groups for p in group["params"] if id(p) in of_model])
@@ -90,6 +92,10 @@ class ParameterShards:
     def local(self) -> list[nn.Parameter]:
         """This rank's flat shards, which the optimizer moves."""
         return [bucket.shard for bucket in self._buckets]
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """Around a step: `gathered`."""
+        return self.gathered()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -200,7 +206,7 @@ def _own_state(bucket: _Bucket, of_parameter: Mapping[nn.Parameter, Mapping[str,
         if key == "step":
             state[key] = example
             continue
-        zeros = [torch.zeros(shape, dtype=example.dtype) for shape in bucket.shapes]
+        zeros = [torch.zeros(shape, dtype=example.dtype, device="cpu") for shape in bucket.shapes]
         tensors = [of_parameter[p][key].cpu() if p in of_parameter else z for p, z in zip(bucket.parameters, zeros, strict=True)]
         state[key] = bucket.own_part(tensors)
     return state

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_e5.distributed import launch
+from lightning_e5.distributed import devices
 
 
 @pytest.fixture
@@ -17,14 +17,14 @@ def eight_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(launch, "_CGROUP", tmp_path)
+    monkeypatch.setattr(devices, "_CGROUP", tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("max 100000", 8), ("300000 100000", 3), ("250000 100000", 3), ("50000 100000", 1), ("9900000 100000", 8), ("", 8), ("300000 0", 8)])
 def test_affinity_and_quota_limit_the_cores(eight_cores: Path, quota: str, cpus: int) -> None:
     (eight_cores / "cpu.max").write_text(quota + "\n")
-    assert launch.usable_cpus() == cpus
+    assert devices.usable_cpus() == cpus
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("-1", 8), ("200000", 2)])
@@ -32,26 +32,26 @@ def test_the_first_version_of_control_groups(eight_cores: Path, quota: str, cpus
     (eight_cores / "cpu").mkdir()
     (eight_cores / "cpu" / "cpu.cfs_quota_us").write_text(quota)
     (eight_cores / "cpu" / "cpu.cfs_period_us").write_text("100000")
-    assert launch.usable_cpus() == cpus
+    assert devices.usable_cpus() == cpus
 
 
 def test_ranks_share_the_cores_and_a_set_number_wins(eight_cores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [launch.threads_per_process(n) for n in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [devices.threads_per_process(n) for n in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     for given, threads in (("5", 5), ("6,2", 6), ("0", 4), ("many", 4), ("", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-        assert launch.threads_per_process(2) == threads
+        assert devices.threads_per_process(2) == threads
 
 
 def test_a_training_of_several_ranks_has_its_share_alone(eight_cores: Path) -> None:
     before = torch.get_num_threads()
     try:
-        launch.use_threads(None)
-        with launch.shared_threads(4):
+        devices.use_threads(None)
+        with devices.shared_threads(4):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 8
-        launch.use_threads(3)  # what the YAML asks for is each process's own number
-        with launch.shared_threads(4):
+        devices.use_threads(3)  # what the YAML asks for is each process's own number
+        with devices.shared_threads(4):
             assert torch.get_num_threads() == 3
     finally:
-        launch.use_threads(before)
-        launch._threads = None
+        devices.use_threads(before)
+        devices._threads = None
