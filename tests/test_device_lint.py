@@ -21,7 +21,9 @@ FACTORIES = {
 ON_THE_CPU = {
     "lightning_e5/curation/consistency_filter/bounded_scores.py": "screens a pool that lies in the memory of the CPU",
     "lightning_e5/curation/consistency_filter/filter_pairs.py": "text ids of a pool that lies in the memory of the CPU",
+    "lightning_e5/curation/consistency_filter/leading_scores.py": "the screen of CPUs without fast formats",
     "lightning_e5/curation/consistency_filter/rank_counting.py": "counts among a pool that lies in the memory of the CPU",
+    "lightning_e5/curation/consistency_filter/score_format.py": "measures the formats of CPUs",
     "lightning_e5/evaluation/baselines/word_vectors.py": "averaged word vectors are trained and looked up by the CPU",
     "lightning_e5/evaluation/embedding_space.py": "computes on a sample of embeddings that lie on the CPU",
     "lightning_e5/export/onnx.py": "exports, and compares with onnxruntime, on the CPU",
@@ -35,6 +37,7 @@ DECISIONS = (
 DEVICES = "lightning_e5/distributed/devices.py"
 #: ... and where the same is asked for another purpose.
 ASKED_FOR = {
+    "data_modules/prefetch.py": "the thread's own device, which is that of the training",
     "lightning_e5/curation/consistency_filter/bounded_scores.py": "the precision of its own products, set back behind them",
     "lightning_e5/tracking/run_directory.py": "records what the machine has",
     "lightning_e5/training/grad_cache.py": "gives freed memory back to the GPU",

@@ -15,8 +15,7 @@ compared with thresholds rounded outwards, the lower one to the number below: ro
 
 from __future__ import annotations
 
-import functools
-import time
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, Protocol
@@ -24,12 +23,14 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lightning_e5.training.throughput import gemm_peak, matmul_rate
+from lightning_e5.training.out_of_memory import available_bytes
 
-ScoreFormat = Literal["int8", "bf16", "fp32"]
+ScoreFormat = Literal["int8", "bf16", "fp32", "leading"]
 
 #: Pool rows of one product: on a CPU the scores of a tile stay near the cache.
 POOL_ROWS = {"cpu": 2048, "cuda": 32768}
+_FIRST_SHARE = 16  # how much smaller the first block is
+_HELD_SHARE = 0.4  # of a GPU's free memory, that a pool may take there
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _PREPARED_VALUES = 2**24  # values converted at once
 
@@ -63,6 +64,7 @@ class BoundedScores(Protocol):
     name: ScoreFormat
     order_P: Tensor  # the pool's rows in the order of the blocks
     blocks: list[slice]  # of ``order_P``
+    starts_at: int  # blocks before this one are better scored in float32
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
         """Queries made ready, with their own scores (float32)."""
@@ -88,11 +90,6 @@ def exact_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
     return sums[:, 0].float()
 
 
-def make_scores(name: ScoreFormat, pool_PD: Tensor, device: torch.device) -> BoundedScores:
-    """The scores in that format over a pool (on the CPU, a view of a mapped file allowed)."""
-    return Int8Scores(pool_PD) if name == "int8" else FloatScores(name, pool_PD, device)
-
-
 class FloatScores:
     """Products in float32 (of the pool as it is) or in bfloat16 (of the pool less its mean).
 
@@ -100,19 +97,21 @@ class FloatScores:
         order_P, blocks: the pool's rows in another order and cut; in their own order by default.
     """
 
+    starts_at = 0
+
     def __init__(
         self, name: ScoreFormat, pool_PD: Tensor, device: torch.device, order_P: Tensor | None = None, blocks: list[slice] | None = None
     ) -> None:
         self.name, self.device, self.pool_PD = name, device, pool_PD
         count, width = pool_PD.shape
-        self.in_order = order_P is None
         self.order_P = torch.arange(count) if order_P is None else order_P
-        self.blocks = blocks or _blocks(count, POOL_ROWS[device.type])
-        self.rounding = (width + 2) * _UNIT_ROUNDOFF / (1 - (width + 2) * _UNIT_ROUNDOFF)
+        self.in_order = order_P is None or torch.equal(order_P, torch.arange(count))
+        self.blocks = blocks or blocks_of(count, POOL_ROWS[device.type])
+        self.rounding = float32_rounding(width)
         self.mean_D = torch.zeros(width, dtype=torch.float64)
         self.values: list[Tensor] = []
         if name == "bf16":
-            self.mean_D = _mean(pool_PD)
+            self.mean_D = mean_of(pool_PD)
         self.norms: list[float] = []
         self.residuals: list[float] = []
         for block in self.blocks:
@@ -122,6 +121,9 @@ class FloatScores:
                 self.values.append(part.bfloat16())
                 part -= self.values[-1].double()
             self.residuals.append(float(part.norm(dim=1).max()) if name == "bf16" else 0.0)
+        size = pool_PD.numel() * (2 if name == "bf16" else 4)
+        if device.type != "cpu" and size <= _HELD_SHARE * available_bytes(device):  # then no block is copied there twice
+            self.values = [block.to(device) for block in self.values or map(self._block, self.blocks)]
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
         """See `BoundedScores`."""
@@ -129,20 +131,20 @@ class FloatScores:
         values = queries_RD.to(self.device, torch.bfloat16 if self.name == "bf16" else torch.float32)
         rounded = values.double()
         residual = (precise.to(self.device) - rounded).norm(dim=1)
-        return _rows(values, torch.ones(len(own_R)), rounded.norm(dim=1), residual, precise, own_R, self.mean_D)
+        return ready_rows(values, torch.ones(len(own_R)), rounded.norm(dim=1), residual, precise, own_R, self.mean_D)
 
     def tile(self, rows: Rows, block: int) -> Tile:
         """See `BoundedScores`."""
-        pool = (self.values[block] if self.name == "bf16" else self._block(self.blocks[block])).to(self.device, non_blocking=True)
+        pool = (self.values[block] if self.values else self._block(self.blocks[block])).to(self.device, non_blocking=True)
         with _plain_products():
             scores = rows.values_RD @ pool.T
         norm, residual = self.norms[block], self.residuals[block]
         error = rows.residual_R * norm + rows.norm_R * (residual + self.rounding * (norm + residual)) + 2.0**-100
         error = error + rows.slack_R * (1 + norm)
-        low_R = _round(rows.threshold_R - error, scores.dtype, -1)
+        low_R = rounded_to(rows.threshold_R - error, scores.dtype, -1)
         # A product above the threshold may be rounded to the very number that the threshold is rounded to.
         low_R = torch.nextafter(low_R, torch.full_like(low_R, -torch.inf))
-        return Tile(scores, low_R, _round(rows.threshold_R + error, scores.dtype, 1))
+        return Tile(scores, low_R, rounded_to(rows.threshold_R + error, scores.dtype, 1))
 
     def _block(self, block: slice) -> Tensor:
         return self.pool_PD[block] if self.in_order else self.pool_PD[self.order_P[block]]
@@ -156,12 +158,13 @@ class Int8Scores:
     """
 
     name: ScoreFormat = "int8"
+    starts_at = 0
 
     def __init__(self, pool_PD: Tensor) -> None:
-        self.mean_D = _mean(pool_PD)
-        largest = [(part.double() - self.mean_D).abs().amax(1) for part in _parts(pool_PD)]
+        self.mean_D = mean_of(pool_PD)
+        largest = [(part.double() - self.mean_D).abs().amax(1) for part in parts_of(pool_PD)]
         self.order_P = torch.argsort(torch.cat(largest), stable=True)
-        self.blocks = _blocks(len(pool_PD), POOL_ROWS["cpu"])
+        self.blocks = blocks_of(len(pool_PD), POOL_ROWS["cpu"])
         self.values: list[Tensor] = []
         self.scales: list[float] = []
         self.norms: list[float] = []
@@ -181,7 +184,7 @@ class Int8Scores:
         scale = (precise.abs().amax(1) / 127).clamp(min=2.0**-60)
         values = (precise / scale[:, None]).round().to(torch.int8)
         rounded = values.double() * scale[:, None]
-        return _rows(_padded(values), scale, rounded.norm(dim=1), (precise - rounded).norm(dim=1), precise, own_R, self.mean_D)
+        return ready_rows(_padded(values), scale, rounded.norm(dim=1), (precise - rounded).norm(dim=1), precise, own_R, self.mean_D)
 
     def tile(self, rows: Rows, block: int) -> Tile:
         """See `BoundedScores`."""
@@ -194,56 +197,12 @@ class Int8Scores:
         return Tile(scores, (low.floor() - 1).clamp(-edge, edge).int(), (high.ceil() + 1).clamp(-edge, edge).int())
 
 
-def fastest_format(device: torch.device, every_rank: bool) -> ScoreFormat:
-    """The format to use, measured once per process.
-
-    Args:
-        every_rank: ranks are counted to the end; then a coarse format leaves too many scores undecided, and float32 is used.
-    """
-    if device.type == "cuda":
-        return "fp32" if every_rank else "bf16"
-    return "fp32" if every_rank else _fastest(torch.get_num_threads())
-
-
-#: Rows, width and columns of a product that is done in a moment even where a processor has no instructions for a format.
-_SMALL = (64, 256, 128)
-#: A format that is so many times slower than float32 in the small product is not measured at full size, where it would take seconds.
-_HOPELESS = 4
-
-
-@functools.lru_cache
-def _fastest(threads: int) -> ScoreFormat:
-    cpu = torch.device("cpu")
-    rates: dict[ScoreFormat, float] = {"fp32": gemm_peak(cpu, torch.float32, 0.05)}
-    enough = matmul_rate(cpu, torch.float32, _SMALL, 0.005) / _HOPELESS
-    if matmul_rate(cpu, torch.bfloat16, _SMALL, 0.005) > enough:
-        rates["bf16"] = gemm_peak(cpu, torch.bfloat16, 0.05)
-    if hasattr(torch, "_int_mm") and _int8_rate(*_SMALL[:2]) > enough:
-        rates["int8"] = _int8_rate()
-    # A coarser format has to pay for what it leaves undecided.
-    return max(rates, key=lambda name: rates[name] * (1.0 if name == "fp32" else 0.8))
-
-
-def _int8_rate(rows: int = 512, width: int = 768) -> float:
-    """Operations per second; 0 where the product, which torch does not yet call public, is not the right one."""
-    step = torch.arange(2 * rows * width, dtype=torch.int32)
-    right = (step * 7919 % 255 - 127).to(torch.int8).view(2 * rows, width)
-    left = (step[: rows * width] * 104729 % 255 - 127).to(torch.int8).view(rows, width)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        found = torch._int_mm(left, right.T)
-        best = min(best, time.perf_counter() - started)
-    good = torch.equal(found.double(), left.double() @ right.double().T)
-    return 4.0 * rows * rows * width / best if good else 0.0
-
-
 def _padded(values_ND: Tensor) -> Tensor:
     """Zeros up to a multiple of eight columns: the integer product of a single column is wrong in torch 2.13."""
     return torch.nn.functional.pad(values_ND, (0, -values_ND.shape[1] % 8))
 
 
-def _rows(values: Tensor, scale: Tensor, norm: Tensor, residual: Tensor, precise: Tensor, own_R: Tensor, mean_D: Tensor) -> Rows:
+def ready_rows(values: Tensor, scale: Tensor, norm: Tensor, residual: Tensor, precise: Tensor, own_R: Tensor, mean_D: Tensor) -> Rows:
     """The rest of `Rows`; norms get a millionth more, which pays for their own rounding."""
     own, device = own_R.double().cpu(), values.device
     norms = precise.norm(dim=1)
@@ -254,26 +213,38 @@ def _rows(values: Tensor, scale: Tensor, norm: Tensor, residual: Tensor, precise
     return Rows(values, *(value.to(device) for value in found))
 
 
-def _round(values_R: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
+def float32_rounding(width: int) -> float:
+    """The relative error of a float32 product of so many values, in any order of summation, by its operands' norms."""
+    return (width + 2) * _UNIT_ROUNDOFF / (1 - (width + 2) * _UNIT_ROUNDOFF)
+
+
+def rounded_to(values_R: Tensor, dtype: torch.dtype, direction: int) -> Tensor:
     """float64 values in another type, rounded down (-1) or up (1)."""
     rounded = values_R.to(dtype)
     wrong = (rounded.double() < values_R) if direction > 0 else (rounded.double() > values_R)
     return torch.where(wrong, torch.nextafter(rounded, torch.full_like(rounded, direction * torch.inf)), rounded)
 
 
-def _mean(pool_PD: Tensor) -> Tensor:
+def mean_of(pool_PD: Tensor) -> Tensor:
+    """The mean of the rows, float64 ``[D]``."""
     total = torch.zeros(pool_PD.shape[1], dtype=torch.float64)
-    for part in _parts(pool_PD):
+    for part in parts_of(pool_PD):
         total += part.double().sum(0)
     return total / max(1, len(pool_PD))
 
 
-def _parts(pool_PD: Tensor) -> Iterator[Tensor]:
+def parts_of(pool_PD: Tensor) -> Iterator[Tensor]:
+    """The rows in parts of a size that may be held in float64."""
     return iter(pool_PD.split(max(1, _PREPARED_VALUES // max(1, pool_PD.shape[1]))))
 
 
-def _blocks(count: int, rows: int) -> list[slice]:
-    return [slice(start, min(count, start + rows)) for start in range(0, count, rows)]
+def blocks_of(count: int, rows: int) -> list[slice]:
+    """``count`` rows cut into blocks of ``rows``; the first ones are smaller, as most pairs that are out are so after a few passages."""
+    starts, size = [0], max(1, rows // _FIRST_SHARE)
+    while starts[-1] < count:
+        starts.append(min(count, starts[-1] + size))
+        size = min(rows, 2 * size)
+    return [slice(start, stop) for start, stop in itertools.pairwise(starts)]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ format, the device, blocks, or threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor
 from lightning_e5.curation.consistency_filter.bounded_scores import (
     BoundedScores,
     FloatScores,
+    Int8Scores,
     Rows,
     ScoreFormat,
     Tile,
     exact_scores,
-    fastest_format,
-    make_scores,
 )
+from lightning_e5.curation.consistency_filter.leading_scores import LeadingScores, worthwhile_components
+from lightning_e5.curation.consistency_filter.score_format import fastest_format
 from lightning_e5.errors import UserError
 
 #: Scores held at once.
@@ -33,6 +35,13 @@ _DENSE = 0.02  # a tile with more undecided scores than this share is multiplied
 _EXACT_VALUES = 2**22  # values scored exactly at once
 
 
+def make_scores(name: ScoreFormat, pool_PD: Tensor, device: torch.device) -> BoundedScores:
+    """The scores in that format over a pool (on the CPU, a view of a mapped file allowed)."""
+    if name == "leading":
+        return LeadingScores(pool_PD)
+    return Int8Scores(pool_PD) if name == "int8" else FloatScores(name, pool_PD, device)
+
+
 class RankPool:
     """A pool of passages that pairs are ranked among.
 
@@ -40,7 +49,8 @@ class RankPool:
         pool_PD: float32 unit rows, on the CPU (a mapped file, too).
         pool_text_P: int64 ids of the normalised texts.
         exact_up_to: ranks above it are all given as ``exact_up_to + 1``, which saves most of the work; None: all exact.
-        score_format: of the low-precision products; None takes the fastest here, measured once per process.
+        score_format: of the cheap products; None takes the fastest here, measured once per process, and where that is fp32, leading
+            components if the first pairs' scores say that they are cheaper.
         device: where products are made; blocks are moved there.
         block_scores: scores held at once.
 
@@ -63,12 +73,16 @@ class RankPool:
         self.pool_PD, self.exact_up_to, self.device = pool_PD, exact_up_to, torch.device(device)
         self.sorted_text_P, self.text_order_P = torch.sort(pool_text_P, stable=True)
         name = score_format or fastest_format(self.device, exact_up_to is None)
-        self.scores: BoundedScores = make_scores(name, pool_PD, self.device)
-        if not all(map(torch.isfinite, map(torch.tensor, self.scores.norms))):  # type: ignore[attr-defined]
+        self._try_components = score_format is None and name == "fp32" and self.device.type == "cpu" and exact_up_to is not None
+        self._take(make_scores(name, pool_PD, self.device))
+        if not all(map(math.isfinite, self.scores.norms)):  # type: ignore[attr-defined]
             raise UserError("filter: the pool's embeddings hold NaN or infinity")
-        self.fine = self.scores if name == "fp32" else FloatScores("fp32", pool_PD, self.device, self.scores.order_P, self.scores.blocks)
         widest = max((b.stop - b.start for b in self.scores.blocks), default=1)
         self.rows_at_once = max(1, (block_scores or BLOCK_SCORES[self.device.type]) // widest)
+
+    def _take(self, scores: BoundedScores) -> None:
+        self.scores = scores
+        self.fine = scores if scores.name == "fp32" else FloatScores("fp32", self.pool_PD, self.device, scores.order_P, scores.blocks)
 
     def ranks(
         self, queries_ND: Tensor, passages_ND: Tensor, text_N: Tensor, progress: Callable[[int], object] = lambda rows: None
@@ -95,6 +109,11 @@ class RankPool:
         own_R = exact_scores(queries_RD, passages_RD)
         if not bool(torch.isfinite(own_R).all()):
             raise UserError("filter: the pairs' embeddings hold NaN or infinity")
+        if self._try_components and self.exact_up_to is not None:
+            self._try_components = False
+            components = worthwhile_components(self.pool_PD, queries_RD, own_R, self.exact_up_to, _DENSE)
+            if components is not None:
+                self._take(LeadingScores(self.pool_PD, components))
         copies_R, as_high_R = self._copies(queries_RD, own_R, text_R)
         # Copies are counted like the others and taken off at the end, so a row is out only when it is so without them.
         limit_R = torch.full_like(copies_R, 2**62) if self.exact_up_to is None else copies_R + self.exact_up_to - 1
@@ -124,42 +143,45 @@ class _Block:
 
     def run(self) -> Tensor:
         """Passages that score at least as high as each row's own; for a row over its limit some number over it."""
-        scores, active = self.pool.scores, torch.arange(len(self.own_R))
-        rows = scores.rows(self.queries_RD, self.own_R)
-        for block in range(len(scores.blocks)):
-            self._tile(rows, active, block)
-            inside = self.count_R[active] <= self.limit_R[active]
-            left = int(inside.sum())
-            if left == 0:
+        coarse, fine = self.pool.scores, self.pool.fine
+        everyone = torch.arange(len(self.own_R))
+        first = 0 if fine is coarse else coarse.starts_at
+        cheap = _Group(coarse, self, everyone[: 0 if first else None])
+        exacting = _Group(fine, self, everyone[len(cheap.active_R) :])
+        for block in range(len(coarse.blocks)):
+            if block and block == first:
+                left = exacting.active_R[(self.count_R <= self.limit_R)[exacting.active_R]]
+                cheap, exacting = _Group(coarse, self, left), _Group(fine, self, everyone[:0])
+            moved = self._tile(cheap, block, dense=2.0 if fine is coarse else _DENSE)
+            if len(moved):
+                exacting = _Group(fine, self, torch.cat([exacting.active_R, moved]))
+                cheap.keep(~torch.isin(cheap.active_R, moved), at_most=1.0)
+            self._tile(exacting, block, dense=2.0)
+            for group in (cheap, exacting):
+                group.keep(self.count_R[group.active_R] <= self.limit_R[group.active_R])
+            if not len(cheap.active_R) + len(exacting.active_R):
                 break
-            if left < 0.9 * len(active):  # a smaller product is worth a copy of the rows
-                rows, active = rows.select(inside.nonzero()[:, 0].to(rows.values_RD.device)), active[inside]
             if self.waiting > _UNDECIDED_AT_ONCE:
                 self._rescore()
         self._rescore()
         return self.count_R
 
-    def _tile(self, rows: Rows, active: Tensor, block: int) -> None:
-        above, row, column = count_tile(self.pool.scores.tile(rows, block))
+    def _tile(self, group: _Group, block: int, dense: float) -> Tensor:
+        """Count a block's scores; rows of which more than the share ``dense`` is undecided are returned, uncounted."""
+        none = torch.empty(0, dtype=torch.int64)
+        if not len(group.active_R):
+            return none
+        part = group.scores.blocks[block]
+        above, row, column = count_tile(group.scores.tile(group.rows, block))
+        active = group.active_R
+        many = torch.bincount(row, minlength=len(active)) > dense * (part.stop - part.start)
+        above = above.masked_fill(many, 0)
         self.count_R[active] += above
-        inside = (self.count_R <= self.limit_R)[active]
-        keep = inside[row]
-        row, column = row[keep], column[keep]
-        order_P, part = self.pool.scores.order_P, self.pool.scores.blocks[block]
-        some = torch.unique_consecutive(row)
-        if self.pool.fine is not self.pool.scores and len(row) > _DENSE * len(some) * (part.stop - part.start):
-            again = active[some]
-            fine = self.pool.fine.rows(self.queries_RD[again], self.own_R[again])
-            # These rows are counted anew: what the coarse format decided is taken back.
-            self.count_R[again] -= above[some]
-            above, row, column = count_tile(self.pool.fine.tile(fine, block))
-            self.count_R[again] += above
-            row = again[row]
-        else:
-            row = active[row]
-        if len(row):
-            self.undecided.append((row, order_P[part.start + column]))
-            self.waiting += len(row)
+        keep = ((self.count_R <= self.limit_R)[active] & ~many)[row]
+        if bool(keep.any()):
+            self.undecided.append((active[row[keep]], group.scores.order_P[part.start + column[keep]]))
+            self.waiting += int(keep.sum())
+        return active[many]
 
     def _rescore(self) -> None:
         """Rescore exactly what is undecided in the rows that are not out yet."""
@@ -191,6 +213,20 @@ class _Block:
             left_columns.append(near)
             left_rows.append(torch.full_like(near, one))
         return torch.cat(left_rows), torch.cat(left_columns)
+
+
+class _Group:
+    """The rows of a block that are scored in one format, as it multiplies them."""
+
+    def __init__(self, scores: BoundedScores, work: _Block, active_R: Tensor) -> None:
+        self.scores, self.active_R = scores, active_R
+        self.rows: Rows = scores.rows(work.queries_RD[active_R], work.own_R[active_R])
+
+    def keep(self, stays_R: Tensor, at_most: float = 0.9) -> None:
+        """Leave the others out, where less than this share stays: a product must be so much smaller to be worth a copy of the rows."""
+        if int(stays_R.sum()) < at_most * len(stays_R):
+            self.rows = self.rows.select(stays_R.nonzero()[:, 0].to(self.rows.values_RD.device))
+            self.active_R = self.active_R[stays_R]
 
 
 def count_tile(tile: Tile) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,16 +14,13 @@ from torch.nn import functional
 
 from lightning_e5.curation.consistency_filter import bounded_scores, rank_counting
 from lightning_e5.curation.consistency_filter.bounded_scores import (
-    BoundedScores,
-    FloatScores,
-    Int8Scores,
     exact_scores,
-    fastest_format,
 )
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
+from lightning_e5.curation.consistency_filter.score_format import fastest_format
 from lightning_e5.errors import UserError
 
-FORMATS = ("int8", "bf16", "fp32")
+FORMATS = ("int8", "bf16", "fp32", "leading")
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -139,7 +136,7 @@ def test_few_values_and_texts_make_many_ties(seed, pairs, pool, width, levels, t
 def test_what_low_precision_decides_is_so(seed, width, common, score_format):
     queries, passages, pool = e5_like(seed, 9, 40, width, common)
     pool[:9] = passages + 1e-7
-    chosen: BoundedScores = Int8Scores(pool) if score_format == "int8" else FloatScores(score_format, pool, torch.device("cpu"))
+    chosen = rank_counting.make_scores(score_format, pool, torch.device("cpu"))
     own = exact_scores(queries, passages)
     rows = chosen.rows(queries, own)
     for number, block in enumerate(chosen.blocks):
