@@ -196,7 +196,7 @@ class _CudaCalls(TorchFunctionMode):
         ours = isinstance(args[0], OnOther) if args else False
         if func in _PLAIN and ours:
             found = func(args[0].held, *args[1:], **kwargs)
-            return args[0] if found is args[0].held else OnOther(found)
+            return args[0] if found is args[0].held else tree_map(OnOther, found)
         if func is Tensor.copy_ and (ours or isinstance(args[1], OnOther)):
             _held(args[0]).copy_(_held(args[1]))
             return args[0]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_e5.curation.engines.inference import EmbedBy, ScoreBy
 from lightning_e5.evaluation.validation_tasks import _TokenisedOnce
@@ -25,22 +24,21 @@ from lightning_e5.models.pooling import POOLING_MODES
 from lightning_e5.modules.cross_encoder import CrossEncoderModule
 from lightning_e5.modules.validation import set_weights, weights_of
 from lightning_e5.modules.watch import repeated_share
-from lightning_e5.retrieval.top_k import TopK
 from lightning_e5.training.chunks import concatenate, sorted_chunks
 from lightning_e5.training.interpolation import interpolated
 from lightning_e5.training.momentum import momentum_copy, momentum_update
 from lightning_e5.training.negative_queue import NegativeQueue
 from lightning_e5.training.optimizer import AdamWConfig, clip_gradients
-from lightning_e5.training.reciprocal_rank import reciprocal_ranks
-from lightning_e5.training.step_values import NonFiniteError
+from lightning_e5.training.step_values import NonFiniteError, not_finite
 from lightning_e5.training.token_dropout import drop_inner_tokens
 from lightning_e5.types import LossOutput, PairBatch, TokenBatch
 from tests.lightning_e5.models.packed.small_models import NAMES, small_model
 from tests.lightning_e5.modules import scheme_run
 from tests.lightning_e5.modules.loss_of_step import loss_of_step
+from tests.other_device_inputs import LENGTHS, drawn, on, tokens, unit
+from tests.other_device_ranking import filtered, nearest, ranked
 
 Case = Callable[[torch.device], Any]
-LENGTHS = (3, 7, 7, 12, 5)
 #: One of each kind.
 SCHEMES = ("in_batch-0", "pre_batch-1", "moco-1", "everything-3", "distilled-3", "dimensions-1", "dimensions_moco-1")
 
@@ -62,31 +60,6 @@ class Words(scheme_run.Words):
     def encode(self, texts: Any, kind: str) -> tuple[Any, Any]:
         ids = [[2, *(10 + ord(c) % 75 for c in f"{kind[0]}: {text}"), 3] for text in texts]
         return np.array([i for one in ids for i in one]), np.array([len(one) for one in ids])
-
-
-def on(device: torch.device, value: Any) -> Any:
-    """A batch, or anything in it, moved to the device, as Lightning moves it."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        moved = [on(device, one) for one in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
-    return value
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def unit(*shape: int, seed: int = 0) -> Tensor:
-    return functional.normalize(drawn(*shape, seed=seed), dim=-1)
-
-
-def tokens(lengths: tuple[int, ...] = LENGTHS) -> TokenBatch:
-    ids_T = torch.randint(10, 88, (sum(lengths),), generator=torch.Generator().manual_seed(4))
-    ends = torch.tensor(lengths).cumsum(0)
-    ids_T[ends - 1], ids_T[ends - torch.tensor(lengths)] = 3, 2  # the special tokens
-    return TokenBatch(ids_T, torch.tensor(lengths))
 
 
 @cache
@@ -231,24 +204,10 @@ def refused(device: torch.device) -> Any:
     embeddings_ND = unit(8 + 16, 16).to(device)
     embeddings_ND[2] = embeddings_ND[8 + 9] = float("nan")
     try:
-        module._refuse(batch, torch.tensor(float("nan")).to(device), torch.tensor(1.0).to(device), embeddings_ND)
+        module._refuse(7, batch.rows_B, not_finite(embeddings_ND), float("nan"), 1.0)
     except NonFiniteError as error:
         return str(error)
     raise AssertionError("was not refused")
-
-
-def ranked(device: torch.device) -> Any:
-    texts = torch.arange(12).remainder(9)
-    return reciprocal_ranks(unit(6, 8).to(device), unit(12, 8, seed=1).to(device), texts[:6].to(device), texts.to(device), block_scores=20)
-
-
-def nearest(device: torch.device) -> Any:
-    corpus, queries = unit(300, 8).numpy(), unit(9, 8, seed=1).numpy()
-    corpus[40] = corpus[7]
-    best = TopK(queries, 5, corpus_chunk=64, query_chunk=4, device=str(device))
-    best.show(corpus[:170], 0)
-    best.show(corpus[170:], 170)
-    return best.rows, best.scores
 
 
 def embedded(device: torch.device) -> Any:
@@ -274,7 +233,7 @@ CASES: dict[str, Case] = {
     **{f"cross-encoder {name}": scored(name) for name in ("bert", "modernbert", "electra")},
     **{f"scheme {name}": scheme(name) for name in SCHEMES},
     "pooling and head": all_poolings, "chunks and token dropout": cut, "losses": losses, "queue": queued, "averages of weights": averaged, "teacher": teacher,
-    "rows that are not finite": refused, "reciprocal ranks": ranked, "exact search": nearest, "embedding": embedded, "clipping and AdamW": clipped,
+    "rows that are not finite": refused, "reciprocal ranks": ranked, "exact search": nearest, **{f"filter in {name}, {limit or 'all'} ranks": filtered(name, limit) for name in ("bf16", "fp32") for limit in (2, None)}, "embedding": embedded, "clipping and AdamW": clipped,
 }  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_e5.distributed.devices import Precision, backbone_autocast, runs_in_bf16, without_autocast
+from lightning_e5.distributed.devices import Precision, backbone_autocast, runs_in_bf16, sent, without_autocast
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
@@ -196,12 +198,31 @@ class TextEncoder(nn.Module):
         check_texts(texts)
         prompt = self.prompt_of(kind)
         result_ND = torch.empty(len(texts), self.width, device="cpu")
-        for first in range(0, len(texts), TEXTS_AT_ONCE):
-            part = texts[first : first + TEXTS_AT_ONCE]
-            ids, lengths = self.tokenizer.encode(part, kind)
-            batch = TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
-            result_ND[first : first + len(part)] = self.embed_tokens(batch, prompt, normalize=normalize, chunk_tokens=chunk_tokens, progress=progress)
+        device = next(self.parameters()).device
+        with closing(self._tokenised(texts, kind, ahead=device.type != "cpu")) as parts:
+            for part, batch in parts:
+                batch = TokenBatch(sent(batch.ids_T, device), batch.lengths_B)
+                result_ND[part] = self.embed_tokens(batch, prompt, normalize=normalize, chunk_tokens=chunk_tokens, progress=progress).to(result_ND.device)
         return result_ND
+
+    def _tokenised(self, texts: Sequence[str], kind: Kind, *, ahead: bool) -> Generator[tuple[slice, TokenBatch], None, None]:
+        """The tokens of `TEXTS_AT_ONCE` texts after the other; ``ahead``: a thread makes the next ones meanwhile."""
+
+        def tokens(part: slice) -> TokenBatch:
+            ids, lengths = self.tokenizer.encode(texts[part], kind)
+            return TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
+
+        parts = [slice(first, min(len(texts), first + TEXTS_AT_ONCE)) for first in range(0, len(texts), TEXTS_AT_ONCE)]
+        if not ahead or len(parts) < 2:
+            yield from ((part, tokens(part)) for part in parts)
+            return
+        with ThreadPoolExecutor(1, "tokens") as thread:
+            coming = thread.submit(tokens, parts[0])
+            for part, following in zip_longest(parts, parts[1:]):
+                batch = coming.result()
+                if following is not None:
+                    coming = thread.submit(tokens, following)
+                yield part, batch
 
     @torch.no_grad()
     def embed_tokens(
