@@ -39,10 +39,11 @@ def main() -> int:
     parser.add_argument("--schemes", nargs="+", default=list(SCHEMES), choices=SCHEMES)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--writer", default="direct", choices=list(WRITERS), help="who writes the checkpoints: the step, or a thread (default direct)")
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "cuda"], help="where it trains (default cpu); cuda: with deterministic kernels")
     parser.add_argument("--child", nargs=4, metavar=("OUT", "SCHEME", "WORKERS", "WRITER"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        train(Path(chosen.child[0]), chosen.child[1], int(chosen.child[2]), chosen.child[3])
+        train(Path(chosen.child[0]), chosen.child[1], int(chosen.child[2]), chosen.child[3], chosen.accelerator)
         return 0
     draw = random.Random(chosen.seed)
     modes = [(scheme, workers) for scheme in chosen.schemes for workers in chosen.workers]
@@ -52,13 +53,13 @@ def main() -> int:
         prepare(Path(folder) / "data")
         for (scheme, workers), kills in zip(modes, shares, strict=True):
             whole, killed = (Path(folder) / f"{scheme}-{workers}-{kind}" for kind in ("whole", "killed"))
-            _run(whole, scheme, workers, "direct")
+            _run(whole, scheme, workers, "direct", chosen.accelerator)
             places = WRITERS[chosen.writer]
             for _ in range(kills):
-                where = _run_and_kill(killed, (scheme, workers, chosen.writer), draw, place=places[resumes % len(places)])
+                where = _run_and_kill(killed, (scheme, workers, chosen.writer, chosen.accelerator), draw, place=places[resumes % len(places)])
                 resumes += 1
                 print(f"resume {resumes:2}: {scheme}, {workers} workers, killed {where}", flush=True)
-            _run(killed, scheme, workers, chosen.writer)
+            _run(killed, scheme, workers, chosen.writer, chosen.accelerator)
             reason = differences(whole, killed)
             print(f"{scheme}, {workers} workers: {'bit-equal' if reason is None else 'DIFFERS: ' + reason}", flush=True)
             equal &= reason is None
@@ -103,7 +104,7 @@ def _encoder(tokenizer: Any) -> Any:
     return TextEncoder(BertModel(config, add_pooling_layer=False), tokenizer)
 
 
-def train(out: Path, scheme: str, workers: int, writer: str = "direct") -> None:
+def train(out: Path, scheme: str, workers: int, writer: str = "direct", accelerator: Any = "cpu") -> None:
     """One training, resumed from what ``out`` holds; its last state lands in ``final.pt``."""
     import torch
 
@@ -116,9 +117,11 @@ def train(out: Path, scheme: str, workers: int, writer: str = "direct") -> None:
     from lightning_e5.modules.in_batch import InBatchModule
     from lightning_e5.modules.moco import MoCoModule
     from lightning_e5.modules.validation import Validation, ValidationCallback
+    from lightning_e5.rng import use_deterministic_kernels
     from lightning_e5.tracking.metrics_log import JsonlLogger
     from lightning_e5.training.optimizer import AdamWConfig
 
+    use_deterministic_kernels(accelerator == "cuda")
     torch.set_num_threads(1)
     data_folder = out.parent / "data"
     encoder = TextEncoder.from_pretrained(data_folder / "encoder").train()
@@ -139,7 +142,7 @@ def train(out: Path, scheme: str, workers: int, writer: str = "direct") -> None:
     validation = ValidationCallback(Validation(every_n_steps=VALIDATION_STEPS, monitor="val/mrr@10"), encoder)
     fit(
         module, data, checkpoints=out / "checkpoints", title=f"{scheme}-{workers}", logs=[logger], resumed=logger.truncate,
-        accelerator="cpu", devices=1, checkpoint_steps=CHECKPOINT_STEPS, chunk_tokens=256, graph_tokens=512, validation=validation,
+        accelerator=accelerator, devices=1, checkpoint_steps=CHECKPOINT_STEPS, chunk_tokens=256, graph_tokens=512, validation=validation,
         background_checkpoints=writer == "background",
     )  # fmt: skip
     logger.finalize("success")
@@ -165,22 +168,22 @@ class _Marked:
         return {"marked": "items none"}
 
 
-def _start(out: Path, scheme: str, workers: int, writer: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmarks.kill_loop", "--child", str(out), scheme, str(workers), writer]
+def _start(out: Path, scheme: str, workers: int, writer: str, accelerator: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "benchmarks.kill_loop", "--child", str(out), scheme, str(workers), writer, "--accelerator", accelerator]
     elsewhere = Path("/dev/shm")
     environment = {**os.environ, **({"TMPDIR": str(elsewhere)} if elsewhere.is_dir() else {})}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def _run(out: Path, scheme: str, workers: int, writer: str) -> None:
+def _run(out: Path, scheme: str, workers: int, writer: str, accelerator: str) -> None:
     """To the end."""
-    process = _start(out, scheme, workers, writer)
+    process = _start(out, scheme, workers, writer, accelerator)
     errors = process.communicate()[1]
     if process.returncode:
         raise SystemExit(f"the training ended with {process.returncode}:\n{errors.decode()[-3000:]}")
 
 
-def _run_and_kill(out: Path, mode: tuple[str, int, str], draw: random.Random, *, place: int) -> str:
+def _run_and_kill(out: Path, mode: tuple[str, int, str, str], draw: random.Random, *, place: int) -> str:
     """Start, wait for the drawn moment, SIGKILL the whole session; a run that ended first is taken back and run again."""
     while True:
         before = _rows(out)

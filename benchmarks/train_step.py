@@ -52,7 +52,7 @@ class Ours:
         self.loss = InfoNCE(0.01)
         self.done: Any = None
 
-    def __call__(self) -> None:
+    def __call__(self, keep_gradients: bool = False) -> None:
         parameters = [p for p in self.encoder.parameters() if p.requires_grad]
         target = torch.arange(self.count, device=self.texts.ids_T.device)
         with held_weights(self.encoder) as shared:
@@ -62,7 +62,7 @@ class Ours:
                 lambda e: self.loss(e[: self.count], e[self.count :], target),
                 seed=0, parameters=parameters, shared=shared,
             )  # fmt: skip
-        for parameter in parameters:
+        for parameter in () if keep_gradients else parameters:
             parameter.grad = None
 
 
