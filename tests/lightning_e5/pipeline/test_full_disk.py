@@ -27,7 +27,7 @@ for name, limit, *overrides in json.loads(sys.argv[1]):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        os._exit(main(["run", sys.argv[2], f"runs_dir={sys.argv[3]}", f"name={name}", *overrides]))
+        os._exit(main(["run", "--fresh", sys.argv[2], f"runs_dir={sys.argv[3]}", f"name={name}", *overrides]))
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 EXPERIMENT = """
@@ -39,7 +39,7 @@ stages:
   vocabulary:
     _target_: lightning_e5.stages.vocabulary.vocabulary
     inputs: {pairs: "path:PAIRS"}
-    encoder: {_target_: lightning_e5.models.factory.EncoderSpec, vocab_size: 300, layers: 1, hidden_size: 16, heads: 2, intermediate_size: 16}
+    encoder: {_target_: lightning_e5.models.factory.EncoderSpec, vocab_size: 300, layers: 1, hidden_size: 32, heads: 2, intermediate_size: 32}
   pretrain:
     _target_: lightning_e5.stages.pretrain.pretrain
     inputs: {encoder: vocabulary/encoder, tokens: vocabulary/tokens, keep: draw/keep.parquet}
@@ -67,6 +67,7 @@ def test_a_disk_that_is_full_anywhere(tmp_path: Path, texts: list[str]) -> None:
     assert runs_of(["whole", None]) == [0]
     whole = runs / "whole"
     log, weights = ((whole / "stages/pretrain" / name).stat().st_size for name in ("metrics.jsonl", "encoder/model.safetensors"))
+    assert weights > (whole / "report.html").stat().st_size, "else the report of the run is what has no room"
     cases = {
         "config": (300, "config.yaml", "File too large"),
         "log": (log - 100, "stages/pretrain/metrics.jsonl", "File too large"),
