@@ -5,9 +5,12 @@
 #   .ci/slurm.sh stop FOLDER   ends the three and whatever jobs are left
 set -euo pipefail
 action=${1:?install, start or stop}
+export PATH="$PATH:/usr/sbin:/sbin"
 
 if [ "$action" = install ]; then
-  command -v slurmctld slurmd munged sbatch >/dev/null && exit 0
+  missing=
+  for program in slurmctld slurmd munged sbatch; do command -v "$program" >/dev/null || missing=1; done
+  [ -n "$missing" ] || exit 0
   policy=/usr/sbin/policy-rc.d  # the packages must not start services of their own
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' > "$policy"
