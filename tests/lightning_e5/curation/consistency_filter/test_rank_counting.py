@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,21 +57,27 @@ def oracle(queries: Tensor, passages: Tensor, pool: Tensor, text: Tensor, pool_t
     return torch.tensor(ranks)
 
 
+@cache
+def pairs_with_copies_and_ties(common: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Queries, passages, pool, text ids of both, and the ranks; some own passages are in the pool: with their text id (a copy, ruled out),
+    and with another id (a tie)."""
+    queries, passages, pool = e5_like(1, 150, 1500, 48, common)
+    pool[:60] = passages[:60]
+    text, pool_text = torch.arange(150), torch.arange(1000, 2500)
+    pool_text[:30] = text[:30]
+    return queries, passages, pool, text, pool_text, oracle(queries, passages, pool, text, pool_text)
+
+
 @pytest.mark.parametrize("score_format", FORMATS)
 @pytest.mark.parametrize("exact_up_to", [None, 1, 2, 50])
 @pytest.mark.parametrize("common", [0.0, 0.78, 0.9999])
 def test_every_rank_is_the_rule_s(score_format, exact_up_to, common, monkeypatch):
     monkeypatch.setitem(bounded_scores.POOL_ROWS, "cpu", 256)
-    queries, passages, pool = e5_like(1, 150, 1500, 48, common)
-    # Some own passages are in the pool: with their text id (a copy, ruled out), and with another id (a tie).
-    pool[:60] = passages[:60]
-    text, pool_text = torch.arange(150), torch.arange(1000, 2500)
-    pool_text[:30] = text[:30]
-    expected = oracle(queries, passages, pool, text, pool_text)
+    queries, passages, pool, text, pool_text, expected = pairs_with_copies_and_ties(common)
     assert len(expected.unique()) > 10 and (expected == 1).any()
     if exact_up_to is not None:
         expected = expected.clamp(max=exact_up_to + 1)
-    for block in (1, 10_000, None):
+    for block in (1_024, 10_000, None):
         ranks = consistency_ranks(
             queries, passages, pool, text, pool_text, score_format=score_format, exact_up_to=exact_up_to, block_scores=block
         )
