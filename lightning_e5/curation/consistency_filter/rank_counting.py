@@ -74,15 +74,12 @@ class RankPool:
         self.sorted_text_P, self.text_order_P = torch.sort(pool_text_P, stable=True)
         name = score_format or fastest_format(self.device, exact_up_to is None)
         self._try_components = score_format is None and name == "fp32" and self.device.type == "cpu" and exact_up_to is not None
-        self._take(make_scores(name, pool_PD, self.device))
+        self.scores = make_scores(name, pool_PD, self.device)
         if not all(map(math.isfinite, self.scores.norms)):  # type: ignore[attr-defined]
             raise UserError("filter: the pool's embeddings hold NaN or infinity")
+        self.fine = self.scores if name == "fp32" else FloatScores("fp32", pool_PD, self.device, self.scores.order_P, self.scores.blocks)
         widest = max((b.stop - b.start for b in self.scores.blocks), default=1)
         self.rows_at_once = max(1, (block_scores or BLOCK_SCORES[self.device.type]) // widest)
-
-    def _take(self, scores: BoundedScores) -> None:
-        self.scores = scores
-        self.fine = scores if scores.name == "fp32" else FloatScores("fp32", self.pool_PD, self.device, scores.order_P, scores.blocks)
 
     def ranks(
         self, queries_ND: Tensor, passages_ND: Tensor, text_N: Tensor, progress: Callable[[int], object] = lambda rows: None
@@ -113,7 +110,7 @@ class RankPool:
             self._try_components = False
             components = worthwhile_components(self.pool_PD, queries_RD, own_R, self.exact_up_to, _DENSE)
             if components is not None:
-                self._take(LeadingScores(self.pool_PD, components))
+                self.scores = LeadingScores(self.pool_PD, components)  # of the same blocks as the float32 scores, which stay for the rest
         copies_R, as_high_R = self._copies(queries_RD, own_R, text_R)
         # Copies are counted like the others and taken off at the end, so a row is out only when it is so without them.
         limit_R = torch.full_like(copies_R, 2**62) if self.exact_up_to is None else copies_R + self.exact_up_to - 1
