@@ -119,12 +119,17 @@ def test_a_value_that_is_not_finite_stops_all_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_signal_stops_all_ranks_after_a_whole_checkpoint(sharded: Trained, tmp_path: Path) -> None:
-    process = start(tmp_path, 2, strategy="fsdp", steps=100_000)
-    wait_for_checkpoint(tmp_path)
+    assert_stops_after_a_whole_checkpoint(sharded, tmp_path, "fsdp")
+
+
+def assert_stops_after_a_whole_checkpoint(sharded: Trained, folder: Path, strategy: str) -> None:
+    """A signal ends two ranks that train so, behind a checkpoint of the whole model's shapes."""
+    process = start(folder, 2, strategy=strategy, steps=100_000)
+    wait_for_checkpoint(folder)
     process.terminate()
     code, errors = finish(process)
     assert code == 143, errors[-2000:]
-    reached = latest_checkpoint(tmp_path / "in_batch-1")
+    reached = latest_checkpoint(folder / "in_batch-1")
     assert reached is not None
     checkpoint = load_checkpoint(reached.path)
     assert checkpoint["global_step"] == reached.step

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_e5.training.checkpointing import latest_checkpoint, load_checkpoint
 from tests.lightning_e5.modules.scheme_run import STEPS
-from tests.lightning_e5.modules.test_faults import finish, start, wait_for_checkpoint
-from tests.lightning_e5.modules.test_fsdp import CASES, RESUMED, Trained, assert_continues
+from tests.lightning_e5.modules.test_faults import finish, start
+from tests.lightning_e5.modules.test_fsdp import (
+    CASES,
+    RESUMED,
+    Trained,
+    assert_continues,
+    assert_stops_after_a_whole_checkpoint,
+)
 from tests.lightning_e5.modules.test_ranks import assert_same_training, assert_same_validation
 
 #: The first two are trained in every run of the tests, one of them with a parameter of the loss.
@@ -97,14 +102,4 @@ def test_a_rank_that_fails_ends_the_job(tmp_path: Path, fault: str) -> None:
 
 @pytest.mark.slow
 def test_a_signal_stops_all_ranks_after_a_whole_checkpoint(sharded: Trained, tmp_path: Path) -> None:
-    process = start(tmp_path, 2, strategy="fsdp2", steps=100_000)
-    wait_for_checkpoint(tmp_path)
-    process.terminate()
-    code, errors = finish(process)
-    assert code == 143, errors[-2000:]
-    reached = latest_checkpoint(tmp_path / "in_batch-1")
-    assert reached is not None
-    checkpoint = load_checkpoint(reached.path)
-    assert checkpoint["global_step"] == reached.step
-    shapes = {name: value.shape for name, value in sharded["in_batch-1"]["state"].items()}
-    assert {name: value.shape for name, value in checkpoint["state_dict"].items()} == shapes
+    assert_stops_after_a_whole_checkpoint(sharded, tmp_path, "fsdp2")
