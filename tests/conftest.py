@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: threads that wait sleep, as under the command line.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from lightning_e5.threads import wait_briefly
+
+wait_briefly()  # before torch is imported, as under the command line
 ROOT = Path(__file__).resolve().parents[1]
 # Processes that tests start elsewhere, notebooks among them, import this clone, installed or not.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -15,6 +15,7 @@ from lightning_e5.files.storage import is_unwritable
 from lightning_e5.interrupts import ending_on_signals
 from lightning_e5.memory import keep_freed_memory
 from lightning_e5.progress import printable
+from lightning_e5.threads import wait_briefly
 
 
 class Verb(Protocol):
@@ -66,8 +67,7 @@ def command_line(table: Mapping[str, Verb], argv: Sequence[str] | None = None) -
         arguments.overrides = [*arguments.overrides, *rest]
     _quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # OMP_WAIT_POLICY=PASSIVE: threads that wait sleep; beside other work on the machine a step is else over ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     keep_freed_memory()
     with ending_on_signals():
         return ending(lambda: _run_verb(arguments, sys.argv[1:] if argv is None else argv))
