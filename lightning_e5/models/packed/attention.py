@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from lightning_e5.models.packed.dropout import dropped
 from lightning_e5.models.packed.layout import MOST_GROUPS, Layout, PaddedGroups
 from lightning_e5.models.packed.varlen import has_varlen, varlen_attention
 
@@ -89,8 +90,8 @@ def attend(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: fl
     length = query_NHLW.shape[2]
     if query_NHLW.is_cuda:
         fused = True
-    elif length >= LONG:
-        fused = not dropout
+    elif dropout or length >= LONG:
+        fused = not dropout  # torch's would draw other numbers than ours
     else:
         fused = length > 16 and not (torch.is_grad_enabled() or query_NHLW.dtype == torch.bfloat16)
     if fused:
@@ -149,5 +150,5 @@ def _written_out(query_NHQW: Tensor, key_NHKW: Tensor, value_NHKW: Tensor, dropo
     scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=width**-0.5)
     if bias_HQK is not None:
         scores.view(texts, heads, queries, -1).add_(bias_HQK)
-    probabilities = functional.dropout(torch.softmax(scores, -1), dropout, training=True) if dropout else torch.softmax(scores, -1)
+    probabilities = dropped(torch.softmax(scores, -1), dropout)
     return torch.bmm(probabilities, value).view(texts, heads, queries, width)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
+from lightning_e5.models.packed.dropout import dropped
 from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
 from lightning_e5.models.packed.post_norm import PostNorm
@@ -25,7 +26,7 @@ class PackedBert(PackedEncoder):
         types = table.token_type_embeddings.weight
         types_TD = types[0] if segments_T is None or len(types) < 2 else functional.embedding(segments_T, types)
         states_TD = table.LayerNorm(words_TD + positions_TD + types_TD)
-        return functional.dropout(states_TD, table.dropout.p, self.training)
+        return dropped(states_TD, self.rate(table.dropout))
 
     def first_position(self) -> int:
         """Row of the position table that a text's first token has."""

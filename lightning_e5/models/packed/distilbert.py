@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
+from lightning_e5.models.packed.dropout import dropped
 from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
 from lightning_e5.models.packed.post_norm import PostNorm
@@ -21,7 +22,7 @@ class PackedDistilBert(PackedEncoder):
         """Words and positions, summed and normalised; there are no token types."""
         table = self.backbone.embeddings
         positions_TD = functional.embedding(layout.positions(words_TD.device), table.position_embeddings.weight)
-        return functional.dropout(table.LayerNorm(words_TD + positions_TD), table.dropout.p, self.training)
+        return dropped(table.LayerNorm(words_TD + positions_TD), self.rate(table.dropout))
 
     def layers(self) -> Iterable[Any]:
         """Those of its ``transformer``."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_e5.errors import UserError
+from lightning_e5.models.packed.dropout import dropped
 from lightning_e5.models.packed.layout import Layout
 from lightning_e5.models.packed.post_norm import PostNorm, compiled_post_norm, filled
 from lightning_e5.models.packed.step_weights import StepWeights
@@ -157,7 +158,7 @@ class PackedEncoder(nn.Module, ABC):
         three passes over ``[T, D]`` (measured: 3% of a forward pass of MiniLM).
         """
         if dropout or inner_TE.dtype != states_TD.dtype or torch.is_autocast_enabled(states_TD.device.type):
-            return functional.dropout(self.linear(inner_TE, dense), dropout, bool(dropout)) + states_TD
+            return dropped(self.linear(inner_TE, dense), dropout) + states_TD
         if dense.bias is None:
             return torch.addmm(states_TD, inner_TE, dense.weight.t())
         return (states_TD + dense.bias).addmm_(inner_TE, dense.weight.t())

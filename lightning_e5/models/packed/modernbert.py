@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
+from lightning_e5.models.packed.dropout import dropped
 from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
 
@@ -37,7 +37,7 @@ class PackedModernBert(PackedEncoder):
     def embed(self, words_TD: Tensor, layout: Layout, segments_T: Tensor | None) -> Tensor:
         """Normalised words; positions come in by rotation, and there are no token types."""
         table = self.backbone.embeddings
-        return functional.dropout(table.norm(words_TD), table.drop.p, self.training)
+        return dropped(table.norm(words_TD), self.rate(table.drop))
 
     def shared(self, states_TD: Tensor, layout: Layout) -> dict[str, tuple[Tensor, Tensor]]:
         """For each kind of layer cosine and sine of every token's angles, ``[T, 1, 1, W / 2]``."""
@@ -64,7 +64,7 @@ class PackedModernBert(PackedEncoder):
         dropout = attention.attention_dropout if self.training else 0.0  # of the probabilities, and of the output
         states_TD = self.residual(attention.Wo, dropout, self_attention(qkv_T3HW, layout, dropout, window=window), states_TD)
         inner, gate = self.linear(layer.mlp_norm(states_TD), feed.Wi).chunk(2, -1)
-        gated = functional.dropout(feed.act(inner) * gate, feed.drop.p, self.training)
+        gated = dropped(feed.act(inner) * gate, self.rate(feed.drop))
         return self.residual(feed.Wo, 0.0, gated, states_TD)
 
     def finish(self, states_TD: Tensor) -> Tensor:

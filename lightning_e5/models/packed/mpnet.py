@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_e5.models.packed.attention import self_attention
+from lightning_e5.models.packed.dropout import dropped
 from lightning_e5.models.packed.encoder import PackedEncoder
 from lightning_e5.models.packed.layout import Layout
 from lightning_e5.models.packed.post_norm import PostNorm
@@ -23,7 +24,7 @@ class PackedMPNet(PackedEncoder):
         table = self.backbone.embeddings
         positions_T = layout.positions(words_TD.device) + table.padding_idx + 1
         states_TD = table.LayerNorm(words_TD + functional.embedding(positions_T, table.position_embeddings.weight))
-        return functional.dropout(states_TD, table.dropout.p, self.training)
+        return dropped(states_TD, self.rate(table.dropout))
 
     def shared(self, states_TD: Tensor, layout: Layout) -> list[Tensor]:
         """The bias ``[H, L, L]`` of each run's length L, which all layers add to their scores."""
