@@ -14,6 +14,7 @@ import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from lightning_e5.training.grad_cache import GradCache
+from tests.lightning_e5.models.packed.small_models import modules_with_dropout
 from tests.other_device import OnOther, OtherDevice, run
 from tests.other_device_cases import CASES, cross_encoder, differences, made_scheme, on, scheme_run
 
@@ -108,8 +109,8 @@ def main(whole: bool) -> None:
     kept = register()
     torch.set_num_threads(1)
     # The second device computes by torch's fallback on the CPU, so it draws what torch's dropout draws there.
-    for module in [m for n, m in sys.modules.items() if n.startswith("lightning_e5.models.packed.") and hasattr(m, "dropped")]:
-        module.dropped = lambda values, rate: torch.nn.functional.dropout(values, rate, training=rate != 0)  # type: ignore[attr-defined]
+    for module in modules_with_dropout():
+        module.dropped = lambda values, rate: torch.nn.functional.dropout(values, rate, training=rate != 0)
     said: dict[str, Any] = {"planted": planted()}
     for name in scheme_run.CASES if whole else SCHEMES:
         said[f"training {name}"] = both(lambda device, name=name: made_scheme(name, device))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lightning_e5.modules.base import TrainingModule
 from lightning_e5.training.grad_cache import GradCache
 from lightning_e5.training.optimizer import AdamWConfig
 from lightning_e5.types import LossOutput, TokenBatch
-from tests.lightning_e5.models.packed.small_models import NAMES, small_model
+from tests.lightning_e5.models.packed.small_models import NAMES, modules_with_dropout, small_model
 
 #: Within ModernBERT's window, within three windows, and in blocks, full ones and not; neighbours of equal length and not.
 LENGTHS = [3, 3, 12, 5, 1, 33, 33, 8, 40, 12, 13]
@@ -90,9 +89,7 @@ def test_dropout_is_where_transformers_has_it(name: str, monkeypatch: pytest.Mon
     evaluated = states_and_gradients(model.eval(), None)
     model.train()
     monkeypatch.setattr(functional, "dropout", lambda x, p=0.5, training=True, inplace=False: x * (1 + p) if training else x)
-    places = [module for name, module in sys.modules.items() if name.startswith("lightning_e5.models.packed.") and hasattr(module, "dropped")]
-    assert len(places) >= 6
-    for module in places:
+    for module in modules_with_dropout():
         monkeypatch.setattr(module, "dropped", lambda x, rate: x * (1 + rate))
     expected = states_and_gradients(model, None)
     assert largest_difference(states_and_gradients(model, packed_view(model)), expected) < 1e-5
