@@ -11,9 +11,11 @@ SPINS = 5000
 
 
 def wait_briefly() -> None:
-    """Have OpenMP's threads sleep only after a short wait; no effect once torch is imported. What the environment says stays.
+    """Have OpenMP's threads sleep only after a short wait; no effect once torch is imported.
 
+    An environment that says how threads wait, by either variable, stays as it is: the number would undo an ``OMP_WAIT_POLICY`` of the user's.
     Changes no result. `SPINS` is what GNU's OpenMP reads, which torch is built with on Linux.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
