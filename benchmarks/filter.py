@@ -101,13 +101,13 @@ def measure(name: str, queries: Tensor, passages: Tensor, pool: Tensor, exact_up
 
     agreement = float((ours() == peer()).mean())
     times = alternate({"ours": ours, "peer": peer}, chosen.rounds)
-    told(f"{name}: kept {peer().mean():.1%}, format {ranked.scores.name}")
+    told(f"{name}: kept {peer().mean():.1%}, format {ranked.levels[0].name}")
     mine, theirs = times["ours"], times["peer"]
     return {
         "name": f"filter {name}, {'all ranks' if exact_up_to is None else f'exact up to {exact_up_to}'}",
         "batch": len(queries),
         "pool": len(pool),
-        "precision": ranked.scores.name,
+        "precision": ranked.levels[0].name,
         "ours_s": mine.wall,
         "peer_s": theirs.wall,
         "ratio": theirs.wall / mine.wall,

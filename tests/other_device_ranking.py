@@ -40,7 +40,7 @@ def filtered(score_format: Any, exact_up_to: int | None) -> Callable[[torch.devi
         for room in (10**9, 0):
             with patch.dict(bounded_scores.POOL_ROWS, {"cpu": 32, "cuda": 32}), patch.object(bounded_scores, "available_bytes", lambda device, room=room: room):
                 ranked = RankPool(pool, ids[12:], exact_up_to=exact_up_to, score_format=score_format, device=device, block_scores=32 * 8)
-            assert {value.device for value in ranked.scores.values} == ({device} if room else {torch.device("cpu")} if score_format == "bf16" else set()) or device.type == "cpu"
+            assert {value.device for value in ranked.levels[0].values} == ({device} if room else {torch.device("cpu")} if score_format == "bf16" else set()) or device.type == "cpu"
             found.append(ranked.ranks(queries, passages, ids[:12]))
         return found
 

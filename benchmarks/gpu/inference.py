@@ -67,7 +67,7 @@ def filter_ranks(size: Size) -> Iterator[dict[str, Any]]:
     kept: list[Tensor] = []
     seconds = timed(lambda: kept.append(ranked.ranks(queries, passages, ids[: len(queries)]) <= KEPT))
     row = {
-        "name": f"filter, pool of {len(pool):,}", "queries": len(queries), "width": size.width, "format": ranked.scores.name, "seconds": seconds,
+        "name": f"filter, pool of {len(pool):,}", "queries": len(queries), "width": size.width, "format": ranked.levels[0].name, "seconds": seconds,
         "queries_per_s": len(queries) / seconds, "prepare_s": prepared, "kept": float(kept[0].float().mean()),
     }  # fmt: skip
     if importlib.util.find_spec("faiss") is None:

@@ -18,11 +18,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from lightning_e5.curation.consistency_filter.scratch import Scratch
 from lightning_e5.training.out_of_memory import available_bytes
 
 ScoreFormat = Literal["int8", "bf16", "fp32", "leading"]
@@ -33,6 +34,11 @@ _FIRST_SHARE = 16  # how much smaller the first block is
 _HELD_SHARE = 0.4  # of a GPU's free memory, that a pool may take there
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _PREPARED_VALUES = 2**24  # values converted at once
+
+
+def kind_of(device: torch.device) -> str:
+    """``cpu`` or ``cuda``, by which sizes are chosen: every accelerator has those of CUDA."""
+    return "cpu" if device.type == "cpu" else "cuda"
 
 
 class Rows(NamedTuple):
@@ -49,13 +55,21 @@ class Rows(NamedTuple):
         """Some of the rows."""
         return Rows(*(value[rows] for value in self))
 
+    def joined(self, others: Rows) -> Rows:
+        """These and others of the same format."""
+        return Rows(*(torch.cat(pair) for pair in zip(self, others, strict=True)))
+
 
 class Tile(NamedTuple):
-    """Low-precision scores ``[R, C]`` and a row's thresholds, in the scores' type."""
+    """Low-precision scores ``[R, C]`` and a row's thresholds, in the scores' type.
+
+    ``upper_bounds``: the scores are upper bounds with their threshold taken off, so that what is above zero is undecided and nothing is certain.
+    """
 
     scores_RC: Tensor
     low_R: Tensor
     high_R: Tensor
+    upper_bounds: bool = False
 
 
 class BoundedScores(Protocol):
@@ -65,6 +79,13 @@ class BoundedScores(Protocol):
     order_P: Tensor  # the pool's rows in the order of the blocks
     blocks: list[slice]  # of ``order_P``
     starts_at: int  # blocks before this one are better scored in float32
+    dense: float  # share of a row's scores in a block: with more undecided ones it is cheaper to score the row at the next level
+    layout: Any  # levels of the same one take each other's `Rows`
+
+    @property
+    def norms(self) -> list[float]:
+        """Of each block the norm of the longest row."""
+        ...
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
         """Queries made ready, with their own scores (float32)."""
@@ -90,6 +111,10 @@ def exact_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
     return sums[:, 0].float()
 
 
+#: Share of undecided scores from which a product in float32 costs less than scoring these again.
+_DENSE = 0.02
+
+
 class FloatScores:
     """Products in float32 (of the pool as it is) or in bfloat16 (of the pool less its mean).
 
@@ -97,19 +122,20 @@ class FloatScores:
         order_P, blocks: the pool's rows in another order and cut; in their own order by default.
     """
 
-    starts_at = 0
+    starts_at, dense = 0, _DENSE
 
     def __init__(
         self, name: ScoreFormat, pool_PD: Tensor, device: torch.device, order_P: Tensor | None = None, blocks: list[slice] | None = None
     ) -> None:
-        self.name, self.device, self.pool_PD = name, device, pool_PD
+        self.name, self.device, self.pool_PD, self.layout = name, device, pool_PD, self
         count, width = pool_PD.shape
         self.order_P = torch.arange(count) if order_P is None else order_P
         self.in_order = order_P is None or torch.equal(order_P, torch.arange(count))
-        self.blocks = blocks or blocks_of(count, POOL_ROWS[device.type])
+        self.blocks = blocks or blocks_of(count, POOL_ROWS[kind_of(device)])
         self.rounding = float32_rounding(width)
         self.mean_D = torch.zeros(width, dtype=torch.float64)
         self.values: list[Tensor] = []
+        self.scores = Scratch()
         if name == "bf16":
             self.mean_D = mean_of(pool_PD)
         self.norms: list[float] = []
@@ -137,7 +163,7 @@ class FloatScores:
         """See `BoundedScores`."""
         pool = (self.values[block] if self.values else self._block(self.blocks[block])).to(self.device, non_blocking=True)
         with _plain_products():
-            scores = rows.values_RD @ pool.T
+            scores = self.scores.product(rows.values_RD, pool)
         norm, residual = self.norms[block], self.residuals[block]
         error = rows.residual_R * norm + rows.norm_R * (residual + self.rounding * (norm + residual)) + 2.0**-100
         error = error + rows.slack_R * (1 + norm)
@@ -158,10 +184,10 @@ class Int8Scores:
     """
 
     name: ScoreFormat = "int8"
-    starts_at = 0
+    starts_at, dense = 0, _DENSE
 
     def __init__(self, pool_PD: Tensor) -> None:
-        self.mean_D = mean_of(pool_PD)
+        self.mean_D, self.layout = mean_of(pool_PD), self
         largest = [(part.double() - self.mean_D).abs().amax(1) for part in parts_of(pool_PD)]
         self.order_P = torch.argsort(torch.cat(largest), stable=True)
         self.blocks = blocks_of(len(pool_PD), POOL_ROWS["cpu"])
@@ -238,9 +264,9 @@ def parts_of(pool_PD: Tensor) -> Iterator[Tensor]:
     return iter(pool_PD.split(max(1, _PREPARED_VALUES // max(1, pool_PD.shape[1]))))
 
 
-def blocks_of(count: int, rows: int) -> list[slice]:
+def blocks_of(count: int, rows: int, first: int | None = None) -> list[slice]:
     """``count`` rows cut into blocks of ``rows``; the first ones are smaller, as most pairs that are out are so after a few passages."""
-    starts, size = [0], max(1, rows // _FIRST_SHARE)
+    starts, size = [0], first or max(1, rows // _FIRST_SHARE)
     while starts[-1] < count:
         starts.append(min(count, starts[-1] + size))
         size = min(rows, 2 * size)

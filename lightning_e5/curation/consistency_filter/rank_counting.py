@@ -9,6 +9,7 @@ format, the device, blocks, or threads.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -21,25 +22,35 @@ from lightning_e5.curation.consistency_filter.bounded_scores import (
     Int8Scores,
     Rows,
     ScoreFormat,
-    Tile,
     exact_scores,
+    float32_rounding,
+    kind_of,
 )
-from lightning_e5.curation.consistency_filter.leading_scores import LeadingScores, worthwhile_components
+from lightning_e5.curation.consistency_filter.leading_scores import leading_levels
 from lightning_e5.curation.consistency_filter.score_format import fastest_format
+from lightning_e5.curation.consistency_filter.scratch import Scratch
+from lightning_e5.curation.consistency_filter.sparse_scores import scores_at
+from lightning_e5.curation.consistency_filter.tile_counting import count_tile
 from lightning_e5.errors import UserError
 
 #: Scores held at once.
 BLOCK_SCORES = {"cpu": 2**21, "cuda": 2**28}
-_UNDECIDED_AT_ONCE = 2**22  # pairs of (row, pool row) kept for exact rescoring
-_DENSE = 0.02  # a tile with more undecided scores than this share is multiplied again in float32
+_LEADING_BLOCK_SCORES = 2**24  # most rows are out before the wide blocks, and short products of few rows are not worth their calls
+#: Undecided scores, as pairs of (row, pool row), that wait to be scored again; on a CPU few, as that may take the row out.
+_UNDECIDED_AT_ONCE = {"cpu": 2**12, "cuda": 2**22}
 _EXACT_VALUES = 2**22  # values scored exactly at once
+_FEW_ROWS = 32  # a level with fewer rows is not worth its product; they go on to the next
 
 
-def make_scores(name: ScoreFormat, pool_PD: Tensor, device: torch.device) -> BoundedScores:
-    """The scores in that format over a pool (on the CPU, a view of a mapped file allowed)."""
+def make_levels(name: ScoreFormat, pool_PD: Tensor, device: torch.device) -> list[BoundedScores]:
+    """Scores over a pool (on the CPU, a view of a mapped file allowed), from the cheapest in that format to float32, of the same blocks."""
+    if name == "fp32":
+        return [FloatScores("fp32", pool_PD, device)]
     if name == "leading":
-        return LeadingScores(pool_PD)
-    return Int8Scores(pool_PD) if name == "int8" else FloatScores(name, pool_PD, device)
+        levels: list[BoundedScores] = [*leading_levels(pool_PD)]
+    else:
+        levels = [Int8Scores(pool_PD) if name == "int8" else FloatScores(name, pool_PD, device)]
+    return [*levels, FloatScores("fp32", pool_PD, device, levels[0].order_P, levels[0].blocks)]
 
 
 class RankPool:
@@ -49,8 +60,8 @@ class RankPool:
         pool_PD: float32 unit rows, on the CPU (a mapped file, too).
         pool_text_P: int64 ids of the normalised texts.
         exact_up_to: ranks above it are all given as ``exact_up_to + 1``, which saves most of the work; None: all exact.
-        score_format: of the cheap products; None takes the fastest here, measured once per process, and where that is fp32, leading
-            components if the first pairs' scores say that they are cheaper.
+        score_format: of the cheap products; None takes the fastest here, measured once per process, and on a CPU where that is fp32,
+            leading components, unless every rank is wanted.
         device: where products are made; blocks are moved there.
         block_scores: scores held at once.
 
@@ -73,13 +84,14 @@ class RankPool:
         self.pool_PD, self.exact_up_to, self.device = pool_PD, exact_up_to, torch.device(device)
         self.sorted_text_P, self.text_order_P = torch.sort(pool_text_P, stable=True)
         name = score_format or fastest_format(self.device, exact_up_to is None)
-        self._try_components = score_format is None and name == "fp32" and self.device.type == "cpu" and exact_up_to is not None
-        self.scores = make_scores(name, pool_PD, self.device)
-        if not all(map(math.isfinite, self.scores.norms)):  # type: ignore[attr-defined]
+        if score_format is None and name == "fp32" and self.device.type == "cpu" and exact_up_to is not None:
+            name = "leading"
+        self.levels, self.marks = make_levels(name, pool_PD, self.device), Scratch()
+        if not all(map(math.isfinite, self.levels[-1].norms)):
             raise UserError("filter: the pool's embeddings hold NaN or infinity")
-        self.fine = self.scores if name == "fp32" else FloatScores("fp32", pool_PD, self.device, self.scores.order_P, self.scores.blocks)
-        widest = max((b.stop - b.start for b in self.scores.blocks), default=1)
-        self.rows_at_once = max(1, (block_scores or BLOCK_SCORES[self.device.type]) // widest)
+        widest = max((b.stop - b.start for b in self.levels[0].blocks), default=1)
+        held = _LEADING_BLOCK_SCORES if name == "leading" else BLOCK_SCORES[kind_of(self.device)]
+        self.rows_at_once = max(1, (block_scores or held) // widest)
 
     def ranks(
         self, queries_ND: Tensor, passages_ND: Tensor, text_N: Tensor, progress: Callable[[int], object] = lambda rows: None
@@ -106,11 +118,6 @@ class RankPool:
         own_R = exact_scores(queries_RD, passages_RD)
         if not bool(torch.isfinite(own_R).all()):
             raise UserError("filter: the pairs' embeddings hold NaN or infinity")
-        if self._try_components and self.exact_up_to is not None:
-            self._try_components = False
-            components = worthwhile_components(self.pool_PD, queries_RD, own_R, self.exact_up_to, _DENSE)
-            if components is not None:
-                self.scores = LeadingScores(self.pool_PD, components)  # of the same blocks as the float32 scores, which stay for the rest
         copies_R, as_high_R = self._copies(queries_RD, own_R, text_R)
         # Copies are counted like the others and taken off at the end, so a row is out only when it is so without them.
         limit_R = torch.full_like(copies_R, 2**62) if self.exact_up_to is None else copies_R + self.exact_up_to - 1
@@ -140,45 +147,42 @@ class _Block:
 
     def run(self) -> Tensor:
         """Passages that score at least as high as each row's own; for a row over its limit some number over it."""
-        coarse, fine = self.pool.scores, self.pool.fine
-        everyone = torch.arange(len(self.own_R))
-        first = 0 if fine is coarse else coarse.starts_at
-        cheap = _Group(coarse, self, everyone[: 0 if first else None])
-        exacting = _Group(fine, self, everyone[len(cheap.active_R) :])
-        for block in range(len(coarse.blocks)):
+        levels = self.pool.levels
+        nobody, everyone = torch.empty(0, dtype=torch.int64), torch.arange(len(self.own_R))
+        first = levels[0].starts_at
+        start = len(levels) - 1 if first else 0
+        groups = [_Group(level, self, everyone if number == start else nobody) for number, level in enumerate(levels)]
+        for block in range(len(levels[0].blocks)):
             if block and block == first:
-                left = exacting.active_R[(self.count_R <= self.limit_R)[exacting.active_R]]
-                cheap, exacting = _Group(coarse, self, left), _Group(fine, self, everyone[:0])
-            moved = self._tile(cheap, block, dense=2.0 if fine is coarse else _DENSE)
-            if len(moved):
-                exacting = _Group(fine, self, torch.cat([exacting.active_R, moved]))
-                cheap.keep(~torch.isin(cheap.active_R, moved), at_most=1.0)
-            self._tile(exacting, block, dense=2.0)
-            for group in (cheap, exacting):
-                group.keep(self.count_R[group.active_R] <= self.limit_R[group.active_R])
-            if not len(cheap.active_R) + len(exacting.active_R):
-                break
-            if self.waiting > _UNDECIDED_AT_ONCE:
+                groups = [_Group(level, self, nobody if number else groups[start].active_R) for number, level in enumerate(levels)]
+            for group, following in itertools.zip_longest(groups, groups[1:]):
+                few = following is not None and following.scores.layout is group.scores.layout and len(group.active_R) < _FEW_ROWS <= len(everyone)
+                moved = torch.ones_like(group.active_R, dtype=torch.bool) if few else self._tile(group, block, last=following is None)
+                if following is not None and bool(moved.any()):
+                    following.take(group, moved, self)
+                    group.keep(~moved, at_most=1.0)
+            if self.waiting > _UNDECIDED_AT_ONCE[kind_of(self.pool.device)]:
                 self._rescore()
+            for group in groups:
+                group.keep(self.count_R[group.active_R] <= self.limit_R[group.active_R])
+            if not any(len(group.active_R) for group in groups):
+                break
         self._rescore()
         return self.count_R
 
-    def _tile(self, group: _Group, block: int, dense: float) -> Tensor:
-        """Count a block's scores; rows of which more than the share ``dense`` is undecided are returned, uncounted."""
-        none = torch.empty(0, dtype=torch.int64)
-        if not len(group.active_R):
-            return none
-        part = group.scores.blocks[block]
-        above, row, column = count_tile(group.scores.tile(group.rows, block))
-        active = group.active_R
-        many = torch.bincount(row, minlength=len(active)) > dense * (part.stop - part.start)
-        above = above.masked_fill(many, 0)
+    def _tile(self, group: _Group, block: int, last: bool) -> Tensor:
+        """Count a block's scores; rows, bool, that the next level is cheaper for stay uncounted."""
+        active, scores = group.active_R, group.scores
+        if not len(active):
+            return torch.empty(0, dtype=torch.bool)
+        part = scores.blocks[block]
+        above, row, column, many = count_tile(scores.tile(group.rows, block), math.inf if last else scores.dense * (part.stop - part.start), self.pool.marks)
         self.count_R[active] += above
-        keep = ((self.count_R <= self.limit_R)[active] & ~many)[row]
+        keep = (self.count_R <= self.limit_R)[active][row]
         if bool(keep.any()):
-            self.undecided.append((active[row[keep]], group.scores.order_P[part.start + column[keep]]))
+            self.undecided.append((active[row[keep]], scores.order_P[part.start + column[keep]]))
             self.waiting += int(keep.sum())
-        return active[many]
+        return many
 
     def _rescore(self) -> None:
         """Rescore exactly what is undecided in the rows that are not out yet."""
@@ -190,26 +194,20 @@ class _Block:
         row, column = row[keep], column[keep]
         order = torch.argsort(row, stable=True)
         row, column = row[order], column[order]
-        if self.pool.fine is not self.pool.scores:
+        if len(self.pool.levels) > 1:
             row, column = self._rescore_in_float32(row, column)
         counted = exactly_as_high(self.queries_RD, self.pool.pool_PD, self.own_R, row, column)
         self.count_R += torch.bincount(row[counted], minlength=len(self.own_R))
 
     def _rescore_in_float32(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         """Count what float32 decides; what it leaves undecided is returned."""
-        left_rows, left_columns = [row[:0]], [column[:0]]
-        found, counts = torch.unique_consecutive(row, return_counts=True)
-        for one, columns in zip(found.tolist(), column.split(counts.tolist()), strict=True):
-            rows = self.queries_RD[one]
-            passages = self.pool.pool_PD[columns]
-            scores = passages @ rows
-            bound = 2 * (len(rows) + 4) * 2.0**-24 * float(rows.norm()) * float(passages.norm(dim=1).max()) + 2.0**-22 * abs(float(self.own_R[one]))
-            above = scores.double() - float(self.own_R[one])
-            self.count_R[one] += (above > bound).sum()
-            near = columns[above.abs() <= bound]
-            left_columns.append(near)
-            left_rows.append(torch.full_like(near, one))
-        return torch.cat(left_rows), torch.cat(left_columns)
+        scores, own_M = scores_at(self.queries_RD, self.pool.pool_PD, row, column), self.own_R[row].double()
+        rounding, longest = float32_rounding(self.queries_RD.shape[1]), max(self.pool.levels[-1].norms)
+        bound = (1 + 1e-6) * rounding * longest * self.queries_RD.double().norm(dim=1)[row] + 2.0**-22 * own_M.abs()
+        above = scores.double() - own_M
+        self.count_R += torch.bincount(row[above > bound], minlength=len(self.own_R))
+        near = above.abs() <= bound
+        return row[near], column[near]
 
 
 class _Group:
@@ -219,36 +217,18 @@ class _Group:
         self.scores, self.active_R = scores, active_R
         self.rows: Rows = scores.rows(work.queries_RD[active_R], work.own_R[active_R])
 
+    def take(self, other: _Group, moved_R: Tensor, work: _Block) -> None:
+        """Add some of another group's rows."""
+        active = other.active_R[moved_R]
+        same = self.scores.layout is other.scores.layout
+        rows = other.rows.select(moved_R.nonzero()[:, 0]) if same else self.scores.rows(work.queries_RD[active], work.own_R[active])
+        self.rows, self.active_R = self.rows.joined(rows), torch.cat([self.active_R, active])
+
     def keep(self, stays_R: Tensor, at_most: float = 0.9) -> None:
         """Leave the others out, where less than this share stays: a product must be so much smaller to be worth a copy of the rows."""
         if int(stays_R.sum()) < at_most * len(stays_R):
             self.rows = self.rows.select(stays_R.nonzero()[:, 0].to(self.rows.values_RD.device))
             self.active_R = self.active_R[stays_R]
-
-
-def count_tile(tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row the scores that are certainly above, int64 ``[R]``, and the undecided ones as (row, column), on the CPU."""
-    scores, low, high = tile
-    above_R = torch.zeros(len(scores), dtype=torch.int64)
-    flagged = (scores.amax(1) > low).nonzero()[:, 0]
-    none = torch.empty(0, dtype=torch.int64)
-    if not len(flagged):
-        return above_R, none, none
-    if len(flagged) < len(scores):
-        scores, low, high = scores[flagged], low[flagged], high[flagged]
-    # A comparison written as numbers and summed is several times as fast as one written as booleans.
-    number = torch.int32 if scores.dtype == torch.int32 else torch.float32
-    marks = torch.empty(scores.shape, dtype=number, device=scores.device)
-    total = number if number == torch.int32 else None
-    above = torch.gt(scores, high[:, None], out=marks).sum(1, dtype=total)
-    possible = torch.gt(scores, low[:, None], out=marks).sum(1, dtype=total)
-    above_R[flagged.cpu()] = above.long().cpu()
-    undecided = (possible > above).nonzero()[:, 0]
-    if not len(undecided):
-        return above_R, none, none
-    some = scores[undecided]
-    row, column = ((some > low[undecided, None]) & (some <= high[undecided, None])).nonzero(as_tuple=True)
-    return above_R, flagged[undecided[row]].cpu(), column.cpu()
 
 
 def exactly_as_high(queries_RD: Tensor, pool_PD: Tensor, own_R: Tensor, row: Tensor, column: Tensor) -> Tensor:
