@@ -101,14 +101,13 @@ class RedditComments:
                 if post is None:
                     report.skip(f"comment {row['id']}", "comment without its post")
                     continue
-                passage = reddit_text(row["body"])
-                query = _cached_query(post, self.with_selftext)
+                if "query" not in post:  # made once: a post may have thousands of comments
+                    _make_query(post, self.with_selftext)
+                passage, query = reddit_text(row["body"]), post["query"]
                 if not passage or not query:
                     report.skip(f"comment {row['id']}", "empty text")
                     continue
-                facts: dict[str, Any] = {key: post[key] for key in _POST_FACTS if key in post}
-                if "score" in row:
-                    facts["score"] = row["score"]
+                facts = {**post["facts"], "score": row["score"]} if "score" in row else {**post["facts"]}
                 report.counts["pairs"] += 1
                 yield PairCandidate(query, passage, self.name, f"t1_{row['id']}", facts=facts)
 
@@ -213,14 +212,14 @@ def _comment_rows(
 
 def _id(value: Any, kind: str) -> str:
     """An id without its kind (``t1_`` of comments, ``t3_`` of posts), a number as the base 36 that it stands for; else ``""``."""
+    if isinstance(value, str):
+        id = value.strip().removeprefix(kind)
+        return "" if id[2:3] == "_" and _KIND.match(id) else id
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63:
         return np.base_repr(value, 36).lower()
     if isinstance(value, float) and value.is_integer():  # a table with a missing id makes numbers of all others
         return _id(int(value), kind)
-    if not isinstance(value, str):
-        return ""
-    id = value.strip().removeprefix(kind)
-    return "" if _KIND.match(id) else id
+    return ""
 
 
 def _own_id(row: Mapping[str, Any], kind: str) -> str:
@@ -268,11 +267,9 @@ def _one_line(text: str) -> str:
     return " ".join(reddit_text(text).split())
 
 
-def _cached_query(post: dict[str, Any], with_selftext: bool) -> str:
-    """The post as a query; made once, since a post may have thousands of comments."""
-    if "query" not in post:
-        title = _one_line(post.pop("title"))
-        body = post.pop("body")
-        post["query"] = "\n".join(text for text in (title, reddit_text(body) if with_selftext else "") if text)
-    query: str = post["query"]
-    return query
+def _make_query(post: dict[str, Any], with_selftext: bool) -> None:
+    """Put the post as a query, and what its comments' facts say of it, in the place of its texts."""
+    title = _one_line(post.pop("title"))
+    body = post.pop("body")
+    post["query"] = "\n".join(text for text in (title, reddit_text(body) if with_selftext else "") if text)
+    post["facts"] = {key: post[key] for key in _POST_FACTS if key in post}
