@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets
+from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets, bucket_of
 from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.formats.markup import reddit_text
 from data_modules.ccpairs.removed import is_by_bot, is_removed
@@ -74,8 +74,10 @@ class RedditComments:
             raise UserError(f"buckets={buckets} must be at least 1")
         self.name, self.count, self.with_selftext = name, buckets, with_selftext
         self.settings = {"version": VERSION, "top_level_only": top_level_only, "max_line_bytes": max_line_bytes}
-        post_rows = partial(_post_rows, max_line_bytes=max_line_bytes)
-        comment_rows = partial(_comment_rows, max_line_bytes=max_line_bytes, top_level_only=top_level_only)
+        post_rows = partial(_post_rows, buckets=buckets, max_line_bytes=max_line_bytes)
+        comment_rows = partial(
+            _comment_rows, buckets=buckets, max_line_bytes=max_line_bytes, top_level_only=top_level_only
+        )
         posts = {"rows": "posts", "version": VERSION, "max_line_bytes": max_line_bytes}
         comments_by = {"rows": "comments", **self.settings}
         self._posts = [BucketedFile(path, buckets, posts, post_rows) for path in expand(submissions)]
@@ -173,7 +175,9 @@ def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: Rea
         yield PairCandidate(query, passage, source, f"t3_{key}", facts=_facts(row, "score"))
 
 
-def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _post_rows(
+    path: Path, report: ReadReport, buckets: int, max_line_bytes: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for place, row in json_rows(path, report, max_line_bytes):
         title, key = row.get("title"), _own_id(row, "t3_")
         if not isinstance(title, str) or not key:
@@ -186,12 +190,12 @@ def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[
         elif is_removed(title):
             report.skip(place, "deleted or removed")
         else:
-            yield key, {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
+            yield bucket_of(key, buckets), {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
 
 
 def _comment_rows(
-    path: Path, report: ReadReport, max_line_bytes: int, top_level_only: bool
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    path: Path, report: ReadReport, buckets: int, max_line_bytes: int, top_level_only: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for place, row in json_rows(path, report, max_line_bytes):
         post, body, key = _post_id(row), row.get("body"), _own_id(row, "t1_")
         if not post or not isinstance(body, str) or not key:
@@ -207,7 +211,7 @@ def _comment_rows(
         else:
             score = _votes(row.get("score"))
             known = {} if score is None else {"score": score}
-            yield post, {"post": post, "id": key, "body": body, **known}
+            yield bucket_of(post, buckets), {"post": post, "id": key, "body": body, **known}
 
 
 def _id(value: Any, kind: str) -> str:
