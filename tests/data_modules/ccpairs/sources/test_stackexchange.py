@@ -168,7 +168,10 @@ def test_the_join_is_that_of_a_dictionary(tmp_path: Path, bucket_bytes: int) -> 
             rows.append(row(1000 + n, 2, f"<p>answer {n}</p>", ParentId=answers[-1][0]))
     path = write(tmp_path / "a" / "Posts.xml", document(rows))
     pairs, report = read(path, tmp_path, bucket_bytes=bucket_bytes)
-    found, expected = [(p.query, p.passage) for p in pairs], [(questions[k], text) for k, text in answers if k in questions]
+    found, expected = (
+        [(p.query, p.passage) for p in pairs],
+        [(questions[k], text) for k, text in answers if k in questions],
+    )
     assert report.counts["skipped: answer without its question"] == len(answers) - len(expected) > 0
     assert sorted(found) == sorted(expected) and (found == expected) == (bucket_bytes == 2**29)
     assert sorted(found) != sorted((earlier[k], text) for k, text in answers if k in earlier)
