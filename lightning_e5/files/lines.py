@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,13 +75,20 @@ def lines(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_BYTES,
     try:
         for block in as_utf8(blocks(path), path):
             *ended, rest = block.split(b"\n")
-            for piece in ended:
+            if ended and (held or too_long):
+                piece = ended.pop(0)
                 if not too_long and len(held) + len(piece) > max_bytes:
                     report.reject(f"{path}:{number}", "line too long")
                 elif not too_long:
                     yield number, bytes(held) + piece
                 number, too_long = number + 1, False
                 held.clear()
+            for line in ended:
+                if len(line) > max_bytes:
+                    report.reject(f"{path}:{number}", "line too long")
+                else:
+                    yield number, line
+                number += 1
             if not too_long and len(held) + len(rest) > max_bytes:
                 report.reject(f"{path}:{number}", "line too long")  # at once: its end may be gigabytes away
                 too_long = True
@@ -150,17 +158,21 @@ def json_values(path: Path | str, report: ReadReport, max_bytes: int = MAX_LINE_
         report: gets every line that is not UTF-8, no JSON (NaN and Infinity are none) or nested too deep.
         max_bytes: longest line.
     """
+    name, counts = str(path), report.counts
     for number, line in lines(path, report, max_bytes):
-        if not line.strip():
+        if not line or line.isspace():
             continue
-        report.counts["records"] += 1
-        place = f"{path}:{number}"
+        counts["records"] += 1
+        place = f"{name}:{number}"
         try:
-            row = _DECODER.decode(line.decode("utf-8"))
-            if b"\\ud" in line or b"\\uD" in line:
+            text = line.decode("utf-8").strip(_JSON_SPACES)
+            row, end = _DECODER.raw_decode(text)
+            if end != len(text):
+                raise ValueError("something follows the value")
+            if _SURROGATE(line):
                 cleaned = without_surrogates(row)
                 if cleaned != row:
-                    report.counts["cleaned: lone surrogates"] += 1
+                    counts["cleaned: lone surrogates"] += 1
                 row = cleaned
         except UnicodeDecodeError:
             report.reject(place, "not UTF-8")
@@ -179,6 +191,10 @@ def refuse_constant(name: str) -> NoReturn:
 
 #: One for all rows: ``json.loads`` with a setting makes a decoder per call.
 _DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+#: What JSON takes for white space, as which `str.strip` takes far more.
+_JSON_SPACES = " \t\n\r"
+#: Where half a surrogate pair may be written; ``in`` would search each line twice, each time in several times the time.
+_SURROGATE = re.compile(rb"\\u[dD]").search
 
 
 def without_surrogates(value: Any) -> Any:

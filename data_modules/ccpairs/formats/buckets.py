@@ -30,8 +30,11 @@ _QUIET_BYTES = 2**24
 #: A row is made of a bounded input line, with some escapes more.
 _MAX_ROW_BYTES = 256 * 2**20
 
-#: A file's (key, JSON object) rows; what is bad or left out goes into the report.
-ReadRows = Callable[[Path, ReadReport], Iterator[tuple[str, dict[str, Any]]]]
+#: One for all rows: ``json.dumps`` with a setting makes an encoder per call.
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+#: A file's (bucket, JSON object) rows; what is bad or left out goes into the report.
+ReadRows = Callable[[Path, ReadReport], Iterator[tuple[int, dict[str, Any]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,9 @@ def _divide(file: BucketedFile, directory: Path) -> None:
         waiting.clear()
 
     report = ReadReport()
-    for key, row in file.rows(file.path, report):
-        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
-        waiting.setdefault(bucket_of(key, file.buckets), []).append(line)
+    for bucket, row in file.rows(file.path, report):
+        line = _ENCODER.encode(row).encode() + b"\n"
+        waiting.setdefault(bucket, []).append(line)
         held += len(line)
         if held >= FLUSH_BYTES:
             flush()

@@ -28,6 +28,10 @@ def string_of(row: Mapping[str, Any], key: str, place: str, report: ReadReport) 
 
 def one_line(text: str) -> str:
     """The text with every run of white space, line breaks too, as one space."""
+    line = text.replace("\n", " ")
+    # Most texts are done with this, in half the time: of all white space the space alone is printable.
+    if line.isprintable() and "  " not in line and not line.startswith(" ") and not line.endswith(" "):
+        return line
     return " ".join(text.split())
 
 

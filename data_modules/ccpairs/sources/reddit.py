@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets
+from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets, bucket_of
 from data_modules.ccpairs.formats.files import FileParts, expand, file_fingerprint
 from data_modules.ccpairs.formats.markup import reddit_text
 from data_modules.ccpairs.removed import is_by_bot, is_removed
@@ -74,8 +74,10 @@ class RedditComments:
             raise UserError(f"buckets={buckets} must be at least 1")
         self.name, self.count, self.with_selftext = name, buckets, with_selftext
         self.settings = {"version": VERSION, "top_level_only": top_level_only, "max_line_bytes": max_line_bytes}
-        post_rows = partial(_post_rows, max_line_bytes=max_line_bytes)
-        comment_rows = partial(_comment_rows, max_line_bytes=max_line_bytes, top_level_only=top_level_only)
+        post_rows = partial(_post_rows, buckets=buckets, max_line_bytes=max_line_bytes)
+        comment_rows = partial(
+            _comment_rows, buckets=buckets, max_line_bytes=max_line_bytes, top_level_only=top_level_only
+        )
         posts = {"rows": "posts", "version": VERSION, "max_line_bytes": max_line_bytes}
         comments_by = {"rows": "comments", **self.settings}
         self._posts = [BucketedFile(path, buckets, posts, post_rows) for path in expand(submissions)]
@@ -101,14 +103,13 @@ class RedditComments:
                 if post is None:
                     report.skip(f"comment {row['id']}", "comment without its post")
                     continue
-                passage = reddit_text(row["body"])
-                query = _cached_query(post, self.with_selftext)
+                if "query" not in post:  # made once: a post may have thousands of comments
+                    _make_query(post, self.with_selftext)
+                passage, query = reddit_text(row["body"]), post["query"]
                 if not passage or not query:
                     report.skip(f"comment {row['id']}", "empty text")
                     continue
-                facts: dict[str, Any] = {key: post[key] for key in _POST_FACTS if key in post}
-                if "score" in row:
-                    facts["score"] = row["score"]
+                facts = {**post["facts"], "score": row["score"]} if "score" in row else {**post["facts"]}
                 report.counts["pairs"] += 1
                 yield PairCandidate(query, passage, self.name, f"t1_{row['id']}", facts=facts)
 
@@ -174,7 +175,9 @@ def self_text_pairs(place: str, row: Mapping[str, Any], source: str, report: Rea
         yield PairCandidate(query, passage, source, f"t3_{key}", facts=_facts(row, "score"))
 
 
-def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _post_rows(
+    path: Path, report: ReadReport, buckets: int, max_line_bytes: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for place, row in json_rows(path, report, max_line_bytes):
         title, key = row.get("title"), _own_id(row, "t3_")
         if not isinstance(title, str) or not key:
@@ -187,12 +190,12 @@ def _post_rows(path: Path, report: ReadReport, max_line_bytes: int) -> Iterator[
         elif is_removed(title):
             report.skip(place, "deleted or removed")
         else:
-            yield key, {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
+            yield bucket_of(key, buckets), {"post": key, "title": title, "body": body, **_facts(row, "post_score")}
 
 
 def _comment_rows(
-    path: Path, report: ReadReport, max_line_bytes: int, top_level_only: bool
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    path: Path, report: ReadReport, buckets: int, max_line_bytes: int, top_level_only: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for place, row in json_rows(path, report, max_line_bytes):
         post, body, key = _post_id(row), row.get("body"), _own_id(row, "t1_")
         if not post or not isinstance(body, str) or not key:
@@ -208,19 +211,19 @@ def _comment_rows(
         else:
             score = _votes(row.get("score"))
             known = {} if score is None else {"score": score}
-            yield post, {"post": post, "id": key, "body": body, **known}
+            yield bucket_of(post, buckets), {"post": post, "id": key, "body": body, **known}
 
 
 def _id(value: Any, kind: str) -> str:
     """An id without its kind (``t1_`` of comments, ``t3_`` of posts), a number as the base 36 that it stands for; else ``""``."""
+    if isinstance(value, str):
+        id = value.strip().removeprefix(kind)
+        return "" if id[2:3] == "_" and _KIND.match(id) else id
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63:
         return np.base_repr(value, 36).lower()
     if isinstance(value, float) and value.is_integer():  # a table with a missing id makes numbers of all others
         return _id(int(value), kind)
-    if not isinstance(value, str):
-        return ""
-    id = value.strip().removeprefix(kind)
-    return "" if _KIND.match(id) else id
+    return ""
 
 
 def _own_id(row: Mapping[str, Any], kind: str) -> str:
@@ -268,11 +271,9 @@ def _one_line(text: str) -> str:
     return " ".join(reddit_text(text).split())
 
 
-def _cached_query(post: dict[str, Any], with_selftext: bool) -> str:
-    """The post as a query; made once, since a post may have thousands of comments."""
-    if "query" not in post:
-        title = _one_line(post.pop("title"))
-        body = post.pop("body")
-        post["query"] = "\n".join(text for text in (title, reddit_text(body) if with_selftext else "") if text)
-    query: str = post["query"]
-    return query
+def _make_query(post: dict[str, Any], with_selftext: bool) -> None:
+    """Put the post as a query, and what its comments' facts say of it, in the place of its texts."""
+    title = _one_line(post.pop("title"))
+    body = post.pop("body")
+    post["query"] = "\n".join(text for text in (title, reddit_text(body) if with_selftext else "") if text)
+    post["facts"] = {key: post[key] for key in _POST_FACTS if key in post}

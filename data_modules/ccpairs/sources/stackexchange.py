@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets
+from data_modules.ccpairs.formats.buckets import BucketedFile, BucketPart, Buckets, bucket_of
 from data_modules.ccpairs.formats.files import expand, file_fingerprint
 from data_modules.ccpairs.formats.markup import html_text
 from data_modules.ccpairs.formats.xml_records import xml_records
@@ -31,6 +31,8 @@ from lightning_e5.types import PairCandidate, ReadReport
 #: Raise this when what is extracted changes.
 VERSION = 1
 POSTS = "Posts.xml"
+#: Raise this when the buckets are laid out otherwise.
+_LAYOUT = 2
 #: Posts.xml shrinks to about this part of its size.
 _COMPRESSION = 6
 #: Text shrinks to a tenth, rows that are all alike to a hundredth; up to so many bytes are unpacked whatever they are.
@@ -81,47 +83,41 @@ class StackExchangePosts:
             raise UserError(f"queries={queries!r} must be a list of 'title', 'title_body' or both")
         self.name, self.queries = name, tuple(query for query in ("title", "title_body") if query in queries)
         self.settings = {"version": VERSION, "min_score": min_score}
-        rows = partial(_post_rows, work_dir=Path(work_dir).expanduser(), min_score=min_score)
-        self._files = [
-            BucketedFile(path, _bucket_count(path, bucket_bytes), self.settings, rows) for path in expand(paths)
-        ]
+        self._files = []
+        for path in expand(paths):
+            count = _bucket_count(path, bucket_bytes)
+            rows = partial(_post_rows, work_dir=Path(work_dir).expanduser(), min_score=min_score, parts=count)
+            self._files.append(BucketedFile(path, 2 * count, {**self.settings, "layout": _LAYOUT}, rows))
         self.work_dir = work_dir
 
     def parts(self) -> Sequence[BucketPart]:
-        return [BucketPart(str(file.path), bucket, file.buckets) for file in self._files for bucket in range(file.buckets)]
+        counts = [(str(file.path), file.buckets // 2) for file in self._files]
+        return [BucketPart(path, part, count) for path, count in counts for part in range(count)]
 
     def read(self, part: BucketPart, report: ReadReport) -> Iterator[PairCandidate]:
-        file, bucket = next(file for file in self._files if str(file.path) == part.of), part.bucket
+        file = next(file for file in self._files if str(file.path) == part.of)
         own = Buckets(self.work_dir, [file])
         own.make()
-        if bucket == 0:  # what dividing the file counted belongs to one part
+        if part.bucket == 0:  # what dividing the file counted belongs to one part
             report.add(own.report(file))
         site = _site(file.path)
-        questions: dict[str, dict[str, Any]] = {}
-        for row in own.rows(file, bucket):
-            if "title" in row:
-                questions[row["id"]] = row
-        for row in own.rows(file, bucket):
-            if "title" in row:
-                continue
-            question = questions.get(row["parent"])
+        questions: dict[str, dict[str, Any]] = {row["id"]: row for row in own.rows(file, 2 * part.bucket)}
+        for row in own.rows(file, 2 * part.bucket + 1):
+            question, id = questions.get(row["parent"]), f"{site}/{row['id']}"
             if question is None:
-                report.skip(f"{site}/{row['id']}", "answer without its question")
+                report.skip(id, "answer without its question")
                 continue
             passage = html_text(row["body"])
             texts = self._query_texts(question)
             if not passage or not texts:
-                report.skip(f"{site}/{row['id']}", "empty text")
+                report.skip(id, "empty text")
                 continue
-            facts = {
-                "score": row["score"],
-                "accepted": question.get("accepted") == row["id"],
-                "site": site,
-                **({"post_score": question["score"]} if question.get("score") is not None else {}),
-            }
+            facts = {"score": row["score"], "accepted": question.get("accepted") == row["id"], "site": site}
+            if question.get("score") is not None:
+                facts["post_score"] = question["score"]
             for text in texts:
                 report.counts["pairs"] += 1
-                yield PairCandidate(text, passage, self.name, f"{site}/{row['id']}", facts=facts)
+                yield PairCandidate(text, passage, self.name, id, facts=facts)
 
     def _query_texts(self, question: dict[str, Any]) -> list[str]:
         """The question as queries; made once, since it may have many answers."""
@@ -139,7 +135,7 @@ class StackExchangePosts:
             "name": self.name,
             **self.settings,
             "queries": list(self.queries),
-            "buckets": [file.buckets for file in self._files],
+            "buckets": [file.buckets // 2 for file in self._files],
             "files": file_fingerprint([file.path for file in self._files]),
         }
 
@@ -157,8 +153,9 @@ def _site(path: Path) -> str:
 
 
 def _post_rows(
-    path: Path, report: ReadReport, *, work_dir: Path, min_score: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    path: Path, report: ReadReport, *, work_dir: Path, min_score: int, parts: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Part ``n`` has its questions in bucket ``2 * n`` and its answers in the next, so that neither is read twice."""
     with _plain(path, report, work_dir) as plain:
         name = str(path) if plain == path else f"{path}/{POSTS}"
         for place, post in xml_records(name, blocks(plain), report, root="posts", tag="row", end="/>"):
@@ -177,13 +174,13 @@ def _post_rows(
                 if post.get("AnswerCount") == "0":
                     report.skip(place, "question without answers")
                 else:
-                    yield key, {"id": key, "title": title, "body": body, "score": score, **accepted}
+                    yield 2 * bucket_of(key, parts), {"id": key, "title": title, "body": body, "score": score, **accepted}
             elif kind != "2":
                 report.skip(place, "other post")
             elif score is not None and score < min_score:
                 report.skip(place, "answer below min_score")
             else:
-                yield str(parent), {"id": key, "parent": parent, "body": body, "score": score}
+                yield 2 * bucket_of(str(parent), parts) + 1, {"id": key, "parent": parent, "body": body, "score": score}
 
 
 def _votes(value: str | None) -> int | None:

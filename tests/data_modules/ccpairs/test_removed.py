@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from data_modules.ccpairs import removed
 from data_modules.ccpairs.heuristics import NotDeleted
 from data_modules.ccpairs.removed import is_by_bot, is_mark, is_removed
 from lightning_e5.types import PairCandidate
@@ -61,6 +62,42 @@ def test_programs_by_name_and_by_what_they_say() -> None:
         assert not is_by_bot(author, "Text."), author
     assert is_by_bot(None, "Paint it.\n\n*I am a bot, and this action was performed automatically.*")
     assert not is_by_bot("someone", "The robot said: paint it.")
+
+
+def _removed_by_all_rules(text: str) -> bool:
+    head = text[: removed._HEAD_CHARS]
+    return removed._tells(head) and (is_mark(text) or removed._NOTICE.match(removed._LINK.sub(r"\1", head)) is not None)
+
+
+def _bot_by_all_rules(author: str, text: str) -> bool:
+    by_name = author.lower() in removed._BOTS or removed._BOT_NAME.fullmatch(author) is not None
+    return by_name or removed._BOT_SIGNATURE.search(text[-removed._HEAD_CHARS :]) is not None
+
+
+def _awkward() -> list[tuple[str, str]]:
+    """(author, text): letters, marks and signatures, put together, cut, in other cases, behind and before anything."""
+    draw = random.Random(5)
+    signatures = ["I am a bot", "I'M A BOT", "\u0131 am a bot", "th\u0130\u017f action was performed automat\u0131cally", "this comment was made by a bot", "a bot", "automat"]
+    names = ["", "Bot", "xBot", "a-bot7", "robot", "talbot", "WikiTextBot", "BOTx", "\u0130Bot", "x\nBot", "AutoModerator", "STABBOT"]
+    pieces = [*MARKS, *LETTERS, *ORDINARY, *signatures, "x" * 390, "\u0130" * 200, "[a](/removed)", "[your comment](/b) was removed", "\n", "[", "!"]
+    made = []
+    for _ in range(4000):
+        text = draw.choice(["", " ", "\n", "x"]).join(draw.choice(pieces) for _ in range(draw.randint(0, 4)))
+        text = draw.choice([str, str.upper, str.lower, str.swapcase])(text)[draw.randint(0, 3) :]
+        made.append((draw.choice(names), text))
+    return made
+
+
+def test_no_rule_is_left_out_where_a_quicker_one_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = _awkward()
+    gone, bots = [_removed_by_all_rules(text) for _, text in given], [_bot_by_all_rules(*pair) for pair in given]
+    assert [is_removed(text) for _, text in given] == gone and 200 < sum(gone) < 3800
+    assert [is_by_bot(*pair) for pair in given] == bots and 200 < sum(bots) < 3800
+    # The texts are such that a rule which is too quick is found.
+    signed = [text.lower() for _, text in given if removed._BOT_SIGNATURE.search(text[-removed._HEAD_CHARS :])]
+    assert any("automatic" not in text and "a bot" not in text for text in signed)
+    monkeypatch.setattr(removed, "_tells", lambda text: "removed" in text)
+    assert [is_removed(text) for _, text in given] != gone
 
 
 def test_time_grows_with_the_length_alone() -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 import zstandard
 
 from lightning_e5.errors import UserError
-from lightning_e5.files.lines import json_rows, lines, text_lines
+from lightning_e5.files import lines as lines_module
+from lightning_e5.files import streams
+from lightning_e5.files.lines import json_rows, json_values, lines, refuse_constant, text_lines, without_surrogates
 from lightning_e5.files.streams import open_stream
 from lightning_e5.types import ReadReport
 
@@ -192,3 +195,63 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     for name, message in (("pipe", "is no regular file"), ("", "is a directory"), ("none", "no such file")):
         with pytest.raises(UserError, match=message):
             open_stream(tmp_path / name)
+
+
+def _plainly(data: bytes, max_bytes: int) -> tuple[list[tuple[int, object]], list[tuple[int, str]]]:
+    """(number, value) of the lines and (number, reason) of the bad ones, with what the standard library does at its slowest."""
+    decoder = json.JSONDecoder(parse_constant=refuse_constant)
+    values: list[tuple[int, object]] = []
+    bad = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if len(line) > max_bytes:
+            bad.append((number, "line too long"))
+        elif line.strip():
+            try:
+                value = decoder.decode(line.decode("utf-8"))
+                cut = b"\\ud" in line or b"\\uD" in line
+                values.append((number, without_surrogates(value) if cut else value))
+            except UnicodeDecodeError:
+                bad.append((number, "not UTF-8"))
+            except RecursionError:
+                bad.append((number, "nested too deep"))
+            except ValueError:
+                bad.append((number, "not JSON"))
+    return values, bad
+
+
+AWKWARD = [
+    b'{"a": 1}', b' \t{"a": 2}\r', b"[1, 2]\r\r", b"\x0b[3]", b"[4]\x0c", b"\x0b \x0c", b"\t\r", b"", b"\xc2\xa0[5]", b"\xef\xbb\xbf[6]", b"[7] [8]",
+    b"[9],", b'"x" ', b"-", b"1e999", b"-Infinity", b"nan", b"NaN", b"[NaN]", b'{"a": "\\ud83d"}', b'{"a": "\\uD83D\\uDE00"}', b'"\\\\ud83d"', b'"\\u00e9\\uDCFF"',
+    b"tru", b"null", b"0 0", b'"\x01"', b'"\xed\xa0\x80"', b'"\xff"', b"[" * 90_000, b'"' + b"y" * 999 + b'"', b'{"a": 1, "a": 2}', b'{"k": "\xe2\x80\xa8"}\xe2\x80\xa8',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("block_bytes", [2, 7, 64, 2**18])
+def test_awkward_lines_are_read_as_the_standard_library_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", block_bytes)
+    draw = random.Random(block_bytes)
+    path = tmp_path / "rows.jsonl"
+    for limit in (200_000, 1000, 9):
+        given = [draw.choice(AWKWARD) for _ in range(400 if block_bytes == 2**18 else 60)]
+        path.write_bytes(b"\n".join(given))
+        report = ReadReport()
+        found = [(int(place.rpartition(":")[2]), value) for place, value in json_values(path, report, limit)]
+        values, bad = _plainly(path.read_bytes(), limit)
+        assert found == values and len(report.bad) == min(20, len(bad))
+        assert report.bad == [(f"{path}:{number}", reason) for number, reason in bad[:20]]
+        assert report.counts["records"] == len(values) + sum(reason != "line too long" for _, reason in bad)
+        assert values and bad
+
+
+@pytest.mark.parametrize(("name", "other"), [("_JSON_SPACES", None), ("_SURROGATE", lambda line: None)])
+def test_a_reader_that_leaves_out_a_check_would_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, other: object
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(AWKWARD))
+    values, _ = _plainly(path.read_bytes(), 200_000)
+    assert [value for _, value in json_values(path, ReadReport(), 200_000)] == [value for _, value in values]
+    monkeypatch.setattr(lines_module, name, other)
+    assert [value for _, value in json_values(path, ReadReport(), 200_000)] != [value for _, value in values]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_modules.ccpairs.sources.pair_text import PassageRule, some_of
+from data_modules.ccpairs.sources.pair_text import PassageRule, one_line, some_of
 from lightning_e5.errors import UserError
 
 
@@ -48,3 +50,19 @@ def test_some_of() -> None:
         some_of("kinds", ["titel"], ("title", "highlight"))
     with pytest.raises(UserError, match="kinds: is empty"):
         some_of("kinds", [], ("a",))
+
+
+def test_every_character_is_white_space_or_none_as_split_says() -> None:
+    changed = set()
+    for character in map(chr, range(sys.maxunicode + 1)):
+        text = f"a{character}b"
+        assert one_line(text) == " ".join(text.split()), repr(character)
+        if one_line(text) != text:
+            changed.add(character)
+    # Of these a reader that looked for spaces and line breaks alone would leave all but one.
+    assert len(changed) > 20 and {"\n", "\t", "\x85", "\xa0", "\u2028", "\u3000"} <= changed and " " not in changed
+
+
+@given(st.text(alphabet="ab \n\t\xa0\u200b\ud800", max_size=12))
+def test_one_line_is_what_split_and_join_give(text: str) -> None:
+    assert one_line(text) == " ".join(text.split())

@@ -17,6 +17,7 @@ from data_modules.ccpairs.formats import buckets
 from data_modules.ccpairs.formats.markup import html_text
 from data_modules.ccpairs.sources.stackexchange import StackExchangePosts
 from lightning_e5.errors import UserError
+from lightning_e5.files.lines import json_rows
 from lightning_e5.types import PairCandidate, ReadReport
 
 
@@ -148,6 +149,37 @@ def test_parts_are_independent_buckets(tmp_path: Path) -> None:
     assert found == {part: list(source.read(part, ReadReport())) for part in source.parts()}
     assert sorted(map(str, (p for pairs in found.values() for p in pairs))) == sorted(map(str, expected))
     assert source.fingerprint() != StackExchangePosts(path, work_dir=str(tmp_path), min_score=3).fingerprint()
+
+
+@pytest.mark.parametrize("bucket_bytes", [2**29, 20_000])
+def test_the_join_is_that_of_a_dictionary(tmp_path: Path, bucket_bytes: int) -> None:
+    draw = random.Random(3)
+    rows, answers = [], []
+    questions: dict[str, str] = {}
+    earlier: dict[str, str] = {}
+    for n in range(1000):
+        if draw.random() < 0.3:
+            key = draw.randrange(150)  # of a question given twice the later one counts, also for answers before it
+            questions[str(key)] = f"title {n}"
+            earlier.setdefault(str(key), f"title {n}")
+            rows.append(row(key, 1, "", Title=f"title {n}"))
+        else:
+            answers.append((str(draw.randrange(170)), f"answer {n}"))
+            rows.append(row(1000 + n, 2, f"<p>answer {n}</p>", ParentId=answers[-1][0]))
+    path = write(tmp_path / "a" / "Posts.xml", document(rows))
+    pairs, report = read(path, tmp_path, bucket_bytes=bucket_bytes)
+    found, expected = (
+        [(p.query, p.passage) for p in pairs],
+        [(questions[k], text) for k, text in answers if k in questions],
+    )
+    assert report.counts["skipped: answer without its question"] == len(answers) - len(expected) > 0
+    assert sorted(found) == sorted(expected) and (found == expected) == (bucket_bytes == 2**29)
+    assert sorted(found) != sorted((earlier[k], text) for k, text in answers if k in earlier)
+    directory = next((tmp_path / "work").glob("Posts-*/"))
+    assert len(list(directory.glob("bucket-*"))) >= 2
+    for file in directory.glob("bucket-*"):
+        kinds = {"title" in kept for _, kept in json_rows(file, ReadReport())}
+        assert kinds == {int(file.name[7:12]) % 2 == 0}
 
 
 def test_a_bad_row_costs_itself_alone(tmp_path: Path) -> None:
