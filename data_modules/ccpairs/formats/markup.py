@@ -15,8 +15,6 @@ _BOLD = re.compile(r"(\*\*|~~)(?=\S)([^\n]{1,500}?)(?<=\S)\1")
 _ITALIC = re.compile(r"(?<![\w*\\])\*(?=[^\s*])([^*\n]{1,500})(?<=\S)\*(?![\w*])")
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+.!~^>|-])")
 #: Runs of white space within a line that are not already one space.
-_SPACES = re.compile(r"(?: [^\S\n]|[^\S\n ])[^\S\n]*")
-_ANY_SPACE = re.compile(r"\s+")
 
 _BLOCKS = frozenset(
     re.findall(
@@ -49,7 +47,7 @@ def reddit_text(markdown: str) -> str:
         text = _ITALIC.sub(r"\1", _BOLD.sub(r"\2", text))
     if "\\" in text:
         text = _ESCAPED.sub(r"\1", text)
-    lines = (_SPACES.sub(" ", line).strip() for line in text.split("\n"))
+    lines = (" ".join(line.split()) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
@@ -75,7 +73,8 @@ def html_text(fragment: str) -> str:
         if not text or skipped:
             return
         if not in_pre:
-            text = _ANY_SPACE.sub(" ", text)
+            folded = " ".join(text.split())
+            text = f"{' ' if text[0].isspace() else ''}{folded}{' ' if folded and text[-1].isspace() else ''}"
             if pieces[-1].endswith(("\n", " ")):
                 text = text.lstrip(" ")
         if text:

@@ -42,3 +42,13 @@ def test_shares_of_kinds_of_characters_are_those_of_each_character() -> None:
                 sum(k[0] in "PS" for k in kinds) <= limit * len(kinds) and kinds.count("Nd") <= limit * len(kinds) and upper <= limit * (upper + lower)
             )
             assert rule(PairCandidate("q", text, "s")) == expected
+
+
+def test_every_white_space_is_folded_to_one_space_and_nothing_else_is() -> None:
+    spaces = [c for c in map(chr, range(0x110000)) if c.isspace()]
+    assert len(spaces) > 20 and "\u200b" not in spaces  # the zero-width space is no white space
+    for space in spaces:
+        assert html_text(f"<p>{space}a{space}{space}b <b>c</b>{space}<i>{space}d</i>{space}</p>") == "a b c d"
+        assert html_text(f"<p>a</p>{space}<p>b\u200bc</p>") == "a\nb\u200bc"
+        if len(f"a{space}b".splitlines()) == 1:
+            assert reddit_text(f"{space}a {space}b{space}\n{space}c") == "a b\nc"
