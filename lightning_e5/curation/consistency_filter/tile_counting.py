@@ -11,7 +11,7 @@ from lightning_e5.curation.consistency_filter.bounded_scores import Tile
 from lightning_e5.curation.consistency_filter.scratch import Scratch
 
 #: Rows whose largest scores are looked at together, and the share of such groups with one above zero from which rows are looked at one by one.
-_ROWS_OF_A_GROUP, _DENSE_GROUPS = 8, 0.1
+_ROWS_OF_A_GROUP, _DENSE_GROUPS = 8, 0.05
 
 
 def count_tile(tile: Tile, most: float = math.inf, marks: Scratch | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,10 +69,10 @@ def _where_few(values_RC: Tensor, limit_R: Tensor, most: float, *, above: bool) 
     grouped, limits = values_RC[:whole].view(-1, _ROWS_OF_A_GROUP, width), limit_R[:whole].view(-1, _ROWS_OF_A_GROUP)
     marked = found(grouped.amax(1), limits.amin(1)[:, None]) if above else found(grouped.amin(1), limits.amax(1)[:, None])
     if int(marked.sum()) > _DENSE_GROUPS * marked.numel():
-        many_R = found(values_RC, limit_R[:, None]).float().sum(1) > most
-        kept = (~many_R).nonzero()[:, 0]
-        row, column = found(values_RC[kept], limit_R[kept, None]).nonzero(as_tuple=True)
-        return kept[row], column, many_R
+        passing_RC = found(values_RC, limit_R[:, None])
+        many_R = torch.zeros_like(limit_R, dtype=torch.bool) if most >= width else passing_RC.count_nonzero(1) > most
+        row, column = (passing_RC & ~many_R[:, None] if bool(many_R.any()) else passing_RC).nonzero(as_tuple=True)
+        return row, column, many_R
     group, column = marked.nonzero(as_tuple=True)
     some, within = found(grouped[group, :, column], limits[group]).nonzero(as_tuple=True)
     rest, column_rest = found(values_RC[whole:], limit_R[whole:, None]).nonzero(as_tuple=True)
