@@ -82,11 +82,6 @@ class BoundedScores(Protocol):
     dense: float  # share of a row's scores in a block: with more undecided ones it is cheaper to score the row at the next level
     layout: Any  # levels of the same one take each other's `Rows`
 
-    @property
-    def norms(self) -> list[float]:
-        """Of each block the norm of the longest row."""
-        ...
-
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
         """Queries made ready, with their own scores (float32)."""
         ...

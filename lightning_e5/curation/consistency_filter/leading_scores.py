@@ -94,14 +94,7 @@ class LeadingScores:
         self.columns = 1 + counts[level] + level + 1
         self.rounding = float32_rounding(self.columns)
         self.dense = ([*counts, width][level + 1] - counts[level]) / width / _RESCORED
-        self.earlier = [
-            1 + count + number for number, count in enumerate(counts[:level])
-        ]  # columns of the rests that others multiply
-
-    @property
-    def norms(self) -> list[float]:
-        """See `BoundedScores`; makes every block ready."""
-        return [self.pool.block(number)[1] for number in range(len(self.blocks))]
+        self.earlier = [1 + count + number for number, count in enumerate(counts[:level])]  # the rests of the levels before
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:
         """See `BoundedScores`; the columns of all levels."""

@@ -42,15 +42,17 @@ _EXACT_VALUES = 2**22  # values scored exactly at once
 _FEW_ROWS = 32  # a level with fewer rows is not worth its product; they go on to the next
 
 
-def make_levels(name: ScoreFormat, pool_PD: Tensor, device: torch.device) -> list[BoundedScores]:
-    """Scores over a pool (on the CPU, a view of a mapped file allowed), from the cheapest in that format to float32, of the same blocks."""
+def make_levels(name: ScoreFormat, pool_PD: Tensor, device: torch.device) -> tuple[list[BoundedScores], FloatScores]:
+    """Scores over a pool (on the CPU, a view of a mapped file allowed), from the cheapest in that format to float32, of the same blocks; and the last."""
     if name == "fp32":
-        return [FloatScores("fp32", pool_PD, device)]
+        whole = FloatScores("fp32", pool_PD, device)
+        return [whole], whole
     if name == "leading":
-        levels: list[BoundedScores] = [*leading_levels(pool_PD)]
+        cheaper: list[BoundedScores] = [*leading_levels(pool_PD)]
     else:
-        levels = [Int8Scores(pool_PD) if name == "int8" else FloatScores(name, pool_PD, device)]
-    return [*levels, FloatScores("fp32", pool_PD, device, levels[0].order_P, levels[0].blocks)]
+        cheaper = [Int8Scores(pool_PD) if name == "int8" else FloatScores(name, pool_PD, device)]
+    whole = FloatScores("fp32", pool_PD, device, cheaper[0].order_P, cheaper[0].blocks)
+    return [*cheaper, whole], whole
 
 
 class RankPool:
@@ -86,9 +88,10 @@ class RankPool:
         name = score_format or fastest_format(self.device, exact_up_to is None)
         if score_format is None and name == "fp32" and self.device.type == "cpu" and exact_up_to is not None:
             name = "leading"
-        self.levels, self.marks = make_levels(name, pool_PD, self.device), Scratch()
-        if not all(map(math.isfinite, self.levels[-1].norms)):
+        self.levels, whole = make_levels(name, pool_PD, self.device)
+        if not all(map(math.isfinite, whole.norms)):
             raise UserError("filter: the pool's embeddings hold NaN or infinity")
+        self.longest, self.marks = max(whole.norms, default=0.0), Scratch()
         widest = max((b.stop - b.start for b in self.levels[0].blocks), default=1)
         held = _LEADING_BLOCK_SCORES if name == "leading" else BLOCK_SCORES[kind_of(self.device)]
         self.rows_at_once = max(1, (block_scores or held) // widest)
@@ -202,7 +205,7 @@ class _Block:
     def _rescore_in_float32(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         """Count what float32 decides; what it leaves undecided is returned."""
         scores, own_M = scores_at(self.queries_RD, self.pool.pool_PD, row, column), self.own_R[row].double()
-        rounding, longest = float32_rounding(self.queries_RD.shape[1]), max(self.pool.levels[-1].norms)
+        rounding, longest = float32_rounding(self.queries_RD.shape[1]), self.pool.longest
         bound = (1 + 1e-6) * rounding * longest * self.queries_RD.double().norm(dim=1)[row] + 2.0**-22 * own_M.abs()
         above = scores.double() - own_M
         self.count_R += torch.bincount(row[above > bound], minlength=len(self.own_R))

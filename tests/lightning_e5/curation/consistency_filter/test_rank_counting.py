@@ -144,7 +144,7 @@ def test_what_low_precision_decides_is_so(seed, width, common, score_format):
     queries, passages, pool = e5_like(seed, 9, 40, width, common)
     pool[:9] = passages + 1e-7
     own = exact_scores(queries, passages)
-    for chosen in rank_counting.make_levels(score_format, pool, torch.device("cpu")):
+    for chosen in rank_counting.make_levels(score_format, pool, torch.device("cpu"))[0]:
         rows = chosen.rows(queries, own)
         for number, block in enumerate(chosen.blocks):
             tile = chosen.tile(rows, number)
