@@ -33,8 +33,14 @@ with interrupts.ending_on_signals():
 SAID = {130: "interrupted; the same command continues\n", 143: "stopped; the same command continues\n"}
 
 
-def ends(kind: str, numbers: list[int], grace: float = 60.0) -> tuple[int, str, float]:
-    process = subprocess.Popen([sys.executable, "-c", PROCESS, kind, str(grace)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def ends(kind: str, numbers: list[int], grace: float = 60.0, *, ignores: bool = False) -> tuple[int, str, float]:
+    """Exit code, what it said and how long it took; it ignores SIGINT from the start as a shell's background jobs do, or does not, however the tests were started."""
+
+    def prepared() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignores else signal.SIG_DFL)
+
+    command = [sys.executable, "-c", PROCESS, kind, str(grace)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepared)
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     time.sleep(0.2)
     began = time.monotonic()
@@ -49,6 +55,11 @@ def ends(kind: str, numbers: list[int], grace: float = 60.0) -> tuple[int, str, 
 def test_the_first_signal_ends_it_in_order(number: int, code: int) -> None:
     ended, errors, seconds = ends("python", [number])
     assert (ended, errors) == (code, SAID[code]) and seconds < 10
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_so() -> None:
+    ended, errors, _ = ends("python", [signal.SIGINT, signal.SIGTERM], ignores=True)
+    assert (ended, errors) == (143, SAID[143])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
