@@ -41,13 +41,16 @@ def ends(kind: str, numbers: list[int], grace: float = 60.0, *, ignores: bool = 
 
     command = [sys.executable, "-c", PROCESS, kind, str(grace)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepared)
-    assert process.stdout is not None and process.stdout.readline() == "begun\n"
-    time.sleep(0.2)
-    began = time.monotonic()
-    for number in numbers:
-        process.send_signal(number)
-        time.sleep(0.3)
-    _, errors = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        time.sleep(0.2)
+        began = time.monotonic()
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.3)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()  # one that does not end would take a core until it is killed by hand
     return process.returncode, errors, time.monotonic() - began
 
 
