@@ -30,6 +30,7 @@ def test_two_kills_and_resumes_are_bit_equal() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_many_kills_and_resumes_of_every_scheme_are_bit_equal() -> None:
     printed = kill_loop("--kills", "60", "--seed", "1")
     assert printed.count("\nresume ") + printed.startswith("resume ") == 60
@@ -37,6 +38,7 @@ def test_many_kills_and_resumes_of_every_scheme_are_bit_equal() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_many_kills_of_a_teacher_and_of_its_scores_leave_the_same_files() -> None:
     command = [sys.executable, "-m", "benchmarks.kill_stages", "--kills", "30"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3000)
