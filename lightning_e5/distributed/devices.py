@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_e5.errors import UserError
 
@@ -32,7 +32,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 _threads: int | None = None
 #: Of `whole_float32`: how many are inside, and what was allowed before the first.
 _whole_lock = threading.Lock()
-_whole_inside, _allowed_before = 0, ""
+_whole_inside = 0
+_allowed_before: Any = None
 
 
 def visible_gpus() -> int:
@@ -71,18 +72,20 @@ def search_devices() -> list[str]:
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """Inside, products of float32 are made in float32 on GPUs, too, and not in TF32, whatever is allowed outside.
+    """Inside, products of float32 are made in float32, and not in TF32 on GPUs or bfloat16 on CPUs, whatever is allowed outside; those of bfloat16 are
+    summed in float32.
 
     TF32 keeps 10 of float32's 23 bits, so that neighbouring scores change places. Several threads may be inside at once.
     """
     import torch
 
     global _whole_inside, _allowed_before
-    products = torch.backends.cuda.matmul
+    gpu: Any = torch.backends.cuda.matmul
+    cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     with _whole_lock:
         if not _whole_inside:
-            _allowed_before = products.fp32_precision
-            products.fp32_precision = "ieee"
+            _allowed_before = gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction
+            gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction = "ieee", "ieee", False
         _whole_inside += 1
     try:
         yield
@@ -90,7 +93,7 @@ def whole_float32() -> Iterator[None]:
         with _whole_lock:
             _whole_inside -= 1
             if not _whole_inside:
-                products.fp32_precision = _allowed_before
+                gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction = _allowed_before
 
 
 def runs_in_bf16(precision: Precision, device: torch.device | str) -> bool:

@@ -3,7 +3,7 @@
 Queries are multiplied with blocks of the pool in a cheap number format. For a row with own score ``t`` there are two
 thresholds: a low-precision score over ``high`` belongs to a passage that scores above ``t``, one of at most ``low`` to
 a passage that scores below it; what lies between is undecided and must be scored exactly (`exact_scores`). The bounds hold for any
-vectors, so the decisions are those of exact scoring, whichever format found them.
+rows that are not longer than `LONGEST`, so the decisions are those of exact scoring, whichever format found them.
 
 With rounded operands ``q = q' + r`` and ``p - m = p' + e`` (``m``: the pool's mean, which is common to all rows and would
 cost precision), Cauchy and Schwarz give ``|q·p - q·m - q'·p'| <= |r||p - m| + |q'||e|``, with the residual norms as
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from lightning_e5.curation.consistency_filter.scratch import Scratch
+from lightning_e5.distributed.devices import whole_float32
 from lightning_e5.training.out_of_memory import available_bytes
 
 ScoreFormat = Literal["int8", "bf16", "fp32", "leading"]
@@ -32,6 +32,8 @@ ScoreFormat = Literal["int8", "bf16", "fp32", "leading"]
 POOL_ROWS = {"cpu": 2048, "cuda": 32768}
 _FIRST_SHARE = 16  # how much smaller the first block is
 _HELD_SHARE = 0.4  # of a GPU's free memory, that a pool may take there
+#: The longest row: embeddings are unit rows, and sums of far longer ones would overflow.
+LONGEST = 2.0**20
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _PREPARED_VALUES = 2**24  # values converted at once
 
@@ -157,7 +159,7 @@ class FloatScores:
     def tile(self, rows: Rows, block: int) -> Tile:
         """See `BoundedScores`."""
         pool = (self.values[block] if self.values else self._block(self.blocks[block])).to(self.device, non_blocking=True)
-        with _plain_products():
+        with whole_float32():
             scores = self.scores.product(rows.values_RD, pool)
         norm, residual = self.norms[block], self.residuals[block]
         error = rows.residual_R * norm + rows.norm_R * (residual + self.rounding * (norm + residual)) + 2.0**-100
@@ -227,8 +229,8 @@ def ready_rows(values: Tensor, scale: Tensor, norm: Tensor, residual: Tensor, pr
     """The rest of `Rows`; norms get a millionth more, which pays for their own rounding."""
     own, device = own_R.double().cpu(), values.device
     norms = precise.norm(dim=1)
-    # An exact score is rounded to float32 before it is compared; float64 sums are off by far less.
-    slack = 2.0**-23 * own.abs() + 2.0**-40 * norms
+    # An exact score is rounded to float32 before it is compared; float64 sums, also those with the mean, are off by far less.
+    slack = 2.0**-23 * own.abs() + 2.0**-40 * norms * (1 + mean_D.norm())
     more = 1 + 1e-6
     found = (scale.double(), norm * more, residual * more, own - precise @ mean_D, slack)
     return Rows(values, *(value.to(device) for value in found))
@@ -266,17 +268,3 @@ def blocks_of(count: int, rows: int, first: int | None = None) -> list[slice]:
         starts.append(min(count, starts[-1] + size))
         size = min(rows, 2 * size)
     return [slice(start, stop) for start, stop in itertools.pairwise(starts)]
-
-
-@contextmanager
-def _plain_products() -> Iterator[None]:
-    """Products without TF32 and without sums in bfloat16, for which the bounds would not hold."""
-    matmul = torch.backends.cuda.matmul
-    before = torch.get_float32_matmul_precision(), matmul.allow_bf16_reduced_precision_reduction
-    torch.set_float32_matmul_precision("highest")
-    matmul.allow_bf16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        matmul.allow_bf16_reduced_precision_reduction = before[1]

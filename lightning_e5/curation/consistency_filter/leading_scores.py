@@ -7,7 +7,7 @@ instead of ``D``, so is an upper bound on a score. A pair that far exceeds other
 stay below it, another one more: there are levels of more and more components, and a row goes on to the next where too many bounds
 do not tell. What rounding adds is bounded in `LeadingScores.tile`: ``V`` is orthonormal to within the measured ``d = ||V'V - 1||``,
 and ``|V'r| <= (2^-24 + d + 2^-36)|p - m|``, as ``a`` is rounded to float32; the same holds for queries. Decisions are those of
-exact scoring for any vectors; only the speed depends on them.
+exact scoring for rows of any length up to `LONGEST`; only the speed depends on them.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class LeadingScores:
         # Rounding of the product, whose operands are as long as the rows; of the coordinates, twice; of V, and in float64.
         error = rows.norm_R * norm * (1 + 1e-6) * (self.rounding + 2 * 2.0**-24 + 4 * self.pool.defect) + 2.0**-100
         error = error + rows.slack_R * (1 + norm) + self.rounding * rows.threshold_R.abs()
-        queries = rows.values_RD[:, : self.columns].contiguous()
+        queries = rows.values_RD[:, : self.columns].clone(memory_format=torch.contiguous_format)
         queries[:, self.earlier] = 0.0
         queries[:, 0] = rounded_to((1 + 2 * self.rounding) * error - rows.threshold_R, torch.float32, 1)
         zero = torch.zeros(len(queries))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_e5.curation.consistency_filter.bounded_scores import (
+    LONGEST,
     BoundedScores,
     FloatScores,
     Int8Scores,
@@ -59,7 +60,7 @@ class RankPool:
     """A pool of passages that pairs are ranked among.
 
     Args:
-        pool_PD: float32 unit rows, on the CPU (a mapped file, too).
+        pool_PD: float32 unit rows, or such that are no longer than `LONGEST`, on the CPU (a mapped file, too).
         pool_text_P: int64 ids of the normalised texts.
         exact_up_to: ranks above it are all given as ``exact_up_to + 1``, which saves most of the work; None: all exact.
         score_format: of the cheap products; None takes the fastest here, measured once per process, and on a CPU where that is fp32,
@@ -68,7 +69,7 @@ class RankPool:
         block_scores: scores held at once.
 
     Raises:
-        UserError: ``exact_up_to`` is below 1, or a value is not finite.
+        UserError: ``exact_up_to`` is below 1, a value is not finite, or a row is longer than `LONGEST`.
     """
 
     def __init__(
@@ -92,10 +93,12 @@ class RankPool:
         if not all(map(math.isfinite, whole.norms)):
             raise UserError("filter: the pool's embeddings hold NaN or infinity")
         self.longest, self.marks = max(whole.norms, default=0.0), Scratch()
+        _check_length("the pool's", self.longest)
         widest = max((b.stop - b.start for b in self.levels[0].blocks), default=1)
         held = _LEADING_BLOCK_SCORES if name == "leading" else BLOCK_SCORES[kind_of(self.device)]
         self.rows_at_once = max(1, (block_scores or held) // widest)
 
+    @torch.no_grad()
     def ranks(
         self, queries_ND: Tensor, passages_ND: Tensor, text_N: Tensor, progress: Callable[[int], object] = lambda rows: None
     ) -> Tensor:
@@ -121,6 +124,7 @@ class RankPool:
         own_R = exact_scores(queries_RD, passages_RD)
         if not bool(torch.isfinite(own_R).all()):
             raise UserError("filter: the pairs' embeddings hold NaN or infinity")
+        _check_length("the pairs'", max(float(rows.double().norm(dim=1).max()) for rows in (queries_RD, passages_RD)))
         copies_R, as_high_R = self._copies(queries_RD, own_R, text_R)
         # Copies are counted like the others and taken off at the end, so a row is out only when it is so without them.
         limit_R = torch.full_like(copies_R, 2**62) if self.exact_up_to is None else copies_R + self.exact_up_to - 1
@@ -206,7 +210,7 @@ class _Block:
         """Count what float32 decides; what it leaves undecided is returned."""
         scores, own_M = scores_at(self.queries_RD, self.pool.pool_PD, row, column), self.own_R[row].double()
         rounding, longest = float32_rounding(self.queries_RD.shape[1]), self.pool.longest
-        bound = (1 + 1e-6) * rounding * longest * self.queries_RD.double().norm(dim=1)[row] + 2.0**-22 * own_M.abs()
+        bound = (1 + 1e-6) * rounding * longest * self.queries_RD.double().norm(dim=1)[row] + 2.0**-22 * own_M.abs() + 2.0**-100
         above = scores.double() - own_M
         self.count_R += torch.bincount(row[above > bound], minlength=len(self.own_R))
         near = above.abs() <= bound
@@ -232,6 +236,11 @@ class _Group:
         if int(stays_R.sum()) < at_most * len(stays_R):
             self.rows = self.rows.select(stays_R.nonzero()[:, 0].to(self.rows.values_RD.device))
             self.active_R = self.active_R[stays_R]
+
+
+def _check_length(whose: str, longest: float) -> None:
+    if not longest <= LONGEST:
+        raise UserError(f"filter: {whose} embeddings are up to {longest:.3g} long; the rule is unit rows, and at most {LONGEST:.0f}")
 
 
 def exactly_as_high(queries_RD: Tensor, pool_PD: Tensor, own_R: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -173,3 +173,19 @@ def test_products_are_whole_inside_whatever_is_allowed_outside(allow: str) -> No
         assert products.fp32_precision == "tf32"
     finally:
         ways[allow][1]()
+
+
+def test_whole_float32_holds_on_a_cpu_too_and_sums_of_bfloat16_are_whole() -> None:
+    gpu, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(256, 256, generator=draw) for _ in range(2))
+    exact = left.double() @ right.double()
+    try:
+        gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction = "tf32", "bf16", True
+        with whole_float32():
+            assert (gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction) == ("ieee", "ieee", False)
+            assert float((left @ right - exact).abs().max()) < 1e-3
+        assert (gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction) == ("tf32", "bf16", True)
+    finally:
+        gpu.fp32_precision, cpu.fp32_precision, gpu.allow_bf16_reduced_precision_reduction = before

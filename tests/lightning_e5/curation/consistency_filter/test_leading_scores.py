@@ -130,12 +130,30 @@ def test_bounds_without_the_rest_would_change_ranks(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_small_group_of_rows_goes_on_with_the_next_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: set[int] = set()
     before = LeadingScores.tile
-    monkeypatch.setattr(LeadingScores, "tile", lambda self, rows, block: seen.append((self.level, len(rows.values_RD))) or before(self, rows, block))
-    queries, passages, pool = decaying(0.7)
-    texts = torch.arange(PAIRS, PAIRS + POOL)
-    found = ranks(RankPool(pool, texts, exact_up_to=2, score_format="leading"), queries, passages)
-    assert all(rows >= rank_counting._FEW_ROWS for level, rows in seen if level == 0)
+
+    def tile(self, rows, block):  # type: ignore[no-untyped-def]
+        seen.add(self.level)
+        return before(self, rows, block)
+
+    monkeypatch.setattr(LeadingScores, "tile", tile)
+    queries, passages, pool = decaying(1.0)
+    few, texts = slice(0, rank_counting._FEW_ROWS + 4), torch.arange(PAIRS, PAIRS + POOL)  # of which a third are out before the leading components
+
+    def found() -> Tensor:
+        return RankPool(pool, texts, exact_up_to=2, score_format="leading").ranks(queries[few], passages[few], torch.arange(few.stop))
+
+    expected = found()
+    assert seen == {1}
     monkeypatch.setattr(rank_counting, "_FEW_ROWS", 0)
-    assert torch.equal(ranks(RankPool(pool, texts, exact_up_to=2, score_format="leading"), queries, passages), found)
+    assert torch.equal(found(), expected) and seen == {0, 1}
+
+
+def test_a_level_leaves_its_rows_to_the_others() -> None:
+    queries, passages, pool_PD = decaying(0.5)
+    pool = LeadingPool(pool_PD, [12, 48])
+    rows = LeadingScores(pool, 0).rows(queries, exact_scores(queries, passages))
+    first = LeadingScores(pool, 0).tile(rows, 0).scores_RC.clone()
+    LeadingScores(pool, 1).tile(rows, 0)
+    assert torch.equal(LeadingScores(pool, 0).tile(rows, 0).scores_RC, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_e5.curation.consistency_filter import bounded_scores, rank_counting
+from lightning_e5.curation.consistency_filter import bounded_scores, leading_scores, rank_counting
 from lightning_e5.curation.consistency_filter.bounded_scores import Tile, exact_scores
+from lightning_e5.curation.consistency_filter.leading_scores import LeadingScores
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.curation.consistency_filter.score_format import fastest_format
 from lightning_e5.curation.consistency_filter.sparse_scores import scores_at
@@ -22,6 +24,55 @@ from lightning_e5.curation.consistency_filter.tile_counting import count_tile
 from lightning_e5.errors import UserError
 
 FORMATS = ("int8", "bf16", "fp32", "leading")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_tiles() -> Iterator[list[int]]:
+    """Pools of these tests are several blocks for leading components, too, which otherwise leave the first ones to float32; gives their tiles' rows."""
+    seen: list[int] = []
+    before = LeadingScores.tile
+
+    def tile(self: LeadingScores, rows: Any, block: int) -> Tile:
+        seen.append(len(rows.values_RD))
+        return before(self, rows, block)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(leading_scores, "_ROWS", 64)
+        patched.setattr(leading_scores, "_FIRST_ROWS", 8)
+        patched.setattr(LeadingScores, "starts_at", 0)
+        patched.setattr(LeadingScores, "tile", tile)
+        yield seen
+
+
+def test_leading_components_screen_here(short_tiles: list[int]) -> None:
+    queries, passages, pool = e5_like(1, 90, 300, 32, 0.5)
+    short_tiles.clear()
+    consistency_ranks(queries, passages, pool, torch.arange(90), torch.arange(90, 390), score_format="leading", exact_up_to=2)
+    assert sum(short_tiles) > 90
+
+
+@pytest.mark.parametrize("score_format", FORMATS)
+@pytest.mark.parametrize("case", ["tiny", "far from the origin", "long"])
+def test_rows_of_another_length_have_their_ranks(score_format: Any, case: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+
+    def rows(count: int) -> Tensor:
+        return torch.randn(count, 32, generator=draw)
+
+    queries, passages, pool = rows(64), rows(64), rows(1000)
+    if case == "tiny":  # products of which are no normal float32 numbers
+        queries, passages, pool = 1e-21 * queries, 1e-21 * passages, 1e-21 * pool
+    elif case == "far from the origin":
+        queries[:, :2] = torch.tensor([1.0, -1.0])
+        passages, pool = 1e-10 * passages, 1e-10 * pool
+        passages[:, :2], pool[:, :2] = 5e5, 5e5
+    else:
+        queries, passages, pool = 1e4 * queries, 1e5 * passages, 1e5 * pool
+    pool[:64, :2], pool[:64, 2:] = passages[:, :2], passages[:, 2:] * (1 + 2e-7)
+    ids = torch.arange(1064)
+    expected = oracle(queries, passages, pool, ids[:64], ids[64:])
+    assert torch.equal(consistency_ranks(queries, passages, pool, ids[:64], ids[64:], score_format=score_format), expected)
+    assert len(set(expected.tolist())) > 10
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -226,6 +277,10 @@ def test_wrong_input():
     ids = torch.arange(14)
     with pytest.raises(UserError, match="exact_up_to = 0 must be >= 1"):
         RankPool(pool, ids[4:], exact_up_to=0)
+    with pytest.raises(UserError, match=r"the pool's embeddings are up to .*e\+07 long; the rule is unit rows, and at most 1048576"):
+        RankPool(1e7 * pool, ids[4:])
+    with pytest.raises(UserError, match=r"the pairs' embeddings are up to .*e\+07 long; the rule is unit rows"):
+        RankPool(pool, ids[4:]).ranks(queries, 1e7 * passages, ids[:4])
     broken = pool.clone()
     broken[3, 2] = torch.nan
     for score_format in FORMATS:
