@@ -124,7 +124,7 @@ class RankPool:
         own_R = exact_scores(queries_RD, passages_RD)
         if not bool(torch.isfinite(own_R).all()):
             raise UserError("filter: the pairs' embeddings hold NaN or infinity")
-        _check_length("the pairs'", max(float(rows.double().norm(dim=1).max()) for rows in (queries_RD, passages_RD)))
+        _check_length("the pairs'", max(float(rows.norm(dim=1).max()) for rows in (queries_RD, passages_RD)))
         copies_R, as_high_R = self._copies(queries_RD, own_R, text_R)
         # Copies are counted like the others and taken off at the end, so a row is out only when it is so without them.
         limit_R = torch.full_like(copies_R, 2**62) if self.exact_up_to is None else copies_R + self.exact_up_to - 1
