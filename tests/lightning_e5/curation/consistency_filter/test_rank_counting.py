@@ -19,8 +19,6 @@ from lightning_e5.curation.consistency_filter.bounded_scores import Tile, exact_
 from lightning_e5.curation.consistency_filter.leading_scores import LeadingScores
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
 from lightning_e5.curation.consistency_filter.score_format import fastest_format
-from lightning_e5.curation.consistency_filter.sparse_scores import scores_at
-from lightning_e5.curation.consistency_filter.tile_counting import count_tile
 from lightning_e5.errors import UserError
 
 FORMATS = ("int8", "bf16", "fp32", "leading")
@@ -203,43 +201,6 @@ def test_what_low_precision_decides_is_so(seed, width, common, score_format):
             exact = torch.stack([exact_scores(q.expand(len(part), -1), part) - o for q, o in zip(queries, own, strict=True)])
             assert bool((exact[tile.scores_RC > tile.high_R[:, None]] > 0).all())
             assert bool((exact[tile.scores_RC <= tile.low_R[:, None]] < 0).all())
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 10**6), rows=st.integers(0, 40), columns=st.integers(1, 70), most=st.sampled_from([0, 2, 10, float("inf")]),
-    band=st.sampled_from([0.0, 1e-4, 0.1, 5.0]), kind=st.sampled_from(["float32", "bfloat16", "int32", "bounds"]),
-)  # fmt: skip
-def test_a_tile_is_counted_as_its_thresholds_say(seed, rows, columns, most, band, kind):
-    draw = torch.Generator().manual_seed(seed)
-    scores, low = torch.randn(rows, columns, generator=draw), 2 * torch.randn(rows, generator=draw)
-    high = low + band
-    if kind == "int32":
-        scores, low, high = ((1000 * value).int() for value in (scores, low, high))
-    elif kind == "bfloat16":
-        scores, low, high = (value.bfloat16() for value in (scores, low, high))
-    elif kind == "bounds":
-        scores, low, high = scores - 1.5, torch.zeros(rows), torch.full((rows,), torch.inf)
-    above, row, column, many = count_tile(Tile(scores, low, high, upper_bounds=kind == "bounds"), most)
-    between = (scores > low[:, None]) & (scores <= high[:, None])
-    if kind != "bounds":  # a row is left out by a count that rounding may raise
-        assert not bool((many & (between.sum(1) < most - 2)).any())
-    assert bool((many | (between.sum(1) <= most)).all())
-    assert torch.equal(above, (scores > high[:, None]).sum(1).masked_fill(many, 0))
-    found = torch.zeros_like(between)
-    found[row, column] = True
-    assert torch.equal(found, between & ~many[:, None]) and len(row) == int(found.sum())
-
-
-def test_scores_at_chosen_pairs_are_their_products():
-    queries, _, pool = e5_like(7, 30, 200, 48, 0.5)
-    row, column = (torch.rand(30, 200, generator=torch.Generator().manual_seed(0)) < 0.1).nonzero(as_tuple=True)
-    order = torch.argsort(row * 1000 - column)  # columns of a row in another order
-    row, column = row[order], column[order]
-    expected = (queries[row].double() * pool[column].double()).sum(1)
-    assert torch.allclose(scores_at(queries, pool, row, column).double(), expected, atol=1e-6)
-    assert not torch.allclose(scores_at(queries, pool, row, column.flip(0)).double(), expected, atol=1e-2)
-    assert len(scores_at(queries, pool, row[:0], column[:0])) == 0
 
 
 def test_exact_scores_do_not_depend_on_company():
