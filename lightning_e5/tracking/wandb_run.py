@@ -115,9 +115,18 @@ def run_id(directory: Path) -> str:
 
 
 def run_files(directory: Path) -> list[Path]:
-    """The ``.wandb`` files of a directory's run, one per process that wrote it, oldest first."""
+    """The ``.wandb`` files of a directory's run, one per process that wrote it, oldest first.
+
+    W&B names a process's folder after the mode, the second and the run, and the second and later ones of one second with a number.
+    """
     name = run_id(directory)
-    return sorted((directory / FOLDER).glob(f"*run-*-{name}/run-{name}.wandb"))
+    folder_name = re.compile(rf"(?:offline-)?run-(?P<second>\d{{8}}_\d{{6}})-{name}(?:-(?P<place>\d+))?")
+    found: list[tuple[str, int, Path]] = []
+    for path in (directory / FOLDER).glob(f"*/run-{name}.wandb"):
+        # `latest-run` is a link to one of them.
+        if match := folder_name.fullmatch(path.parent.name):
+            found.append((match["second"], int(match["place"] or 0), path))
+    return [path for _, _, path in sorted(found)]
 
 
 def read_records(path: Path, kind: str | None = None) -> Iterator[Node]:

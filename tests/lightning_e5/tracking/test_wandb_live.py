@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,37 @@ def test_two_kills_leave_every_step_once(tmp_path: Path, small_bert: Any, small_
 
 def stage(directory: Path, **settings: Any) -> WandbStage:
     return WandbStage({"mode": "offline", **settings}, directory=directory, stage="pretrain", config=CONFIG)
+
+
+def test_processes_of_one_second_are_all_read(tmp_path: Path) -> None:
+    """W&B gives the folder of a second process of one second another name: here every folder of the next minute is taken."""
+    name, now = run_id(tmp_path), datetime.now()
+    for second in range(60):
+        (tmp_path / "wandb" / f"offline-run-{now + timedelta(seconds=second):%Y%m%d_%H%M%S}-{name}").mkdir()
+    logger = stage(tmp_path)
+    logger.start([])
+    logger.log_metrics({"loss": 2.0, "pairs": 64}, step=1)
+    logger.finish({"final_loss": 2.0})
+    [path] = run_files(tmp_path)
+    assert path.parent.name.endswith(f"-{name}-1")
+    assert history(tmp_path, "pretrain") == [(1, {"loss": 2.0, "pairs": 64, "step": 1})]
+
+
+def test_files_of_a_run_are_the_oldest_first(tmp_path: Path) -> None:
+    """Online or offline, by the second and the number within it; neither another run's nor the link to the latest."""
+    name = run_id(tmp_path)
+    expected = [
+        f"run-20260102_030405-{name}",
+        f"offline-run-20260102_030406-{name}",
+        *(f"offline-run-20260102_030406-{name}-{place}" for place in (1, 2, 10)),
+        f"run-20260102_030407-{name}",
+    ]
+    for folder in [*reversed(expected), f"run-20260102_030405-0{name}", "staged"]:
+        (tmp_path / "wandb" / folder).mkdir()
+        (tmp_path / "wandb" / folder / f"run-{name}.wandb").touch()
+    (tmp_path / "wandb" / "latest-run").symlink_to(expected[-1])
+    (tmp_path / "wandb" / f"run-20260102_030408-{name}").mkdir()
+    assert [path.parent.name for path in run_files(tmp_path)] == expected
 
 
 def test_a_validation_joins_the_row_of_its_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
