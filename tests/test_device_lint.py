@@ -38,6 +38,7 @@ DEVICES = "lightning_e5/distributed/devices.py"
 #: ... and where the same is asked for another purpose.
 ASKED_FOR = {
     "data_modules/prefetch.py": "the thread's own device, which is that of the training",
+    "lightning_e5/distributed/cores.py": "shares out the threads that were decided",
     "lightning_e5/tracking/run_directory.py": "records what the machine has",
     "lightning_e5/training/grad_cache.py": "gives freed memory back to the GPU",
 }

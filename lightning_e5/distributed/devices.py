@@ -164,7 +164,7 @@ def sent(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """A tensor of the CPU on another device; the host does not wait there for what a GPU still computes, as ``.to`` would."""
     import torch
 
-    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu" or not torch.cuda.is_available():
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

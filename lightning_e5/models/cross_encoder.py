@@ -14,11 +14,12 @@ from lightning_e5.distributed.devices import Precision, backbone_autocast, witho
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, reading
 from lightning_e5.models.encoder import TextEncoder
+from lightning_e5.models.packed.encoder import held_for_inference
 from lightning_e5.models.packed.families import packed_encoder
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.progress import say
 from lightning_e5.text import E5_PREFIXES, TextTokenizer, check_texts
-from lightning_e5.training.chunks import gather_tokens, sorted_chunks
+from lightning_e5.training.chunks import Chunk, chunk_outputs, gather_tokens, inference_tokens
 from lightning_e5.types import TokenBatch
 
 HEAD = "scoring_head.pt"
@@ -157,10 +158,10 @@ class CrossEncoder(nn.Module):
         queries: Sequence[str],
         passages: Sequence[str],
         *,
-        chunk_tokens: int = 8192,
+        chunk_tokens: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
-        """float32 ``[N]`` logits of (query, passage) texts."""
+        """float32 ``[N]`` logits of (query, passage) texts; ``chunk_tokens`` as `TextEncoder.embed` has it."""
         check_texts(queries)
         check_texts(passages)
         if len(queries) != len(passages):
@@ -173,17 +174,22 @@ class CrossEncoder(nn.Module):
         return logits_N
 
     @torch.no_grad()
-    def score_tokens(self, pairs: TokenBatch, *, chunk_tokens: int = 8192, progress: Callable[[int], object] | None = None) -> Tensor:
+    def score_tokens(self, pairs: TokenBatch, *, chunk_tokens: int | None = None, progress: Callable[[int], object] | None = None) -> Tensor:
         """float32 ``[N]`` logits of joined pairs (see `join_pairs`), on the device where their tokens are."""
+        if not len(pairs.lengths_B):
+            return torch.empty(0, dtype=torch.float32, device=pairs.ids_T.device)
         training, device = self.training, next(self.parameters()).device
         self.eval()
-        logits_N = torch.empty(len(pairs.lengths_B), dtype=torch.float32, device=pairs.ids_T.device)
-        for chunk in sorted_chunks(pairs, chunk_tokens):
-            logits_N.index_copy_(0, chunk.rows_B, self(chunk.ids_T.to(device), chunk.lengths).float().squeeze(1).to(logits_N.device))
-            if progress is not None:
-                progress(len(chunk.lengths))
-        self.train(training)
-        return logits_N
+
+        def compute(chunk: Chunk) -> Tensor:
+            return self(chunk.ids_T, chunk.lengths).float().squeeze(1)  # type: ignore[no-any-return]
+
+        try:
+            with held_for_inference(self):
+                tokens = chunk_tokens or inference_tokens(self.precision, device)
+                return chunk_outputs(pairs, compute, device, chunk_tokens=tokens, progress=progress).to(pairs.ids_T.device)
+        finally:
+            self.train(training)
 
     def _tokens(self, texts: Sequence[str], kind: Any) -> TokenBatch:
         ids, lengths = self.tokenizer.encode(texts, kind)

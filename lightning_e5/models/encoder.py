@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_e5.distributed.devices import Precision, backbone_autocast, runs_in_bf16, sent, without_autocast
+from lightning_e5.distributed.devices import Precision, backbone_autocast, without_autocast
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
 from lightning_e5.models.head import EmbeddingHead, Similarity
+from lightning_e5.models.packed.encoder import held_for_inference
 from lightning_e5.models.packed.families import packed_encoder
 from lightning_e5.models.packed.layout import Layout
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.models.pooling import PoolingMode
 from lightning_e5.progress import say
 from lightning_e5.text import E5_PREFIXES, Prefixes, TextTokenizer, check_texts
-from lightning_e5.training.chunks import sorted_chunks
+from lightning_e5.training.chunks import Chunk, chunk_outputs, inference_tokens
 from lightning_e5.types import Kind, TokenBatch
 
 
@@ -186,7 +187,7 @@ class TextEncoder(nn.Module):
             kind: ``query`` or ``passage``; decides the prefix.
             normalize: unit rows (cosine similarity is then the dot product). A model whose `similarity` is ``dot`` is searched
                 with rows that are not normalised (see `lightning_e5.types.compares_by_cosine`).
-            chunk_tokens: tokens encoded at once; by default 2,048 in float32 and 4,096 in bfloat16 (fastest on CPUs), 32,768 on a GPU.
+            chunk_tokens: tokens of a chunk, of which a CPU encodes one on each core; see `inference_tokens` for the default.
             progress: called with the number of texts done, chunk by chunk.
 
         Returns:
@@ -201,18 +202,18 @@ class TextEncoder(nn.Module):
         device = next(self.parameters()).device
         with closing(self._tokenised(texts, kind, ahead=device.type != "cpu")) as parts:
             for part, batch in parts:
-                batch = TokenBatch(sent(batch.ids_T, device), batch.lengths_B)
-                result_ND[part] = self.embed_tokens(batch, prompt, normalize=normalize, chunk_tokens=chunk_tokens, progress=progress).to(result_ND.device)
+                result_ND[part] = self.embed_tokens(batch, prompt, normalize=normalize, chunk_tokens=chunk_tokens, progress=progress)
         return result_ND
 
     def _tokenised(self, texts: Sequence[str], kind: Kind, *, ahead: bool) -> Generator[tuple[slice, TokenBatch], None, None]:
-        """The tokens of `TEXTS_AT_ONCE` texts after the other; ``ahead``: a thread makes the next ones meanwhile."""
+        """The tokens of `TEXTS_AT_ONCE` texts after the other; ``ahead``: of fewer at a time, the next ones by a thread meanwhile."""
 
         def tokens(part: slice) -> TokenBatch:
             ids, lengths = self.tokenizer.encode(texts[part], kind)
             return TokenBatch(torch.from_numpy(ids).long(), torch.from_numpy(lengths))
 
-        parts = [slice(first, min(len(texts), first + TEXTS_AT_ONCE)) for first in range(0, len(texts), TEXTS_AT_ONCE)]
+        at_once = TEXTS_AHEAD if ahead else TEXTS_AT_ONCE
+        parts = [slice(first, min(len(texts), first + at_once)) for first in range(0, len(texts), at_once)]
         if not ahead or len(parts) < 2:
             yield from ((part, tokens(part)) for part in parts)
             return
@@ -235,18 +236,17 @@ class TextEncoder(nn.Module):
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """Embeddings of texts that are tokens already, on the device where these are; as `embed`, with ``prompt`` as `forward` has it."""
+        if not len(batch.lengths_B):
+            return torch.empty(0, self.width, dtype=torch.float32, device=batch.ids_T.device)
         device = next(self.parameters()).device
-        chunk_tokens = chunk_tokens or (32768 if device.type == "cuda" else 4096 if runs_in_bf16(self.precision, device) else 2048)
-        result_BD = torch.empty(len(batch.lengths_B), self.width, dtype=torch.float32, device=batch.ids_T.device)
-        with self._evaluating():
-            for chunk in sorted_chunks(batch, chunk_tokens):
-                embedded = self(chunk.ids_T.to(device), chunk.lengths, prompt).float()
-                if normalize:
-                    embedded = functional.normalize(embedded, dim=1)
-                result_BD.index_copy_(0, chunk.rows_B, embedded.to(result_BD.device))
-                if progress is not None:
-                    progress(len(chunk.lengths))
-        return result_BD
+
+        def compute(chunk: Chunk) -> Tensor:
+            embedded_BD = self(chunk.ids_T, chunk.lengths, prompt).float()
+            return functional.normalize(embedded_BD, dim=1) if normalize else embedded_BD
+
+        with self._evaluating(), held_for_inference(self):
+            tokens = chunk_tokens or inference_tokens(self.precision, device)
+            return chunk_outputs(batch, compute, device, chunk_tokens=tokens, progress=progress).to(batch.ids_T.device)
 
     def prompt_of(self, kind: Kind) -> int:
         """Tokens of a kind's prefix, where the model does not pool them; else 0."""
@@ -264,3 +264,5 @@ class TextEncoder(nn.Module):
 
 #: Texts tokenised and sorted together by ``embed``.
 TEXTS_AT_ONCE = 32768
+#: As many on a GPU, which encodes some while the next are tokenised.
+TEXTS_AHEAD = 8192

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_e5.distributed.cores import map_on_cores
 from lightning_e5.distributed.devices import Precision, runs_in_bf16
 from lightning_e5.errors import UserError
 from lightning_e5.models.padded import usable_positions
@@ -21,6 +23,7 @@ from lightning_e5.models.pretrained import (
 )
 from lightning_e5.models.reference import model_folder
 from lightning_e5.text import check_texts, encodable, literal_backend
+from lightning_e5.training.chunks import inference_tokens
 
 #: Pairs tokenised and sorted together.
 _PAIRS_AT_ONCE = 16384
@@ -82,7 +85,7 @@ class SequenceClassifier(nn.Module):
         queries: Sequence[str],
         passages: Sequence[str],
         *,
-        chunk_tokens: int = 8192,
+        chunk_tokens: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """float32 ``[N]`` logits of (query, passage) texts, in evaluation mode; pairs of like lengths run together."""
@@ -98,15 +101,24 @@ class SequenceClassifier(nn.Module):
             texts = [self.passage_format.replace("{passage}", p) for p in passages[first : first + _PAIRS_AT_ONCE]]
             encoded = self._tokens(queries[first : first + _PAIRS_AT_ONCE], texts)
             lengths = [len(ids) for ids in encoded["input_ids"]]
-            for rows in _chunks(lengths, chunk_tokens):
-                padded = self.tokenizer.pad({k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt").to(device)
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device)):
-                    logits = self.model(**padded).logits
-                logits_N[first + torch.tensor(rows, device="cpu")] = logits.float().squeeze(1).cpu()
+            chunks = _chunks(lengths, chunk_tokens or inference_tokens(self.precision, device))
+            logits: list[Tensor] = []
+            for rows, logits_B in zip(chunks, map_on_cores(partial(self._logits, encoded), chunks, device), strict=True):
+                logits.append(logits_B)
                 if progress is not None:
                     progress(len(rows))
+            # One copy: a GPU would be waited for after each chunk.
+            logits_N[first + torch.tensor([r for rows in chunks for r in rows], device="cpu")] = torch.cat(logits).cpu()
         self.train(training)
         return logits_N
+
+    def _logits(self, encoded: dict[str, list[list[int]]], rows: list[int]) -> Tensor:
+        """float32 ``[B]`` logits of some of the pairs, padded to the longest of them."""
+        device = next(self.parameters()).device
+        padded = self.tokenizer.pad({k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt").to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device)):
+            logits_B1: Tensor = self.model(**padded).logits
+        return logits_B1.float().squeeze(1)
 
     def _tokens(self, queries: Sequence[str], passages: Sequence[str]) -> dict[str, list[list[int]]]:
         """What the model takes of each pair, without padding."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_e5.distributed.devices import sent
+from lightning_e5.distributed.cores import map_on_cores
+from lightning_e5.distributed.devices import Precision, runs_in_bf16, sent
 from lightning_e5.types import TokenBatch
 
 
@@ -88,3 +90,40 @@ class Embeddings:
         """``[N, D]``, once every chunk was put."""
         assert self._all_ND is not None
         return self._all_ND
+
+
+def inference_tokens(precision: Precision, device: torch.device) -> int:
+    """Tokens of a chunk where no gradient is asked for, the fastest measured: 1,024 in float32 and 2,048 in bfloat16 for each core of a CPU,
+    32,768 on a GPU (not measured there)."""
+    if device.type != "cpu":
+        return 32768
+    return 2048 if runs_in_bf16(precision, device) else 1024
+
+
+def chunk_outputs(
+    batch: TokenBatch,
+    compute: Callable[[Chunk], Tensor],
+    device: torch.device,
+    *,
+    chunk_tokens: int,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
+    """What a model gives for each text, without a graph; chunks run as `lightning_e5.distributed.cores.map_on_cores` has it.
+
+    Args:
+        batch: N > 0 texts, on any device.
+        compute: ``[B, ...]`` of one chunk, whose tokens are on ``device``.
+        device: the model's.
+        chunk_tokens: tokens of a chunk.
+        progress: called with the number of texts done, chunk by chunk; a GPU may still compute them.
+
+    Returns:
+        float32 (float64 stays) ``[N, ...]`` on ``device``.
+    """
+    outputs = Embeddings(len(batch.lengths_B))
+    chunks = sorted_chunks(TokenBatch(sent(batch.ids_T, device), batch.lengths_B), chunk_tokens)
+    for chunk, output in zip(chunks, map_on_cores(compute, chunks, device), strict=True):
+        outputs.put(chunk, output)
+        if progress is not None:
+            progress(len(chunk.lengths))
+    return outputs.all()

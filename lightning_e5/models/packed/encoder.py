@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -200,6 +200,11 @@ def held_weights(model: nn.Module, *, once: bool = True) -> Iterator[Callable[[]
         for encoder in packed if once else ():
             stack.enter_context(encoder.step_weights.held())
         yield lambda: [tensor for encoder in packed for tensor in encoder.step_weights.tensors()]
+
+
+def held_for_inference(model: nn.Module) -> AbstractContextManager[object]:
+    """`held_weights` over all chunks of some texts; not where layers are sharded, whose weights are whole only for moments."""
+    return held_weights(model, once=not any(hasattr(p, "device_mesh") for p in model.parameters()))
 
 
 def compile_layers(model: nn.Module, budget: int) -> None:

@@ -51,13 +51,13 @@ class StepWeights:
 
     def check(self) -> None:
         """Raise where a weight changed since it was made into what is held, as an optimizer's step changes it."""
-        for made in (self._made or {}).values():
+        for made in [*(self._made or {}).values()]:  # chunks on several threads add to them
             if made.is_stale():
                 raise RuntimeError("a weight has changed since its copy for this step was made: the copies are held within one step")
 
     def tensors(self) -> list[Tensor]:
         """What is held now."""
-        return [tensor for made in (self._made or {}).values() for tensor in (made.weight, made.bias) if tensor is not None]
+        return [tensor for made in [*(self._made or {}).values()] for tensor in (made.weight, made.bias) if tensor is not None]
 
 
 class _Made:

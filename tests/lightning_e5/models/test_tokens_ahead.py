@@ -17,7 +17,8 @@ TEXTS = [f"text number {i} of {i % 5 * 'many '}words" for i in range(23)]
 
 @pytest.fixture
 def model(small_bert: Any, small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> TextEncoder:
-    monkeypatch.setattr(encoders, "TEXTS_AT_ONCE", 5)
+    for name in ("TEXTS_AT_ONCE", "TEXTS_AHEAD"):
+        monkeypatch.setattr(encoders, name, 5)
     return TextEncoder(small_bert, small_tokenizer)
 
 
