@@ -18,7 +18,7 @@ import torch
 import torch.utils.backend_registration
 
 from tests.other_device import CudaDevice, OnOther
-from tests.other_device_cases import CASES, differences, on, scheme_run, tokens
+from tests.other_device_cases import CASES, bi_encoder, cross_encoder, differences, on, scheme_run, tokens
 
 #: Those that `tests.other_device_training` trains.
 SCHEMES = ("in_batch-1", "moco-1", "distilled-3")
@@ -38,6 +38,20 @@ def test_no_tensor_of_the_cpu_is_met_on_cuda(name: str) -> None:
     expected = CASES[name](torch.device("cpu"))
     with CudaDevice():
         assert differences(CASES[name](CUDA), expected, 1e-5) == []
+
+
+@pytest.mark.parametrize("name", ["bi-encoder", "cross-encoder", "padded"])
+def test_no_model_takes_cudnns_attention(name: str) -> None:
+    """It makes a plan for each shape, and packed texts have new ones in every step."""
+    seen: list[bool] = []
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with CudaDevice():
+        model: Any = cross_encoder("bert", CUDA) if name == "cross-encoder" else bi_encoder("bert", CUDA)
+        if name == "padded":
+            model.packed = None
+        model.backbone.embeddings.LayerNorm.register_forward_hook(lambda *given: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+        model(on(CUDA, tokens((5, 7))).ids_T, [5, 7])
+    assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def gather_tokens_before(ids_T: Any, starts_B: Any, lengths_B: Any) -> Any:

@@ -139,6 +139,26 @@ def without_autocast(device: torch.device | str) -> torch.autocast:
 
 
 @contextmanager
+def own_attention(device: torch.device | str) -> Iterator[None]:
+    """Inside, attention on a GPU takes torch's own kernels and not cuDNN's, which torch prefers on some GPUs.
+
+    cuDNN's makes a plan for each new shape, which packed texts have without end (others measured half a second each), rounds the rate of
+    dropout to a multiple of 1/16, and does not heed torch's setting of deterministic kernels.
+    """
+    import torch
+
+    if torch.device(device).type == "cpu":
+        yield
+        return
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@contextmanager
 def fast_float32(device: torch.device | str) -> Iterator[None]:
     """On a GPU, products of float32 matrices take TF32 inside: float32 values rounded to 10 bits behind the point, summed in float32.
 
@@ -153,10 +173,14 @@ def fast_float32(device: torch.device | str) -> Iterator[None]:
         return
     products = torch.backends.cuda.matmul
     before = products.fp32_precision
-    products.fp32_precision = "tf32"
+    if before == "tf32":
+        yield
+        return
+    products.allow_tf32 = True  # the older name sets both; where they differ, torch.compile's reading of it is an error
     try:
         yield
     finally:
+        products.allow_tf32 = False
         products.fp32_precision = before
 
 

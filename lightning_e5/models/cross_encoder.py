@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_e5.distributed.devices import Precision, backbone_autocast, without_autocast
+from lightning_e5.distributed.devices import Precision, backbone_autocast, own_attention, sent, without_autocast
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, reading
 from lightning_e5.models.encoder import TextEncoder
@@ -53,11 +53,19 @@ class InteractionHead(nn.Module):
         return self.scale * product_B1 + self.outer(torch.tanh(self.inner(torch.cat([queries_BD, passages_BD], 1))))
 
 
-def segment_means(states_TD: Tensor, segment_T: Tensor, segments: int) -> Tensor:
-    """Mean state of each segment: ``[T, D] -> [segments, D]``; 0 for an empty one."""
-    sums = states_TD.new_zeros(segments, states_TD.shape[1]).index_add(0, segment_T, states_TD)
-    counts = segment_T.new_zeros(segments).index_add(0, segment_T, torch.ones_like(segment_T)).clamp(min=1)
-    return sums / counts[:, None]
+def segment_means(states_TD: Tensor, segment_T: Tensor, segments: int, *, in_order: bool | None = None) -> Tensor:
+    """Mean state of each segment: ``[T, D] -> [segments, D]``; 0 for an empty one.
+
+    Args:
+        segment_T: the segment of each token, rising.
+        in_order: each sum by one thread in order; by default on a GPU, whose other sums have another order each time.
+    """
+    counts = segment_T.new_zeros(segments).index_add(0, segment_T, torch.ones_like(segment_T))
+    if in_order if in_order is not None else states_TD.is_cuda:
+        sums = torch.segment_reduce(states_TD, "sum", lengths=counts, unsafe=True)
+    else:
+        sums = states_TD.new_zeros(segments, states_TD.shape[1]).index_add(0, segment_T, states_TD)
+    return sums / counts.clamp(min=1)[:, None]
 
 
 class CrossEncoder(nn.Module):
@@ -131,9 +139,9 @@ class CrossEncoder(nn.Module):
 
     def forward(self, ids_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """Logits ``[B, 1]`` (float32; float64 for a float64 model) of joined pairs."""
-        lengths_B = torch.tensor(lengths, device=ids_T.device)
+        lengths_B = sent(torch.tensor(lengths, device="cpu"), ids_T.device)
         text_T = torch.repeat_interleave(torch.arange(len(lengths), device=ids_T.device), lengths_B, output_size=len(ids_T))
-        with backbone_autocast(self.precision, ids_T.device):
+        with backbone_autocast(self.precision, ids_T.device), own_attention(ids_T.device):
             segments_T = self._segments(ids_T, lengths_B, text_T)
             if self.packed is not None:
                 states_TD = self.packed(ids_T, lengths, segments_T)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_e5.distributed.devices import Precision, backbone_autocast, without_autocast
+from lightning_e5.distributed.devices import Precision, backbone_autocast, own_attention, without_autocast
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
@@ -163,7 +163,7 @@ class TextEncoder(nn.Module):
         ``prompt``: tokens of the prefix at the beginning of each text; they matter where the model does not pool them.
         """
         layout = Layout.of(lengths, ids_T.device)
-        with backbone_autocast(self.precision, ids_T.device):
+        with backbone_autocast(self.precision, ids_T.device), own_attention(ids_T.device):
             states_TD = self.packed(ids_T, layout) if self.packed is not None else padded_states(self.backbone, ids_T, lengths)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()
         with without_autocast(ids_T.device):

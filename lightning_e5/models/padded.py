@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_e5.distributed.devices import sent
 from lightning_e5.errors import UserError
 from lightning_e5.training.chunks import gather_tokens
 
@@ -21,7 +22,7 @@ def padded_states(backbone: Any, ids_T: Tensor, lengths: Sequence[int], segments
     pad = int(getattr(backbone.config, "pad_token_id", 0) or 0)
     padded_BL = nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=pad)
     longest = padded_BL.shape[1]
-    lengths_B = torch.tensor(lengths, device=ids_T.device)
+    lengths_B = sent(torch.tensor(lengths, device="cpu"), ids_T.device)
     mask_BL = torch.arange(longest, device=ids_T.device)[None, :] < lengths_B[:, None]
     types = {}
     if segments_T is not None and int(getattr(backbone.config, "type_vocab_size", 0) or 0) > 1:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_e5.distributed.cores import map_on_cores
-from lightning_e5.distributed.devices import Precision, runs_in_bf16
+from lightning_e5.distributed.devices import Precision, own_attention, runs_in_bf16
 from lightning_e5.errors import UserError
 from lightning_e5.models.padded import usable_positions
 from lightning_e5.models.pretrained import (
@@ -116,7 +116,7 @@ class SequenceClassifier(nn.Module):
         """float32 ``[B]`` logits of some of the pairs, padded to the longest of them."""
         device = next(self.parameters()).device
         padded = self.tokenizer.pad({k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt").to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device)):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=runs_in_bf16(self.precision, device)), own_attention(device):
             logits_B1: Tensor = self.model(**padded).logits
         return logits_B1.float().squeeze(1)
 

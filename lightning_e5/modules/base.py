@@ -21,7 +21,7 @@ from lightning_e5.distributed.collectives import (
     rank_means,
     world_size,
 )
-from lightning_e5.distributed.devices import fast_float32, without_autocast
+from lightning_e5.distributed.devices import fast_float32, own_attention, without_autocast
 from lightning_e5.errors import UserError
 from lightning_e5.memory import used_bytes
 from lightning_e5.models.packed.encoder import PackedEncoder, held_weights
@@ -151,7 +151,7 @@ class TrainingModule(ValidatedModule):
         # Layer by layer a weight is whole only for moments.
         held = held_weights(self.model, once=self.holds_weights and not self.grad_cache.in_step)
         around = self.shards.stepping() if self.shards is not None else nullcontext()
-        with around, held as shared, fast, without_autocast(self.device):  # backward passes, too
+        with around, held as shared, fast, own_attention(self.device), without_autocast(self.device):  # backward passes, too
             step = self.grad_cache.step(
                 texts, encode, loss, seed=self.step_seed(), parameters=of_model, loss_parameters=self.loss_parameters(), shared=shared
             )
@@ -184,7 +184,7 @@ class TrainingModule(ValidatedModule):
             self._refuse(self.global_step, batch.rows_B, not_finite(step.embeddings_ND), float(step.loss.loss), float(norm))
         self._optimize()
         seconds = Mark(self.device).since(self._began)
-        row |= {"seconds": seconds, "mfu": flops / seconds / model_peak(self.model, self.device), "memory_gb": used_bytes(self.device) / 2**30}
+        row |= {"seconds": seconds, "mfu": flops / seconds / model_peak(self.model, self.device, tf32=self.tf32), "memory_gb": used_bytes(self.device) / 2**30}
         self._log_step(row, len(batch.rows_B), tokens)
         return step
 
@@ -251,7 +251,7 @@ class TrainingModule(ValidatedModule):
             row = unread.row
             if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
                 self._refuse(unread.step, unread.rows_B, unread.bad_N, row["loss"], row["gradient_norm"])
-            row["mfu"] /= row["seconds"] * model_peak(self.model, self.device)
+            row["mfu"] /= row["seconds"] * model_peak(self.model, self.device, tf32=self.tf32)
             self._known(row, len(unread.rows_B), row.pop(TOKENS), log=log)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if (hook := getattr(callback, "on_step_read", None)) is not None:

@@ -147,7 +147,7 @@ def fit(
         trainer._signal_connector.register_signal_handlers = lambda: None
         with stop.listening(), shared_threads(trainer.num_devices if several else 1), suppress(StepGivenUp):
             trainer.fit(module, datamodule=data, ckpt_path=str(start.path) if start else None, weights_only=True)
-            stop.agree(module.device)
+            stop.agree(trainer.strategy.root_device)  # the module is on the CPU again, where NCCL has no collectives
     close_process_group()
     if stop.signal == signal.SIGINT:
         raise KeyboardInterrupt

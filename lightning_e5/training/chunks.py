@@ -59,7 +59,7 @@ def gather_tokens(ids_T: Tensor, starts_B: Tensor, lengths_B: Tensor, total: int
         total: the sum of the lengths, where it is known: lengths on a GPU would have to be waited for.
     """
     total = int(lengths_B.sum()) if total is None else total
-    starts_B, lengths_B = starts_B.to(ids_T.device), lengths_B.to(ids_T.device)
+    starts_B, lengths_B = sent(starts_B, ids_T.device), sent(lengths_B, ids_T.device)
     moved_B = starts_B - (torch.cumsum(lengths_B, 0) - lengths_B)  # by how much each text's tokens change their place
     place_T = torch.arange(total, device=ids_T.device) + torch.repeat_interleave(moved_B, lengths_B, output_size=total)
     return ids_T.index_select(0, place_T)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_e5.distributed.devices import runs_in_bf16
+from lightning_e5.distributed.devices import fast_float32, runs_in_bf16
 
 #: Rows, inner and outer width of the measured products, of which the fastest counts. On a GPU a chunk of tokens through a
 #: feed-forward layer of BERT-base; on CPUs also smaller ones, which some of them are a third faster at.
@@ -32,10 +33,10 @@ def encoder_flops(config: Any, lengths: Sequence[int]) -> float:
     return 2.0 * layers * float(sum(lengths)) * linear + 4.0 * width * pairs
 
 
-def model_peak(model: nn.Module, device: torch.device) -> float:
-    """The measured peak of a device at the precision that the model runs in there, FLOP/s."""
+def model_peak(model: nn.Module, device: torch.device, *, tf32: bool = False) -> float:
+    """The measured peak of a device at the precision that the model runs in there, FLOP/s; ``tf32``: as `fast_float32` has it."""
     half = runs_in_bf16(getattr(model, "precision", "fp32"), device) or torch.is_autocast_enabled(device.type)
-    return gemm_peak(device, torch.bfloat16 if half else torch.float32)
+    return gemm_peak(device, torch.bfloat16 if half else torch.float32, tf32=tf32)
 
 
 def model_flops(model: nn.Module, lengths: Sequence[int]) -> float:
@@ -51,16 +52,17 @@ def _pairs_of_tokens(length: int, window: int | None) -> int:
     return length * length - beyond * (beyond + 1)
 
 
-def gemm_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+def gemm_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2, *, tf32: bool = False) -> float:
     """Measured FLOP/s of one matrix product at BERT's shapes, the best of several; cached per device, type and threads."""
-    return _gemm_peak(device.type, device.index, dtype, torch.get_num_threads(), seconds)
+    return _gemm_peak(device.type, device.index, dtype, torch.get_num_threads(), seconds, tf32 and device.type == "cuda")
 
 
 @functools.lru_cache
-def _gemm_peak(kind: str, index: int | None, dtype: torch.dtype, threads: int, seconds: float) -> float:
+def _gemm_peak(kind: str, index: int | None, dtype: torch.dtype, threads: int, seconds: float, tf32: bool) -> float:
     device = torch.device(kind) if index is None else torch.device(kind, index)
     shapes = _SHAPES.get(kind, _SHAPES["cuda"])
-    return max(matmul_rate(device, dtype, shape, seconds / len(shapes)) for shape in shapes)
+    with fast_float32(device) if tf32 else nullcontext():
+        return max(matmul_rate(device, dtype, shape, seconds / len(shapes)) for shape in shapes)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], seconds: float) -> float:

@@ -39,7 +39,8 @@ class PackedMPNet(PackedEncoder):
         encoder = self.backbone.encoder
         distances = torch.arange(1 - length, length, device=device)
         values_HE = functional.embedding(encoder.relative_position_bucket(distances), encoder.relative_attention_bias.weight).t()
-        return values_HE.unfold(1, length, 1).flip(1)
+        # A GPU's fused kernels of attention take a bias whose last dimension lies in a row.
+        return values_HE.unfold(1, length, 1).flip(1).contiguous()
 
     def layers(self) -> Iterable[Any]:
         """Those of its ``encoder``."""

@@ -101,6 +101,36 @@ def test_layers_may_multiply_in_tf32_and_losses_never_do() -> None:
         assert products.fp32_precision == before
 
 
+@pytest.mark.parametrize("outside", ["highest", "high"])
+def test_torchs_older_name_of_tf32_can_be_read_inside(outside: str) -> None:
+    """torch.compile reads it, which is an error where the older and the newer name were set apart."""
+    products = torch.backends.cuda.matmul
+    torch.set_float32_matmul_precision(outside)
+    try:
+        before = products.fp32_precision, products.allow_tf32, torch.get_float32_matmul_precision()
+        with precision.fast_float32("cuda"):
+            assert (products.fp32_precision, products.allow_tf32) == ("tf32", True)
+        assert (products.fp32_precision, products.allow_tf32, torch.get_float32_matmul_precision()) == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_attention_on_a_gpu_takes_torchs_own_kernels(outside: bool) -> None:
+    flags = torch.backends.cuda
+    before = flags.cudnn_sdp_enabled()
+    flags.enable_cudnn_sdp(outside)
+    try:
+        with pytest.raises(KeyError), precision.own_attention("cuda:1"):
+            assert not flags.cudnn_sdp_enabled()
+            raise KeyError
+        assert flags.cudnn_sdp_enabled() is outside
+        with precision.own_attention("cpu"):
+            assert flags.cudnn_sdp_enabled() is outside
+    finally:
+        flags.enable_cudnn_sdp(before)
+
+
 def test_a_step_multiplies_in_tf32_but_for_its_loss() -> None:
     from lightning_e5.training import grad_cache
     from lightning_e5.types import LossOutput, TokenBatch

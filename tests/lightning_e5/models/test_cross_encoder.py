@@ -63,6 +63,18 @@ def test_logits_are_those_of_hugging_faces_call_on_each_pair(name: str, small_to
         assert score == pytest.approx(float(wanted), abs=2e-4)
 
 
+def test_sums_of_segments_in_order_are_the_same() -> None:
+    """As a GPU makes them; a segment may be empty, the last one too."""
+    draw = torch.Generator().manual_seed(0)
+    segment_T = torch.tensor([0] * 5 + [1] + [3] * 7 + [4] * 2)
+    states_TD = torch.randn(15, 6, generator=draw, dtype=torch.float64).requires_grad_()
+    ways = [segment_means(states_TD, segment_T, 6, in_order=way) for way in (False, True)]
+    assert torch.allclose(*ways, atol=1e-15) and float(ways[1][[2, 5]].detach().abs().max()) == 0.0
+    weights = torch.randn(6, 6, generator=draw, dtype=torch.float64)
+    first, second = (torch.autograd.grad((way * weights).sum(), states_TD)[0] for way in ways)
+    assert torch.allclose(first, second, atol=1e-15) and float(first.abs().min()) > 0.0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_gives_it_back(name: str, tmp_path: Path, small_tokenizer: TextTokenizer, texts: list[str]) -> None:
     model = of(name, small_tokenizer)

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_e5.models.packed.bert import PackedBert
 from lightning_e5.models.packed.modernbert import PackedModernBert
+from lightning_e5.training import throughput
 from lightning_e5.training.out_of_memory import activation_bytes, available_bytes, is_out_of_memory
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 from tests.lightning_e5.models.packed.small_models import small_model
@@ -35,6 +36,22 @@ def test_a_windows_pairs_and_a_gates_product_are_counted() -> None:
 
 def test_a_peak_is_measured() -> None:
     assert gemm_peak(torch.device("cpu"), torch.float32, seconds=0.02) > 1e9
+
+
+def test_a_peak_is_that_of_the_products_that_a_step_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a float32 model multiplies in TF32 where it is trained so; the peak of whole float32 would give an MFU above 1."""
+    seen: list[str] = []
+
+    def rate(*given: object) -> float:
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        return 1.0
+
+    monkeypatch.setattr(throughput, "matmul_rate", rate)
+    outside = torch.backends.cuda.matmul.fp32_precision
+    for tf32 in (True, False):
+        assert gemm_peak(torch.device("cuda", 7), torch.float32, tf32=tf32) == 1.0
+        throughput.model_peak(torch.nn.Linear(1, 1), torch.device("cuda", 7), tf32=tf32)
+    assert seen == ["tf32", outside]
 
 
 def test_activation_bytes_counts_each_storage_once() -> None:

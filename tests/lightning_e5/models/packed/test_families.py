@@ -200,3 +200,10 @@ def test_a_configuration_tells_what_its_model_does(name: str) -> None:
     model = small_model(name)
     assert MODEL_TYPES[model.config.model_type] == type(model).__name__
     assert why_padded(model.config.to_dict()) is None
+
+
+def test_a_bias_of_attention_lies_as_a_gpus_kernels_take_it() -> None:
+    """MPNet's, last dimension in a row: else each layer writes out all scores there."""
+    view = packed_encoder(small_model("mpnet"))
+    bias_HLL = view.bias(9, torch.device("cpu"))  # type: ignore[union-attr, operator]
+    assert bias_HLL.shape[1:] == (9, 9) and bias_HLL.is_contiguous()
