@@ -76,7 +76,7 @@ def prepare(folder: Path) -> None:
     from data_modules.token_cache import write_token_cache
     from lightning_e5.files.parquet import write_parquet
 
-    pairs = real_pairs(32)
+    pairs = real_pairs(32, ("networkx",))
     queries, passages = pairs.query_texts[:PAIRS], pairs.passage_texts[:PAIRS]
     _encoder(pairs.tokenizer).save_pretrained(folder / "encoder")
     write_token_cache(folder / "tokens", {"query": (queries, "query"), "passage": (passages, "passage")}, pairs.tokenizer)

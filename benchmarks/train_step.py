@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,17 @@ class Ours:
 
 
 class Peer:
-    """sentence-transformers' loss over the same tokens, padded as its collator pads."""
+    """sentence-transformers' loss over the same tokens, padded as its collator pads.
+
+    In bfloat16 the model's own forward runs under autocast, as its trainer has it run: the cached loss calls it again in the backward
+    pass, where an autocast around the loss has ended.
+    """
 
     def __init__(self, model: Any, queries: TokenBatch, passages: TokenBatch, precision: str, mini_batch: int | None) -> None:
         from sentence_transformers.sentence_transformer import losses
 
-        self.model, self.precision = model.train(), precision
+        self.model = model.train()
+        model.forward = type(model).forward.__get__(model) if precision == "fp32" else in_bfloat16(type(model).forward.__get__(model))
         self.features = [_padded(queries), _padded(passages)]
         if mini_batch is None:
             self.loss: Any = losses.MultipleNegativesRankingLoss(model, scale=100.0)
@@ -80,11 +86,19 @@ class Peer:
             self.loss = losses.CachedMultipleNegativesRankingLoss(model, scale=100.0, mini_batch_size=mini_batch)
 
     def __call__(self) -> None:
-        device = self.features[0]["input_ids"].device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self.loss([dict(f) for f in self.features], torch.empty(0))
-        loss.backward()
+        self.loss([dict(f) for f in self.features], torch.empty(0)).backward()
         self.model.zero_grad(set_to_none=True)
+
+
+def in_bfloat16(forward: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A forward of a sentence-transformers model under autocast to bfloat16; what it gives is float32."""
+
+    def autocast(features: dict[str, Any], **options: Any) -> dict[str, Any]:
+        with torch.autocast(features["input_ids"].device.type, dtype=torch.bfloat16):
+            given = forward(features, **options)
+        return {k: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in given.items()}
+
+    return autocast
 
 
 def _padded(texts: TokenBatch) -> dict[str, torch.Tensor]:

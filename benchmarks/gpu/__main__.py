@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from benchmarks.gpu.aims import aims
 from benchmarks.gpu.parts import PARTS, run_part
 from benchmarks.gpu.size import SIZES
 from lightning_e5.files.storage import write_json
+
+_POLL_SECONDS = 0.2
 
 
 def main() -> int:
@@ -47,9 +52,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(chosen.parts, 1):
             told(f"part {number} of {len(chosen.parts)}: {name}, {max(0, until - time.monotonic()) / 60:.1f} min left")
-            found["parts"][name] = _run(name, size.name, Path(folder) / f"{name}.jsonl", until - time.monotonic())
-            found["aims"] = aims(found["parts"]) if size.name == "card" else {}
-            write_json(Path(chosen.json), found)
+            for part in _run(name, size.name, Path(folder) / f"{name}.jsonl", until - time.monotonic()):
+                found["parts"][name] = part
+                found["aims"] = aims(found["parts"]) if size.name == "card" else {}
+                write_json(Path(chosen.json), found)
     for name, part in found["parts"].items():
         print(f"\n{name}: {part['seconds']:.0f} s{', ' + part['error'] if part['error'] else ''}")
         report(part["rows"], None)
@@ -60,21 +66,40 @@ def main() -> int:
     return int(any(part["error"] for part in found["parts"].values()))
 
 
-def _run(name: str, size: str, out: Path, seconds: float) -> dict[str, Any]:
-    """One part's rows, its seconds, and its error, if it had one."""
-    started, error = time.monotonic(), None
+def _run(name: str, size: str, out: Path, seconds: float) -> Iterator[dict[str, Any]]:
+    """One part's rows, its seconds, and its error, if it had one: after each row, and at the end.
+
+    A part is a group of processes, all of which end where it is cut off or this is: one that went on would share the GPU with the next.
+    """
+    started = time.monotonic()
+    if seconds <= 0:
+        yield {"seconds": 0.0, "error": "not begun: no time was left", "rows": _rows(out)}
+        return
     command = [sys.executable, "-m", "benchmarks.gpu", "--size", size, "--part", name, str(out)]
-    try:
-        if seconds <= 0:
-            error = "not begun: no time was left"
-        else:
-            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=seconds, text=True)
-            if done.returncode:
-                error = f"ended with {done.returncode}: {' | '.join(done.stderr.strip().splitlines()[-4:])}"
-    except subprocess.TimeoutExpired:
-        error = f"cut off after {seconds:.0f} s"
-    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
-    return {"seconds": time.monotonic() - started, "error": error, "rows": rows}
+    with out.with_suffix(".err").open("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+        try:
+            shown: list[dict[str, Any]] = []
+            while process.poll() is None and time.monotonic() - started < seconds:
+                time.sleep(_POLL_SECONDS)
+                if (rows := _rows(out)) != shown:
+                    shown = rows
+                    yield {"seconds": time.monotonic() - started, "error": "still running", "rows": rows}
+            error = f"cut off after {seconds:.0f} s" if process.poll() is None else None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if error is None and process.returncode:
+            errors.seek(0)
+            error = f"ended with {process.returncode}: {' | '.join(errors.read().strip().splitlines()[-4:])}"
+    yield {"seconds": time.monotonic() - started, "error": error, "rows": _rows(out)}
+
+
+def _rows(out: Path) -> list[dict[str, Any]]:
+    """The whole lines of a part's file; a later row of a name stands for an earlier one."""
+    whole = out.read_text(encoding="utf-8").rpartition("\n")[0] if out.exists() else ""
+    return list({row["name"]: row for row in map(json.loads, whole.splitlines())}.values())
 
 
 def card() -> dict[str, Any]:

@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from benchmarks.common import make_encoder, real_pairs, sentence_transformer, synchronize
 from benchmarks.gpu.size import Size
-from benchmarks.gpu.training import timed
+from benchmarks.gpu.training import timed, tried
 from lightning_e5.curation.consistency_filter.bounded_scores import exact_scores
 from lightning_e5.curation.consistency_filter.rank_counting import RankPool
+from lightning_e5.models.encoder import TextEncoder
 
 KEPT = 2
 
@@ -32,20 +33,26 @@ def encode(size: Size) -> Iterator[dict[str, Any]]:
         encoder.embed(texts[: size.texts // 4], "passage")
         seconds = timed(partial(encoder.embed, texts, "passage"))
         row = {"name": f"encode with {model}", "model": model, "texts": len(texts), "precision": size.precision, "seconds": seconds, "texts_per_s": len(texts) / seconds}
-        if importlib.util.find_spec("sentence_transformers") is None:
-            yield row | {"peer": "sentence-transformers is not installed here"}
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            peer = sentence_transformer(encoder, Path(folder) / "model").eval()
-            if size.precision == "bf16":
-                peer = peer.bfloat16()
-            best = float("inf")
-            for batch in size.encode_batches:
-                _peer(peer, texts[: size.texts // 4], batch)
-                best = min(best, timed(partial(_peer, peer, texts, batch)))
-            few = texts[:64]
-            nearest = (encoder.embed(few, "passage").cpu() * _peer(peer, few, size.encode_batches[0]).float().cpu()).sum(1).min()
-        yield row | {"peer_s": best, "ratio": best / seconds, "lowest_cosine": float(nearest)}
+        yield row
+        peer = tried(partial(peer_encodes, encoder, texts, size))
+        yield row | ({"peer": peer} if isinstance(peer, str) else {"peer_s": peer[0], "ratio": peer[0] / seconds, "lowest_cosine": peer[1]})
+
+
+def peer_encodes(encoder: TextEncoder, texts: list[str], size: Size) -> tuple[float, float] | str:
+    """Seconds of the peer at its fastest batch size, and the lowest cosine of its embeddings with ours; or why there are none."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return "sentence-transformers is not installed here"
+    with tempfile.TemporaryDirectory() as folder:
+        peer = sentence_transformer(encoder, Path(folder) / "model").eval()
+        if size.precision == "bf16":
+            peer = peer.bfloat16()
+        best = float("inf")
+        for batch in size.encode_batches:
+            _peer(peer, texts[: size.texts // 4], batch)
+            best = min(best, timed(partial(_peer, peer, texts, batch)))
+        few = texts[:64]
+        nearest = (encoder.embed(few, "passage").cpu() * _peer(peer, few, size.encode_batches[0]).float().cpu()).sum(1).min()
+    return best, float(nearest)
 
 
 def _peer(model: Any, texts: list[str], batch: int) -> Tensor:
@@ -70,11 +77,22 @@ def filter_ranks(size: Size) -> Iterator[dict[str, Any]]:
         "name": f"filter, pool of {len(pool):,}", "queries": len(queries), "width": size.width, "format": ranked.levels[0].name, "seconds": seconds,
         "queries_per_s": len(queries) / seconds, "prepare_s": prepared, "kept": float(kept[0].float().mean()),
     }  # fmt: skip
-    if importlib.util.find_spec("faiss") is None:
-        yield row | {"peer": "faiss is not installed here"}
+    yield row
+    peer = tried(lambda: peer_filters(queries, passages, pool, size))
+    if isinstance(peer, str):
+        yield row | {"peer": peer}
         return
+    kept_by_peer, figures = peer
+    yield row | figures | {"ratio": figures["peer_s"] / seconds, "agreement": float((kept[0].numpy() == kept_by_peer).mean())}
+
+
+def peer_filters(queries: Tensor, passages: Tensor, pool: Tensor, size: Size) -> tuple[Any, dict[str, Any]] | str:
+    """Which pairs stay by faiss, and its figures; or why there are none."""
+    if importlib.util.find_spec("faiss") is None:
+        return "faiss is not installed here"
     import faiss
 
+    device, few = size.device, slice(0, max(1, len(queries) // 20))
     index: Any = faiss.IndexFlatIP(size.width)
     on_gpu = device.type == "cuda" and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
     if on_gpu:
@@ -86,10 +104,7 @@ def filter_ranks(size: Size) -> Iterator[dict[str, Any]]:
     index.search(queries[few].numpy(), KEPT)
     theirs: list[Any] = []
     peer_s = timed(lambda: theirs.append(index.search(queries.numpy(), KEPT)[0][:, KEPT - 1] <= own))
-    yield row | {
-        "peer": f"faiss on the {'GPU' if on_gpu else 'CPU'}", "peer_s": peer_s, "ratio": peer_s / seconds, "peer_prepare_s": prepared,
-        "agreement": float((kept[0].numpy() == theirs[0]).mean()),
-    }  # fmt: skip
+    return theirs[0], {"peer": f"faiss on the {'GPU' if on_gpu else 'CPU'}", "peer_s": peer_s, "peer_prepare_s": prepared}
 
 
 def random_pairs(size: Size, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

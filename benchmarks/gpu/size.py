@@ -21,8 +21,8 @@ class Size:
     Args:
         models: name -> shape of encoders whose step is timed.
         batches: pairs of a step.
-        peer_batch: the most pairs of the peer's step; its time for a larger batch is scaled up, which its cached loss, linear in pairs,
-            allows.
+        peer_batches: model -> the most pairs of the peer's step; its time for a larger batch is scaled up, which its cached loss, linear
+            in pairs, allows.
         chunk_tokens: shape -> tokens encoded at once.
         length: tokens of every text of a step.
         texts: texts that are embedded.
@@ -35,7 +35,7 @@ class Size:
     name: str
     models: dict[str, str]
     batches: tuple[int, ...]
-    peer_batch: int
+    peer_batches: dict[str, int]
     peer_mini_batches: tuple[int, ...]
     chunk_tokens: dict[str, int]
     length: int
@@ -56,12 +56,12 @@ class Size:
 
 
 CARD = Size(
-    name="card", models=MODELS, batches=(2_048, 32_768), peer_batch=4_096, peer_mini_batches=(128, 512),
+    name="card", models=MODELS, batches=(2_048, 32_768), peer_batches={"E5-small": 4_096, "E5-base": 4_096, "E5-large": 2_048}, peer_mini_batches=(128, 512),
     chunk_tokens={"MiniLM-L12": 65_536, "bert-base": 32_768, "bert-large": 16_384}, length=128, texts=20_000, encode_batches=(128, 512),
     pool=1_000_000, queries=100_000, width=384, packages=("stdlib", "torch"), real_batch=2_048, real_steps=12, precision="bf16",
 )  # fmt: skip
 TOY = Size(
-    name="toy", models={"2 layers x 128": "2x128"}, batches=(16, 64), peer_batch=32, peer_mini_batches=(16,),
+    name="toy", models={"2 layers x 128": "2x128"}, batches=(16, 64), peer_batches={"2 layers x 128": 32}, peer_mini_batches=(16,),
     chunk_tokens={"2x128": 2_048}, length=32, texts=100, encode_batches=(32,), pool=2_000, queries=100, width=64, packages=("omegaconf", "networkx"),
     real_batch=16, real_steps=4, precision="fp32",
 )  # fmt: skip

@@ -61,7 +61,7 @@ class Step:
 
 
 def train_step(size: Size) -> Iterator[dict[str, Any]]:
-    """A row per model and batch: seconds, pairs/s, MFU, memory, where the time goes, and the peer on as many pairs of as many tokens.
+    """A row per model and batch: seconds, pairs/s, MFU, memory, where the time goes; and again with the peer on as many pairs of as many tokens.
 
     Dropout is 0.1, but 0 within attention, as the pre-training YAMLs have it; the peer runs without dropout. Each timing is of one
     step after a warm-up.
@@ -74,8 +74,7 @@ def train_step(size: Size) -> Iterator[dict[str, Any]]:
         encoder.backbone.config.attention_probs_dropout_prob = 0.0
         for layer in encoder.backbone.encoder.layer:
             layer.attention.self.dropout.p = 0.0
-        encoder = encoder.to(device)
-        peer = None
+        encoder, rows = encoder.to(device), list[dict[str, Any]]()
         for batch in size.batches:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -83,9 +82,6 @@ def train_step(size: Size) -> Iterator[dict[str, Any]]:
             if batch == size.batches[0]:
                 step()
                 shares = profiled(step)
-                peer = peer_seconds(encoder, size)
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
             seconds = timed(step)
             forward = encoder_flops(encoder.backbone.config, [size.length]) * 2 * batch
             done = step.gradients.done
@@ -99,18 +95,31 @@ def train_step(size: Size) -> Iterator[dict[str, Any]]:
                 "hours_of_20000_steps": seconds * PAPER_STEPS / 3600, "hours_per_270M_pairs": seconds * PAPER_PAIRS / batch / 3600,
                 **{f"share_{kind.replace(' ', '_')}": share for kind, share in shares.items()},
             }  # fmt: skip
-            if isinstance(peer, tuple):
-                peer_s = peer[0] * batch / min(size.peer_batch, batch) if batch > size.batches[0] else peer[1]
-                row |= {"peer_s": peer_s, "ratio": peer_s / seconds, "peer_mini_batch": peer[2]}
-            else:
-                row["peer"] = peer
             told(f"{row['name']}: {seconds:.2f} s, {row['pairs_per_s']:,.0f} pairs/s")
             yield row
+            rows.append(row)
             del step
+        peer_batch = size.peer_batches[model]
+        peer = tried(lambda batch=peer_batch, encoder=encoder: peer_seconds(encoder, size, batch))  # type: ignore[misc]
+        for row in rows:
+            if isinstance(peer, str):
+                yield row | {"peer": peer}
+                continue
+            batch = row["batch"]
+            peer_s = peer[1] if batch == size.batches[0] else peer[0] * batch / peer_batch
+            yield row | {"peer_s": peer_s, "ratio": peer_s / row["seconds"], "peer_batch": min(batch, peer_batch), "peer_mini_batch": peer[2]}
         encoder.cpu()
 
 
-def peer_seconds(encoder: TextEncoder, size: Size) -> tuple[float, float, int] | str:
+def tried(peer: Callable[[], Any]) -> Any:
+    """What a peer gives, or in words why it gives nothing: its failure takes nothing from our own figures."""
+    try:
+        return peer()
+    except Exception as error:
+        return f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def peer_seconds(encoder: TextEncoder, size: Size, largest: int) -> tuple[float, float, int] | str:
     """Of the peer's step at its largest batch and at the smallest, and its fastest mini-batch; or why there is none."""
     if importlib.util.find_spec("sentence_transformers") is None:
         return "sentence-transformers is not installed here"
@@ -133,8 +142,10 @@ def peer_seconds(encoder: TextEncoder, size: Size) -> tuple[float, float, int] |
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+        if not seconds:
+            return f"no mini-batch of {size.peer_mini_batches} fits in memory"
         best = min(seconds, key=lambda mini_batch: seconds[mini_batch])
-        return timed(peer(size.peer_batch, best)), seconds[best], best
+        return timed(peer(largest, best)) if largest > small else seconds[best], seconds[best], best
 
 
 def profiled(step: Step) -> dict[str, float]:
@@ -154,19 +165,22 @@ def profiled(step: Step) -> dict[str, float]:
 
 
 def checkpoint(size: Size) -> Iterator[dict[str, Any]]:
-    """How long a step waits for a checkpoint that a thread writes."""
+    """How long a step waits for a checkpoint that a thread writes: until the device has made the copy, beside what the host takes to ask for it."""
     shape = dict(size.models).get("E5-base") or next(iter(size.models.values()))
-    state, copied, waited = training_state(shape, size.device), HostCopy(), []
+    state, copied = training_state(shape, size.device), HostCopy()
+    asked, waited = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         writer = BackgroundWriter(partial(save_checkpoint, keep=1))
         for number in range(1, 5):
             synchronize()
             started = time.perf_counter()
             copied.take(state)
+            asked.append(1000 * (time.perf_counter() - started))
+            synchronize()
             waited.append(1000 * (time.perf_counter() - started))
             writer.submit(checkpoint_path(Path(folder), number), state)
             writer.finish()
-    yield {"name": f"checkpoint of {shape}", "first_ms": waited[0], "background_ms": statistics.median(waited[1:])}
+    yield {"name": f"checkpoint of {shape}", "first_ms": waited[0], "background_ms": statistics.median(waited[1:]), "host_ms": statistics.median(asked[1:])}
 
 
 def real_run(size: Size) -> Iterator[dict[str, Any]]:
