@@ -41,6 +41,7 @@ def filtered(score_format: Any, exact_up_to: int | None) -> Callable[[torch.devi
             with patch.dict(bounded_scores.POOL_ROWS, {"cpu": 32, "cuda": 32}), patch.object(bounded_scores, "available_bytes", lambda device, room=room: room):
                 ranked = RankPool(pool, ids[12:], exact_up_to=exact_up_to, score_format=score_format, device=device, block_scores=32 * 8)
             assert {value.device for value in ranked.levels[0].values} == ({device} if room else {torch.device("cpu")} if score_format == "bf16" else set()) or device.type == "cpu"
+            assert ranked.exact_PD.device == (device if room else torch.device("cpu"))
             found.append(ranked.ranks(queries, passages, ids[:12]))
         return found
 

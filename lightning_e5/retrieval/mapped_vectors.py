@@ -14,15 +14,18 @@ from lightning_e5.distributed.devices import search_devices
 from lightning_e5.errors import UserError
 from lightning_e5.retrieval.exact import VectorIndex, check_searchable, checked_vectors
 from lightning_e5.retrieval.faiss_index import FaissIndex
-from lightning_e5.retrieval.top_k import ON_CPU, ON_GPU, Float32, Int64, TopK
+from lightning_e5.retrieval.top_k import ON_CPU, ON_GPU, Float32, Int64, TopK, longest_norm
 
 #: How values of vectors are written: float16 halves the files and rounds every value to 11 bits.
 StoredType = Literal["float32", "float16"]
-_ROWS_AT_ONCE = 32_768
+#: Rows of a block on a CPU, and values of one on a GPU (1 GiB).
+_ROWS_AT_ONCE, _VALUES_ON_GPU = 32_768, 2**28
 
 
 class MappedVectors:
     """Rows of vectors in files, numbered file after file; a `VectorIndex` that is searched and not added to.
+
+    The files must not change while it is used: the longest row of each block is kept from the first search on.
 
     Args:
         shards: files with the rows of each, ``.npy`` or uncompressed ``.npz`` of one array ``[N, width]``.
@@ -32,6 +35,8 @@ class MappedVectors:
     def __init__(self, shards: Sequence[tuple[Path, int]], width: int) -> None:
         self._shards, self.width = list(shards), width
         self._firsts = np.cumsum([0, *(rows for _, rows in self._shards)])
+        #: (number of the file, first row, rows) -> the norm of its longest row.
+        self._longest: dict[tuple[int, int, int], float] = {}
 
     @classmethod
     def of(cls, files: Sequence[Path]) -> MappedVectors:
@@ -120,8 +125,15 @@ class MappedVectors:
 
     def _show(self, best: TopK, number: int, first: int) -> None:
         shard = _mapped(self._shards[number][0])  # mapped here: its pages are given back after the shard
-        for start in range(0, len(shard), _ROWS_AT_ONCE):
-            best.show(np.require(shard[start : start + _ROWS_AT_ONCE], np.float32, "A"), first + start)  # in a .npz they may lie unaligned
+        # A GPU has its products long before the best rows of a block are chosen and merged, so it gets few blocks.
+        rows = _ROWS_AT_ONCE if best.device is None else max(_ROWS_AT_ONCE, _VALUES_ON_GPU // self.width)
+        for start in range(0, len(shard), rows):
+            block = np.require(shard[start : start + rows], np.float32, "A")  # in a .npz they may lie unaligned
+            place = number, start, len(block)
+            longest = self._longest.get(place)
+            if longest is None:
+                longest = self._longest[place] = longest_norm(block)
+            best.show(block, first + start, longest)
 
 
 def _mapped(path: Path) -> Any:

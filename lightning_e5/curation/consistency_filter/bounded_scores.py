@@ -43,6 +43,11 @@ def kind_of(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else "cuda"
 
 
+def fits_beside(size: int, device: torch.device) -> bool:
+    """Whether an accelerator has room for so many bytes beside what it computes."""
+    return device.type != "cpu" and size <= _HELD_SHARE * available_bytes(device)
+
+
 class Rows(NamedTuple):
     """Queries as they are multiplied: ``[R, D]`` in its format, their scale, norms and thresholds before rounding."""
 
@@ -129,7 +134,8 @@ class FloatScores:
         self.order_P = torch.arange(count) if order_P is None else order_P
         self.in_order = order_P is None or torch.equal(order_P, torch.arange(count))
         self.blocks = blocks or blocks_of(count, POOL_ROWS[kind_of(device)])
-        self.rounding = float32_rounding(width)
+        # A GPU's units for bfloat16 cut off what they add where a processor rounds it.
+        self.rounding = float32_rounding(width) * (4 if name == "bf16" and device.type != "cpu" else 1)
         self.mean_D = torch.zeros(width, dtype=torch.float64)
         self.values: list[Tensor] = []
         self.scores = Scratch()
@@ -144,8 +150,7 @@ class FloatScores:
                 self.values.append(part.bfloat16())
                 part -= self.values[-1].double()
             self.residuals.append(float(part.norm(dim=1).max()) if name == "bf16" else 0.0)
-        size = pool_PD.numel() * (2 if name == "bf16" else 4)
-        if device.type != "cpu" and size <= _HELD_SHARE * available_bytes(device):  # then no block is copied there twice
+        if fits_beside(pool_PD.numel() * (2 if name == "bf16" else 4), device):  # then no block is copied there twice
             self.values = [block.to(device) for block in self.values or map(self._block, self.blocks)]
 
     def rows(self, queries_RD: Tensor, own_R: Tensor) -> Rows:

@@ -24,6 +24,7 @@ from lightning_e5.curation.consistency_filter.bounded_scores import (
     Rows,
     ScoreFormat,
     exact_scores,
+    fits_beside,
     float32_rounding,
     kind_of,
 )
@@ -39,7 +40,7 @@ BLOCK_SCORES = {"cpu": 2**21, "cuda": 2**28}
 _LEADING_BLOCK_SCORES = 2**24  # most rows are out before the wide blocks, and short products of few rows are not worth their calls
 #: Undecided scores, as pairs of (row, pool row), that wait to be scored again; on a CPU few, as that may take the row out.
 _UNDECIDED_AT_ONCE = {"cpu": 2**12, "cuda": 2**22}
-_EXACT_VALUES = 2**22  # values scored exactly at once
+_EXACT_VALUES = {"cpu": 2**22, "cuda": 2**26}  # values scored exactly at once
 _FEW_ROWS = 32  # a level with fewer rows is not worth its product; they go on to the next
 
 
@@ -94,6 +95,8 @@ class RankPool:
             raise UserError("filter: the pool's embeddings hold NaN or infinity")
         self.longest, self.marks = max(whole.norms, default=0.0), Scratch()
         _check_length("the pool's", self.longest)
+        #: The pool as exact scores take it: on a GPU where there is room, too, as of every rank there can be thousands undecided.
+        self.exact_PD = pool_PD.to(self.device) if fits_beside(pool_PD.numel() * 4, self.device) else pool_PD
         widest = max((b.stop - b.start for b in self.levels[0].blocks), default=1)
         held = _LEADING_BLOCK_SCORES if name == "leading" else BLOCK_SCORES[kind_of(self.device)]
         self.rows_at_once = max(1, (block_scores or held) // widest)
@@ -139,7 +142,7 @@ class RankPool:
         copies_R = torch.searchsorted(self.sorted_text_P, text_R, right=True) - first
         rows = torch.repeat_interleave(torch.arange(len(text_R)), copies_R)
         within = torch.arange(len(rows)) - torch.repeat_interleave(torch.cumsum(copies_R, 0) - copies_R, copies_R)
-        counted = exactly_as_high(queries_RD, self.pool_PD, own_R, rows, self.text_order_P[first[rows] + within])
+        counted = exactly_as_high(queries_RD, self.exact_PD, own_R, rows, self.text_order_P[first[rows] + within])
         return copies_R, torch.bincount(rows[counted], minlength=len(text_R))
 
 
@@ -201,9 +204,9 @@ class _Block:
         row, column = row[keep], column[keep]
         order = torch.argsort(row, stable=True)
         row, column = row[order], column[order]
-        if len(self.pool.levels) > 1:
+        if len(self.pool.levels) > 1 and self.pool.exact_PD.device.type == "cpu":
             row, column = self._rescore_in_float32(row, column)
-        counted = exactly_as_high(self.queries_RD, self.pool.pool_PD, self.own_R, row, column)
+        counted = exactly_as_high(self.queries_RD, self.pool.exact_PD, self.own_R, row, column)
         self.count_R += torch.bincount(row[counted], minlength=len(self.own_R))
 
     def _rescore_in_float32(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,9 +247,12 @@ def _check_length(whose: str, longest: float) -> None:
 
 
 def exactly_as_high(queries_RD: Tensor, pool_PD: Tensor, own_R: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Whether each (row, pool row) scores at least the row's own score, bool."""
-    step = max(1, _EXACT_VALUES // max(1, pool_PD.shape[1]))
-    parts = [
-        exact_scores(queries_RD[r], pool_PD[c]) >= own_R[r] for r, c in zip(row.split(step), column.split(step), strict=True)
-    ]
+    """Whether each (row, pool row) scores at least the row's own score, bool; computed where the pool is, all else is on the CPU."""
+    device = pool_PD.device
+    step = max(1, _EXACT_VALUES[kind_of(device)] // max(1, pool_PD.shape[1]))
+    queries_RD, own_R = queries_RD.to(device), own_R.to(device)
+    parts = []
+    for some in zip(row.split(step), column.split(step), strict=True):
+        r, c = (places.to(device) for places in some)
+        parts.append((exact_scores(queries_RD[r], pool_PD[c]) >= own_R[r]).cpu())
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.bool)

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from lightning_e5.evaluation.beir.data import RetrievalData
 from lightning_e5.evaluation.beir.retrieval import RetrievalTask
 from lightning_e5.files.stored_corpus import StoredCorpus
+from lightning_e5.retrieval import mapped_vectors
 from lightning_e5.retrieval.bm25 import BM25
 from lightning_e5.retrieval.exact import ExactIndex
 from lightning_e5.retrieval.faiss_index import FaissIndex
+from lightning_e5.retrieval.mapped_vectors import MappedVectors
 from lightning_e5.retrieval.search import retrieve
 from lightning_e5.retrieval.stored_embeddings import store_embeddings
 from lightning_e5.retrieval.top_k import TopK
@@ -141,6 +143,32 @@ def test_a_torch_device_keeps_what_numpy_keeps():
         best.show(vectors[first : first + 100], first)
     np.testing.assert_array_equal(best.scores, expected[0])
     np.testing.assert_array_equal(best.rows, expected[1])
+
+
+def test_a_device_gets_few_blocks_of_files_and_finds_the_same(tmp_path, monkeypatch):
+    """Norms of a block's rows are computed in the first search only."""
+    vectors, queries, files = unit(2, 400), unit(3, 9), []
+    for number, part in enumerate(np.split(vectors, [150])):
+        files.append(tmp_path / f"{number}.npy")
+        np.save(files[-1], part)
+    index = ExactIndex()
+    index.add(vectors)
+    expected = index.search(queries, 11)
+    monkeypatch.setattr(mapped_vectors, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(mapped_vectors, "_VALUES_ON_GPU", 100 * vectors.shape[1])
+    shown, measured = [], []
+    show, longest = TopK.show, mapped_vectors.longest_norm
+    monkeypatch.setattr(TopK, "show", lambda best, block, *given: shown.append(len(block)) or show(best, block, *given))
+    monkeypatch.setattr(mapped_vectors, "longest_norm", lambda block: measured.append(len(block)) or longest(block))
+    stored = MappedVectors.of(files)
+    for device, blocks in (("cpu:0", [100, 50, 100, 100, 50]), ("cpu", [10] * 40)):
+        for again in (False, True):
+            shown.clear()
+            measured.clear()
+            found = stored.search(queries, 11, corpus_chunk=16, query_chunk=4, devices=[device])
+            assert shown == blocks and measured == ([] if again else blocks)
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_many_ties_are_cut_to_bounded_candidates():
