@@ -28,7 +28,7 @@ from lightning_e5.curation.engines.processes import (
 )
 from lightning_e5.distributed.devices import visible_gpus
 from lightning_e5.errors import UserError, suggestion
-from lightning_e5.progress import progress
+from lightning_e5.progress import progress, say
 from lightning_e5.ranges import Range, Workers, WorkersOrZero
 
 #: Packages that tasks are made of, which the nodes of a cluster need.
@@ -75,7 +75,10 @@ class LocalEngine(Engine):
         self, function: Callable[[Task], Result], tasks: Sequence[Task], *, title: str, gpus_per_task: int = 0
     ) -> Iterator[Result]:
         tasks = list(tasks)
-        environments = [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}] * self.workers
+        # Without a GPU of its own a task sees none: one per core would fill the memory of the first.
+        environments = [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "CUDA_VISIBLE_DEVICES": ""}] * self.workers
+        if not gpus_per_task and (gpus := visible_gpus()):
+            say(f"{title}: tasks compute on the CPU; the {gpus} GPUs that are visible are for tasks of a stage with gpus_per_task: 1 or more")
         if gpus_per_task:
             groups = _gpu_groups(gpus_per_task)[: self.workers]
             environments = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lightning_e5.curation.engines import engine
 from lightning_e5.curation.engines.engine import LocalEngine, RayEngine, make_engine
 from lightning_e5.curation.engines.processes import TaskFailed, WorkerDied
 from lightning_e5.errors import UserError
@@ -64,6 +65,15 @@ def test_gpus_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert seen == {"3,5", "6,7"}
     with pytest.raises(UserError, match="needs 6 GPUs and this machine shows 5"):
         list(LocalEngine().map(engine_tasks.visible_gpus, jobs(tmp_path, 1), title="gpus", gpus_per_task=6))
+
+
+def test_a_task_without_a_gpu_of_its_own_sees_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else there would be a model per core in the memory of the first."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    for count in (0, 2):
+        monkeypatch.setattr(engine, "visible_gpus", lambda count=count: count)
+        assert set(LocalEngine(workers=2).map(engine_tasks.visible_gpus, jobs(tmp_path, 2), title="embed")) == {""}
+        assert ("embed: tasks compute on the CPU; the 2 GPUs" in capsys.readouterr().err) is bool(count)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -138,6 +148,6 @@ def test_ray_on_two_nodes_survives_a_dead_worker(tmp_path: Path, two_nodes: str)
     with pytest.raises(WorkerDied, match="the worker of task job 1 died on 2 tries"):
         list(engine.map(engine_tasks.square, jobs(again, 2, job1=2), title="squares"))
     with pytest.raises(UserError, match=r"^job 0: no such file$"):
-        list(engine.map(engine_tasks.mistake, jobs(tmp_path), title="work"))
+        list(engine.map(engine_tasks.mistake, jobs(tmp_path, 1), title="work"))
     with pytest.raises(UserError, match="needs 1 GPUs per task; the Ray cluster has 0"):
         list(engine.map(engine_tasks.square, jobs(tmp_path), title="squares", gpus_per_task=1))
