@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
@@ -36,9 +36,8 @@ def map_on_cores(function: Callable[[Item], Result], items: Iterable[Item], devi
     todo = iter(items)
     first = list(islice(todo, 2))
     if pieces == 1 or len(first) < 2:
-        with torch.no_grad():
-            yield from map(function, first)
-            yield from map(function, todo)
+        # Around each piece, not around all: between two the caller's code runs.
+        yield from map(torch.no_grad()(function), chain(first, todo))
         return
     threads, kind = torch.get_num_threads(), device.type
     inference, cast, dtype = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)

@@ -71,6 +71,13 @@ def test_pieces_have_the_state_of_their_caller(threads: int) -> None:
         assert set(map_on_cores(state, range(4), CPU)) == {(False, True, True, torch.float16)}
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_caller_keeps_its_own_state(threads: int, count: int) -> None:
+    torch.set_num_threads(count)
+    for _ in map_on_cores(lambda i: i, range(4), CPU):
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
 def test_an_error_ends_it(threads: int) -> None:
     begun: list[int] = []
 
