@@ -75,13 +75,14 @@ class LocalEngine(Engine):
         self, function: Callable[[Task], Result], tasks: Sequence[Task], *, title: str, gpus_per_task: int = 0
     ) -> Iterator[Result]:
         tasks = list(tasks)
-        # Without a GPU of its own a task sees none: one per core would fill the memory of the first.
-        environments = [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "CUDA_VISIBLE_DEVICES": ""}] * self.workers
-        if not gpus_per_task and (gpus := visible_gpus()):
-            say(f"{title}: tasks compute on the CPU; the {gpus} GPUs that are visible are for tasks of a stage with gpus_per_task: 1 or more")
         if gpus_per_task:
             groups = _gpu_groups(gpus_per_task)[: self.workers]
             environments = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
+        else:
+            # A task sees no GPU: one per core would fill the memory of the first.
+            environments = [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "CUDA_VISIBLE_DEVICES": ""}] * self.workers
+            if gpus := visible_gpus():
+                say(f"{title}: tasks compute on the CPU; the {gpus} GPUs that are visible are for tasks of a stage with gpus_per_task: 1 or more")
         with progress(len(tasks), title, "task") as bar:
             pool = Processes(function, environments[: len(tasks)], title)
             try:
