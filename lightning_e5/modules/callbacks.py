@@ -145,22 +145,29 @@ class StopOnSignal(L.Callback):
         self.stopped = False
         #: The signal that this rank got.
         self.signal: int | None = None
-        self._heard_at = 0.0
+        self._heard_at: float | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals within the block stop the training."""
-        with handlers(_left_to_the_thread, (*STOPPING, signal.SIGINT)), listening(self._heard):
+        with handlers(self._noted, (*STOPPING, signal.SIGINT)), listening(self._heard):
             yield
+
+    def _noted(self, number: int, frame: Any) -> None:
+        """The handler, in the main thread: where it runs before `_heard` does, no other chunk is begun."""
+        if self.signal is None:
+            self.signal = number
 
     def _heard(self, number: int) -> None:
         if number not in (*STOPPING, signal.SIGINT):
             return
-        again = self.signal is not None and time.monotonic() - self._heard_at > 0.5  # and not one key that a launcher passes on
+        again = self._heard_at is not None and time.monotonic() - self._heard_at > 0.5  # and not one key that a launcher passes on
         if again and number == signal.SIGINT:
             end_now(number)
+        if self._heard_at is None:
+            self._heard_at = time.monotonic()
         if self.signal is None:
-            self.signal, self._heard_at = number, time.monotonic()
+            self.signal = number
         if (others := ranks()) is not None:
             others.ask_to_stop()
 
@@ -204,10 +211,6 @@ def _read_steps(module: L.LightningModule) -> None:
     """Let the callbacks have the rows of all steps before their own states are saved."""
     if (read := getattr(module, "read_steps", None)) is not None:
         read()
-
-
-def _left_to_the_thread(number: int, frame: Any) -> None:
-    """A handler, so that the thread hears of the signal."""
 
 
 class ProgressLine(L.Callback):

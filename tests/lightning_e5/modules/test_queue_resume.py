@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from lightning_e5.modules.base import TrainingModule
+from lightning_e5.modules.callbacks import StopOnSignal
 from lightning_e5.modules.fit import fit
 from lightning_e5.training.checkpointing import checkpoint_path, latest_checkpoint, load_checkpoint, save_checkpoint
 from lightning_e5.training.negative_queue import NegativeQueue
@@ -95,6 +97,19 @@ def test_a_step_that_a_signal_finds_half_done_leaves_no_trace(tmp_path: Path, ca
     again, rest, resumed = train(tmp_path / "stopped", case)
     assert resumed == [reached.step] and len(rest) == STEPS - reached.step
     assert unequal(whole, again) == [] and [r["loss"] for r in rest] == [r["loss"] for r in rows[reached.step :]]
+
+
+def test_no_chunk_is_begun_where_the_thread_hears_of_the_signal_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a loaded machine the thread that listens may wait for a core; the handler, in the main thread, does not."""
+    heard = StopOnSignal._heard
+
+    def heard_late(self: StopOnSignal, number: int) -> None:
+        time.sleep(1)
+        heard(self, number)
+
+    monkeypatch.setattr(StopOnSignal, "_heard", heard_late)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "moco-1", told_in_chunk=3, number=signal.SIGINT)  # which asserts it
 
 
 def test_keys_of_a_step_that_is_given_up_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
