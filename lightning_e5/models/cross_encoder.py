@@ -14,7 +14,7 @@ from lightning_e5.distributed.devices import Precision, backbone_autocast, own_a
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import atomic_path, reading
 from lightning_e5.models.encoder import TextEncoder
-from lightning_e5.models.packed.encoder import held_for_inference
+from lightning_e5.models.packed.encoder import inference
 from lightning_e5.models.packed.families import packed_encoder
 from lightning_e5.models.padded import padded_states, usable_positions
 from lightning_e5.progress import say
@@ -186,18 +186,14 @@ class CrossEncoder(nn.Module):
         """float32 ``[N]`` logits of joined pairs (see `join_pairs`), on the device where their tokens are."""
         if not len(pairs.lengths_B):
             return torch.empty(0, dtype=torch.float32, device=pairs.ids_T.device)
-        training, device = self.training, next(self.parameters()).device
-        self.eval()
+        device = next(self.parameters()).device
 
         def compute(chunk: Chunk) -> Tensor:
             return self(chunk.ids_T, chunk.lengths).float().squeeze(1)  # type: ignore[no-any-return]
 
-        try:
-            with held_for_inference(self):
-                tokens = chunk_tokens or inference_tokens(self.precision, device)
-                return chunk_outputs(pairs, compute, device, chunk_tokens=tokens, progress=progress).to(pairs.ids_T.device)
-        finally:
-            self.train(training)
+        with inference(self):
+            tokens = chunk_tokens or inference_tokens(self.precision, device)
+            return chunk_outputs(pairs, compute, device, chunk_tokens=tokens, progress=progress).to(pairs.ids_T.device)
 
     def _tokens(self, texts: Sequence[str], kind: Any) -> TokenBatch:
         ids, lengths = self.tokenizer.encode(texts, kind)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +19,7 @@ from lightning_e5.errors import UserError
 from lightning_e5.files.storage import reading
 from lightning_e5.models.folder import default_prefixes
 from lightning_e5.models.head import EmbeddingHead, Similarity
-from lightning_e5.models.packed.encoder import held_for_inference
+from lightning_e5.models.packed.encoder import inference
 from lightning_e5.models.packed.families import packed_encoder
 from lightning_e5.models.packed.layout import Layout
 from lightning_e5.models.padded import padded_states, usable_positions
@@ -244,22 +244,13 @@ class TextEncoder(nn.Module):
             embedded_BD = self(chunk.ids_T, chunk.lengths, prompt).float()
             return functional.normalize(embedded_BD, dim=1) if normalize else embedded_BD
 
-        with self._evaluating(), held_for_inference(self):
+        with inference(self):
             tokens = chunk_tokens or inference_tokens(self.precision, device)
             return chunk_outputs(batch, compute, device, chunk_tokens=tokens, progress=progress).to(batch.ids_T.device)
 
     def prompt_of(self, kind: Kind) -> int:
         """Tokens of a kind's prefix, where the model does not pool them; else 0."""
         return 0 if self.head.settings.include_prompt else self.tokenizer.prompt_length(kind)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(training)
 
 
 #: Texts tokenised and sorted together by ``embed``.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_e5.distributed.cores import map_on_cores
 from lightning_e5.distributed.devices import Precision, own_attention, runs_in_bf16
 from lightning_e5.errors import UserError
+from lightning_e5.models.packed.encoder import inference
 from lightning_e5.models.padded import usable_positions
 from lightning_e5.models.pretrained import (
     check_vocabulary,
@@ -93,23 +94,21 @@ class SequenceClassifier(nn.Module):
         check_texts(passages)
         if len(queries) != len(passages):
             raise UserError(f"{len(queries)} queries for {len(passages)} passages")
-        training = self.training
-        self.eval()
         device = next(self.parameters()).device
         logits_N = torch.empty(len(queries), device="cpu")
-        for first in range(0, len(queries), _PAIRS_AT_ONCE):
-            texts = [self.passage_format.replace("{passage}", p) for p in passages[first : first + _PAIRS_AT_ONCE]]
-            encoded = self._tokens(queries[first : first + _PAIRS_AT_ONCE], texts)
-            lengths = [len(ids) for ids in encoded["input_ids"]]
-            chunks = _chunks(lengths, chunk_tokens or inference_tokens(self.precision, device))
-            logits: list[Tensor] = []
-            for rows, logits_B in zip(chunks, map_on_cores(partial(self._logits, encoded), chunks, device), strict=True):
-                logits.append(logits_B)
-                if progress is not None:
-                    progress(len(rows))
-            # One copy: a GPU would be waited for after each chunk.
-            logits_N[first + torch.tensor([r for rows in chunks for r in rows], device="cpu")] = torch.cat(logits).cpu()
-        self.train(training)
+        with inference(self):
+            for first in range(0, len(queries), _PAIRS_AT_ONCE):
+                texts = [self.passage_format.replace("{passage}", p) for p in passages[first : first + _PAIRS_AT_ONCE]]
+                encoded = self._tokens(queries[first : first + _PAIRS_AT_ONCE], texts)
+                lengths = [len(ids) for ids in encoded["input_ids"]]
+                chunks = _chunks(lengths, chunk_tokens or inference_tokens(self.precision, device))
+                logits: list[Tensor] = []
+                for rows, logits_B in zip(chunks, map_on_cores(partial(self._logits, encoded), chunks, device), strict=True):
+                    logits.append(logits_B)
+                    if progress is not None:
+                        progress(len(rows))
+                # One copy: a GPU would be waited for after each chunk.
+                logits_N[first + torch.tensor([r for rows in chunks for r in rows], device="cpu")] = torch.cat(logits).cpu()
         return logits_N
 
     def _logits(self, encoded: dict[str, list[list[int]]], rows: list[int]) -> Tensor:

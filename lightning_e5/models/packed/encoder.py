@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -202,9 +202,20 @@ def held_weights(model: nn.Module, *, once: bool = True) -> Iterator[Callable[[]
         yield lambda: [tensor for encoder in packed for tensor in encoder.step_weights.tensors()]
 
 
-def held_for_inference(model: nn.Module) -> AbstractContextManager[object]:
-    """`held_weights` over all chunks of some texts; not where layers are sharded, whose weights are whole only for moments."""
-    return held_weights(model, once=not any(hasattr(p, "device_mesh") for p in model.parameters()))
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Within the block ``model`` is in evaluation mode, and joins and casts its weights once for all chunks of some texts.
+
+    Weights of sharded layers, which are whole only for moments, are not held. Each module's mode is back afterwards.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with held_weights(model, once=not any(hasattr(p, "device_mesh") for p in model.parameters())):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def compile_layers(model: nn.Module, budget: int) -> None:

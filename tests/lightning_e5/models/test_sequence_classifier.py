@@ -62,6 +62,9 @@ def test_logits_are_those_of_each_pair_alone(folder: Path, texts: list[str], chu
     assert scores.dtype == torch.float32 and sum(done) == 12 and scorer.training
     wanted = [alone(folder, q, p) for q, p in zip(queries, passages, strict=True)]
     assert scores.tolist() == pytest.approx(wanted, abs=1e-5) and scores.std() > 0.01
+    with pytest.raises(ZeroDivisionError):
+        scorer.score(queries, passages, progress=lambda count: 1 // 0)
+    assert scorer.training
     shuffled = scorer.score(queries[::-1], passages[::-1]).flip(0)
     assert torch.allclose(shuffled, scores, atol=1e-5)
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_e5.models.encoder import TextEncoder
 from lightning_e5.models.packed import step_weights
-from lightning_e5.models.packed.encoder import held_weights
+from lightning_e5.models.packed.encoder import held_weights, inference
 from lightning_e5.models.packed.step_weights import StepWeights
 from lightning_e5.training.grad_cache import GradCache
 from lightning_e5.training.out_of_memory import activation_bytes
@@ -163,3 +163,20 @@ def test_a_kept_graph_holds_no_weights_of_its_own(small_tokenizer: Any) -> None:
             kept[held] = activation_bytes(lambda: model(torch.arange(10, 12), [2]), known)
     in_layers = sum(p.numel() for name, p in model.named_parameters() if ".dense.weight" in name or ".self." in name)
     assert kept[False] - kept[True] > 1.5 * in_layers
+
+
+def test_inference_gives_each_module_its_mode_back_and_lets_weights_go(small_tokenizer: Any) -> None:
+    model = encoder("bert", small_tokenizer, "bf16")
+    frozen = model.backbone.encoder.layer[0].eval()
+    modes = [module.training for module in model.modules()]
+    ids, lengths = torch.arange(10, 30), [9, 11]
+    with inference(model), torch.no_grad():
+        assert not any(module.training for module in model.modules())
+        before = model(ids, lengths)
+    with pytest.raises(ZeroDivisionError), inference(model):
+        raise ZeroDivisionError
+    assert [module.training for module in model.modules()] == modes and model.training and not frozen.training
+    with torch.no_grad():
+        model.backbone.encoder.layer[0].output.dense.weight.mul_(2)
+    with inference(model), torch.no_grad():
+        assert not torch.equal(model(ids, lengths), before), "none of the first block's weights is left"
