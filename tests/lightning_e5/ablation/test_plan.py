@@ -190,7 +190,7 @@ def test_the_dry_run_is_fast_light_and_makes_nothing(tmp_path: Path) -> None:
     )
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20  # about 1 s on an idle machine
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
     assert "differs: stages.pretrain.module.temperature=0.01" in done.stdout and "20 steps, 640 pairs" in done.stdout
     assert list(tmp_path.iterdir()) == []

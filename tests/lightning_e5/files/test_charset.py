@@ -57,7 +57,7 @@ def test_a_wrong_byte_or_a_cut_character_costs_no_more() -> None:
 def test_what_is_no_encoding_of_texts_is_passed_over(name: str) -> None:
     began = time.perf_counter()
     assert decode_page(page(TEXT * 300).encode(), f"text/html; charset={name}") == page(TEXT * 300)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 20
 
 
 def test_any_bytes_give_text() -> None:
