@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Processes that tests start elsewhere, notebooks among them, import this clone, installed or not.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 SMOKE = ROOT / "experiments" / "smoke.yaml"
+# A shell's background jobs begin with SIGINT ignored, and so would every process that a test starts and interrupts.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL), (signal.SIGUSR1, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 
 #: Files whose tests start whole runs, ablations or ranks: begun first, so that two processes end at the same time.
