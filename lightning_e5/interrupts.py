@@ -78,7 +78,8 @@ def _hearing() -> Iterator[None]:
         signal.set_wakeup_fd(before)
         os.close(writer)
         thread.join(1.0)
-        os.close(reader)
+        if not thread.is_alive():  # one that waits in a listener would read from whatever has the number next
+            os.close(reader)
 
 
 def _hear(reader: int, others: int) -> None:

@@ -122,9 +122,9 @@ class Ranks:
                     self.lose(message["what"])
         with self._lock:
             known = self._peers.pop(peer, None)
-        self.first_gone |= name == FIRST
         if not done and known is not None:
             self.lose(f"{name} ended without a word: it was killed, or its machine is gone")
+        self.first_gone |= name == FIRST  # last: whoever sees it asks what was lost
         _hang_up(peer)
 
     def _send(self, message: dict[str, str]) -> None:

@@ -21,6 +21,8 @@ from lightning_e5.files.storage import read_json, write_json
 LOCK = ".lock"
 _POLL_SECONDS = 0.2
 _TELL_SECONDS = 60.0
+#: Seconds that a new holder has for its record, before a waiter says that there is none.
+_RECORD_SECONDS = 5.0
 #: What a killed holder's children (data workers) and a holder between two files get before the lock counts as held.
 _GRACE_SECONDS = 20.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -58,7 +60,7 @@ def locked(path: Path, *, wait: bool, held: str, hint: str = "", say: Callable[[
         holder = _Holder.read(record)
         if not wait and ((holder is not None and not holder.is_dead) or waited > _GRACE_SECONDS):
             raise UserError(f"{held} ({holder or 'by a process that left no record'}){hint}")
-        if wait and waited - told >= _TELL_SECONDS:
+        if wait and waited - told >= _TELL_SECONDS and (holder is not None or waited >= _RECORD_SECONDS):
             say(f"{held} ({holder or 'it has just begun'}); waits for it" + (f" ({waited / 60:.0f} min)" if waited > 60 else ""))
             told = waited
         time.sleep(_POLL_SECONDS)

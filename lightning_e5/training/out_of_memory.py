@@ -41,7 +41,10 @@ def smaller_chunk(chunk_tokens: int) -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that can still be allocated: of the GPU, or of the machine and this process's control group."""
+    """Memory that can still be allocated: of the GPU, or of the machine and this process's control group.
+
+    Pages of files that were read count as free, as the kernel drops them where memory is asked for.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
@@ -49,7 +52,8 @@ def available_bytes(device: torch.device) -> int:
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         if limit != "max":
-            free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text()))
+            pages = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+            free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text()) + int(pages.get("inactive_file", 0)))
     except OSError:
         pass  # no control group, or one of the first version
     return free

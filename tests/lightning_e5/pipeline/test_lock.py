@@ -95,6 +95,24 @@ def test_a_dead_holder_whose_children_live_is_waited_for_a_while(tmp_path: Path,
     process.wait()
 
 
+def test_a_holder_that_has_just_begun_is_named_once_its_record_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    path, said = tmp_path / ".lock", []
+    holding = FileLock(str(path))
+    holding.acquire()
+
+    def ended(text: str) -> None:
+        said.append(text)
+        holding.release()
+
+    record = {"host": platform.node(), "process": os.getpid(), "since": "now"}
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: write_json(tmp_path / ".lock.json", record))
+    with locked(path, wait=True, held="busy", say=ended):
+        pass
+    assert said == [f"busy (process {os.getpid()} on {platform.node()} since now); waits for it"]
+
+
 def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_e5.models.packed.bert import PackedBert
 from lightning_e5.models.packed.modernbert import PackedModernBert
-from lightning_e5.training import throughput
+from lightning_e5.training import out_of_memory, throughput
 from lightning_e5.training.out_of_memory import activation_bytes, available_bytes, is_out_of_memory
 from lightning_e5.training.throughput import encoder_flops, gemm_peak
 from tests.lightning_e5.models.packed.small_models import small_model
@@ -61,6 +63,17 @@ def test_activation_bytes_counts_each_storage_once() -> None:
     # relu keeps its output, the first product its input: 20 x 50 and 20 x 40 floats.
     assert activation_bytes(lambda: torch.relu(inputs @ weight), without) == 4 * (20 * 50 + 20 * 40)
     assert activation_bytes(lambda: inputs * 2, without) == 0
+
+
+def test_pages_of_files_are_no_used_memory_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out_of_memory, "_CGROUP", tmp_path)
+    for name, content in (("max", "90000000"), ("current", "89000000"), ("stat", "anon 8000000\nfile 81000000\ninactive_file 70000000")):
+        (tmp_path / f"memory.{name}").write_text(f"{content}\n")
+    assert available_bytes(torch.device("cpu")) == 71_000_000
+    (tmp_path / "memory.stat").write_text("anon 89000000\n")
+    assert available_bytes(torch.device("cpu")) == 1_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(torch.device("cpu")) > 71_000_000
 
 
 def test_out_of_memory_is_told_from_other_errors() -> None:
