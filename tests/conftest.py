@@ -17,6 +17,13 @@ import pytest
 from lightning_e5.threads import wait_briefly
 
 wait_briefly()  # before torch is imported, as under the command line
+# Figures that tests want are those of a CPU; LIGHTNING_E5_TEST_GPU=1 lets the few see a GPU that want one.
+if not os.environ.get("LIGHTNING_E5_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# No training of a test is a rank of the job in which the tests run.
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+for name in [name for name in os.environ if name in _LAUNCHER or (name.startswith(("SLURM_", "TORCHELASTIC_")) and name != "SLURM_CONF")]:
+    del os.environ[name]
 ROOT = Path(__file__).resolve().parents[1]
 # Processes that tests start elsewhere, notebooks among them, import this clone, installed or not.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -92,8 +99,9 @@ def smoke_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     if worker in (None, "gw0") and any("smoke_run" in getattr(item, "fixturenames", ()) for item in request.session.items):
         command = [sys.executable, "-m", "lightning_e5", "run", str(SMOKE), f"runs_dir={runs}"]
         with (runs / "stdout.txt").open("w") as out, (runs / "stderr.txt").open("w") as errors:
+            offline = {**os.environ, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
             # The shell notes how it ended, for all processes that wait.
-            process = subprocess.Popen(["sh", "-c", '"$@"; echo $? > "$0"', str(runs / "exit_code.txt"), *command], cwd=ROOT, stdout=out, stderr=errors)
+            process = subprocess.Popen(["sh", "-c", '"$@"; echo $? > "$0"', str(runs / "exit_code.txt"), *command], cwd=ROOT, stdout=out, stderr=errors, env=offline)
     yield runs
     if process is not None:
         process.wait()

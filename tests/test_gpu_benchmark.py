@@ -19,6 +19,7 @@ from benchmarks.gpu.aims import aims
 from benchmarks.gpu.parts import PARTS, run_part
 from benchmarks.gpu.size import TOY
 from benchmarks.train_step import Peer
+from tests.processes import alive
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
@@ -88,14 +89,6 @@ def test_a_part_that_is_cut_off_leaves_no_process(tmp_path: Path, monkeypatch: p
             return
         time.sleep(0.1)
     raise AssertionError("the process that it started goes on")
-
-
-def alive(process: int) -> bool:
-    """Whether it runs; one that has ended and is not waited for does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_peer_that_fails_takes_no_figure_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_modules.pair_store import shard_name
@@ -37,6 +37,7 @@ def test_a_path_that_is_none_ends_in_one_sentence(arguments: list[str], name: st
     assert [p.name for p in tmp_path.iterdir()] == ["smoke.yaml"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=8, unique=True))
 def test_a_name_from_data_becomes_one_file_of_its_own(names: list[str]) -> None:
     names = [*names, "..", ".", "", "a/b", "a%2fb", "../../x", "\0", "\ud800", "x" * 300, "x" * 301, "CON\\nul"]

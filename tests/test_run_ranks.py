@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import alive
+
 ROOT = Path(__file__).resolve().parents[1]
 LOST = "stopped: {}the first process (rank 0) ended without a word: it was killed, or its machine is gone"
 
@@ -65,7 +67,7 @@ def wait_until(done: Callable[[], object], seconds: float) -> float:
 
 
 def gone(pids: list[int]) -> bool:
-    return not any(Path(f"/proc/{p}").exists() and " (zombie)" not in Path(f"/proc/{p}/status").read_text() for p in pids)
+    return not any(map(alive, pids))
 
 
 @pytest.mark.slow

@@ -33,6 +33,15 @@ with interrupts.ending_on_signals():
 SAID = {130: "interrupted; the same command continues\n", 143: "stopped; the same command continues\n"}
 
 
+def pending(process: int) -> bool:
+    """Whether it has not taken a signal yet that was sent to it."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))) and not any("zombie" in line for line in lines)
+
+
 def ends(kind: str, numbers: list[int], grace: float = 60.0, *, ignores: bool = False) -> tuple[int, str, float]:
     """Exit code, what it said and how long it took; it ignores SIGINT from the start as a shell's background jobs do, or does not, however the tests were started."""
 
@@ -48,6 +57,8 @@ def ends(kind: str, numbers: list[int], grace: float = 60.0, *, ignores: bool = 
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.3)
+            while pending(process.pid):  # or a second one like it would be none
+                time.sleep(0.01)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()  # one that does not end would take a core until it is killed by hand
@@ -86,7 +97,9 @@ def test_handlers_and_the_thread_are_gone_afterwards() -> None:
     with interrupts.ending_on_signals():
         with interrupts.handlers(lambda number, frame: None, (signal.SIGUSR1,)), interrupts.listening(heard.append):
             os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.2)
+            until = time.monotonic() + 10
+            while not heard and time.monotonic() < until:
+                time.sleep(0.01)
         assert heard == [signal.SIGUSR1] and not interrupts.asked(), "the innermost listener alone is told"
         with pytest.raises(SystemExit) as stopped:
             os.kill(os.getpid(), signal.SIGTERM)

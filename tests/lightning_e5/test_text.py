@@ -6,7 +6,7 @@ import re
 import sys
 import unicodedata
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_e5.text import normalise_text
@@ -18,6 +18,7 @@ def by_expression(text: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.one_of(st.sampled_from(_BLANKS), st.characters())))
 def test_white_space_is_what_the_regular_expression_takes_for_it(text: str) -> None:
     assert normalise_text(text) == by_expression(text)

@@ -159,6 +159,8 @@ def test_what_is_sent_is_the_tensor() -> None:
 
 
 def test_inference_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert inference_device() == inference_device("cpu") == torch.device("cpu") and search_devices() == ["cpu"]
     for name in ("cuda", "cuda:0"):
         with pytest.raises(UserError, match=f"device: {name}: torch sees 0 GPUs here"):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lightning_e5.training.checkpointing import latest_checkpoint, load_checkpoint
+from tests.processes import alive
 
 ROOT = Path(__file__).resolve().parents[3]
 CASE = "in_batch-1"
@@ -82,7 +83,7 @@ def test_a_signal_to_one_or_all_ranks_stops_all_after_a_checkpoint(tmp_path: Pat
     code, errors = finish(process)
     assert code == 143, errors[-2000:]
     assert time.monotonic() - sent < 30
-    wait_until(lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 20)
+    wait_until(lambda: not any(map(alive, pids)), 20)
     reached = latest_checkpoint(tmp_path / CASE)
     assert reached is not None and load_checkpoint(reached.path)["global_step"] == reached.step
 
@@ -124,7 +125,7 @@ def test_a_rank_that_leaves_the_ring_ends_the_job(tmp_path: Path) -> None:
     pids = [process.pid, *children(process.pid)]
     code, errors = finish(process, seconds=90)
     assert code not in (0, 143) and "planted" in errors
-    wait_until(lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 30)
+    wait_until(lambda: not any(map(alive, pids)), 30)
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -151,5 +152,5 @@ def test_a_dead_process_ends_the_job(tmp_path: Path, victim: str) -> None:
     os.kill(pids[0] if victim == "first rank" else pids[-1], signal.SIGKILL)
     sent = time.monotonic()
     code, _ = finish(process)
-    wait_until(lambda: not any(Path(f"/proc/{p}").exists() for p in pids), 30)
+    wait_until(lambda: not any(map(alive, pids)), 30)
     assert code != 0 and time.monotonic() - sent < 30

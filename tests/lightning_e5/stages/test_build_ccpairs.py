@@ -21,6 +21,7 @@ from lightning_e5.curation.engines.engine import Engine, LocalEngine, RayEngine
 from lightning_e5.errors import UserError
 from lightning_e5.stages.build_ccpairs import build_ccpairs
 from tests.lightning_e5.stages.pair_files import LongQuery, TextFiles
+from tests.processes import alive
 
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ra", "so", "tu") for b in ("den", "fil", "gor", "hab", "jin")]
 
@@ -246,7 +247,7 @@ class InThisProcess(LocalEngine):
 
 def wait_for_the_end_of(pid: int) -> None:
     end = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists():
+    while alive(pid):
         assert time.monotonic() < end, "the worker outlived its parent"
         time.sleep(0.05)
 

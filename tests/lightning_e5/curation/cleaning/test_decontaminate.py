@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_e5.curation.cleaning.decontaminate import Contamination
@@ -35,6 +35,7 @@ def test_drops_names_the_side() -> None:
     assert Contamination.of([]).drops("", "") is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=6), max_size=30), st.lists(st.text(max_size=6), max_size=30))
 def test_membership_is_that_of_the_normalised_texts(evaluation: list[str], training: list[str]) -> None:
     found = Contamination.of(evaluation)

@@ -102,6 +102,7 @@ def test_near_copies_on_disk_are_those_in_memory(tmp_path: Path, monkeypatch: py
     assert found == np.flatnonzero(rule.copies(rows) >= 0).tolist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 6))
 def test_ngram_hashes_are_those_of_the_words(run: list[str], n: int) -> None:
     hashes = WordHashes(run).ngrams(n).tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_e5.curation.cleaning.decontaminate import Contamination
@@ -203,6 +203,7 @@ def test_a_damaged_file_of_runs_is_refused(tmp_path: Path) -> None:
             EvaluationNgrams.load(path)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(2, 6))
 def test_agrees_with_a_search_by_words(seed: int, n: int) -> None:
     """By brute force over word lists, with a small vocabulary so that runs are often shared."""

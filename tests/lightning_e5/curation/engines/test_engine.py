@@ -19,6 +19,7 @@ from lightning_e5.curation.engines.processes import TaskFailed, WorkerDied
 from lightning_e5.errors import UserError
 from tests.lightning_e5.curation.engines import engine_tasks
 from tests.lightning_e5.curation.engines.engine_tasks import Job
+from tests.processes import alive
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -99,7 +100,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, number: signal.Signals) -
     errors = parent.communicate(timeout=30)[1]
     assert number == signal.SIGKILL or errors.count("Traceback") == 1, errors
     pids = [int(p.name.removeprefix("pid-")) for p in tmp_path.glob("pid-*")]
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_until(lambda: not any(map(alive, pids)))
 
 
 def wait_until(condition: Any, seconds: float = 30.0) -> None:
