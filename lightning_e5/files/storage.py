@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 #: The key of a record's own checksum: the sha256 of the other keys as `to_json` writes them.
 CHECKSUM = "checksum"
 TEMPORARY_SUFFIX = ".tmp"
+#: A name that `atomic_path` gives.
+_TEMPORARY = re.compile(rf"\..+\.(\d+)-[0-9a-f]{{8}}{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 #: Bytes of a file's name, of 255 that file systems take: temporary files have longer ones.
 _LONGEST_NAME = 200
 
@@ -101,6 +103,14 @@ def remove_temporaries(directory: Path) -> int:
     for orphan in orphans:
         orphan.unlink(missing_ok=True)
     return len(orphans)
+
+
+def temporaries_below(directory: Path) -> Iterator[tuple[Path, int]]:
+    """What `atomic_path` has not finished, anywhere in ``directory``, with the number of the process that made it."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if (found := _TEMPORARY.fullmatch(name)) is not None:
+                yield Path(folder) / name, int(found[1])
 
 
 def write_text(path: Path, text: str) -> None:

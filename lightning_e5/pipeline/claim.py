@@ -9,9 +9,9 @@ from typing import Any
 from lightning_e5.config.experiment import Node, differing_keys, read_yaml
 from lightning_e5.errors import UserError
 from lightning_e5.files.run_layout import CONFIG, METRICS
-from lightning_e5.files.storage import CHECKSUM, MANIFEST, TEMPORARY_SUFFIX, read_json, write_text
+from lightning_e5.files.storage import CHECKSUM, MANIFEST, TEMPORARY_SUFFIX, read_json, temporaries_below, write_text
 from lightning_e5.pipeline.fingerprint import FACTS, FREE_ARGUMENTS, deciding, facts_here
-from lightning_e5.pipeline.lock import LOCK
+from lightning_e5.pipeline.lock import LOCK, is_dead
 from lightning_e5.pipeline.stage import begun_fingerprint, holds_work
 from lightning_e5.redaction import redact
 
@@ -36,6 +36,8 @@ def _check_is_run(directory: Path) -> None:
 def claim(experiment: Node, directory: Path, update: bool) -> None:
     """Make the run directory ours, under its lock: write ``config.yaml``, and take the mark of a finished run away.
 
+    What killed processes had begun to write is removed.
+
     Raises:
         UserError: ``update`` is not given, and finished or interrupted work in the directory was made by another
             configuration, another version of a stage or a library, or in another precision that ``auto`` chose.
@@ -46,6 +48,9 @@ def claim(experiment: Node, directory: Path, update: bool) -> None:
     if not update:
         _check_configuration(experiment, directory)
         _check_facts(experiment, directory)
+    for path, process in temporaries_below(directory):
+        if is_dead(process):  # another verb may be writing its page
+            path.unlink(missing_ok=True)
     (directory / METRICS).unlink(missing_ok=True)
     write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_recorded(experiment))))
 

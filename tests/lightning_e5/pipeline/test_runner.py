@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,23 @@ def test_only_the_run_metrics_missing(small_experiment: Node) -> None:
     metrics.unlink()
     assert run(small_experiment) == ([], [])
     assert metrics.read_bytes() == before
+
+
+def test_what_killed_writers_had_begun_is_removed(small_experiment: Node) -> None:
+    run(small_experiment)
+    out = directory(small_experiment)
+    (out / "metrics.json").unlink()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    folders = [out, *(p for p in out.rglob("*") if p.is_dir())]
+    assert len(folders) > 3
+    left = [folder / f".metrics.json.{ended.pid}-0123abcd.tmp" for folder in folders]
+    others = [out / f".report.html.{os.getpid()}-0123abcd.tmp", out / ".notes.tmp", out / f"{ended.pid}-0123abcd.tmp"]
+    for path in left + others:
+        path.write_text("{")
+    assert run(small_experiment) == ([], [])
+    assert not any(path.exists() for path in left), "of a process that has ended"
+    assert all(path.read_text() == "{" for path in others), "of one that runs, and of somebody else"
 
 
 def test_a_changed_source_redoes_what_depends_on_it(small_experiment: Node, tmp_path: Path) -> None:
