@@ -27,9 +27,11 @@ def check_directory(directory: Path) -> None:
 
 
 def _check_is_run(directory: Path) -> None:
-    if not directory.is_dir() or (directory / CONFIG).is_file():
+    if not directory.is_dir():
         return
-    if any(not p.name.startswith(LOCK) and not (p.name.startswith(".") and p.name.endswith(TEMPORARY_SUFFIX)) for p in directory.iterdir()):
+    others = [p for p in directory.iterdir() if not p.name.startswith(LOCK) and not (p.name.startswith(".") and p.name.endswith(TEMPORARY_SUFFIX))]
+    # Asked last: a run that begins meanwhile writes it before all else.
+    if others and not (directory / CONFIG).is_file():
         raise UserError(f"{directory}: exists and is no run directory (has no {CONFIG})")
 
 

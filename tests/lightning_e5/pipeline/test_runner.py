@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lightning_e5.__main__ import main
 from lightning_e5.errors import UserError
 from lightning_e5.evaluation.baselines.word_vectors import WordVectors
 from lightning_e5.files.storage import read_json
+from lightning_e5.pipeline.claim import _check_is_run, check_directory
 from lightning_e5.pipeline.runner import run_experiment
 
 Node = dict[str, Any]
@@ -185,6 +186,26 @@ def test_a_directory_that_is_no_run_is_not_touched(small_experiment: Node) -> No
     with pytest.raises(UserError, match="small: exists and is no run directory"):
         run(small_experiment)
     assert [p.name for p in out.iterdir()] == ["letter.txt"]
+
+
+def test_a_run_that_begins_while_its_directory_is_looked_at(small_experiment: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its lock, its configuration and more before the other process has listed what is there."""
+    out = directory(small_experiment)
+    out.mkdir(parents=True)
+    listed = Path.iterdir
+
+    def begun(path: Path) -> Iterator[Path]:
+        if path == out:
+            for name in (".lock", "config.yaml", "environment.json"):
+                (out / name).touch()
+        return iter(list(listed(path)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", begun)
+        check_directory(out)
+    (out / "config.yaml").unlink()
+    with pytest.raises(UserError, match="small: exists and is no run directory"):
+        _check_is_run(out)
 
 
 def test_a_wrong_configuration_leaves_no_directory(small_experiment: Node) -> None:
