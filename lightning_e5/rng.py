@@ -12,6 +12,7 @@ import os
 import numpy as np
 import torch
 
+import lightning_e5.vector_math  # noqa: F401 - made ready before any thread computes
 from lightning_e5.errors import UserError
 
 #: Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS's sums have one order.

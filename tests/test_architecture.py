@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Room of `lightning_e5` (a folder, or a file beside them) -> its layer. ``data_modules`` is of layer 1 and imports layer 0 only.
 #: ``config`` and ``distributed`` are of layer 0: a data module declares what a YAML may say of it and waits for other ranks.
 LAYERS = {
-    **dict.fromkeys(["__init__", "types", "result_row", "text", "errors", "rng", "progress", "memory", "threads", "redaction", "interrupts", "configurable", "ranges"], 0),
+    **dict.fromkeys(["__init__", "types", "result_row", "text", "errors", "rng", "progress", "memory", "threads", "redaction", "interrupts", "configurable", "ranges", "vector_math"], 0),
     **dict.fromkeys(["files", "config", "distributed"], 0),
     **dict.fromkeys(["models", "losses", "training"], 1),
     **dict.fromkeys(["modules", "retrieval"], 2),

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import lightning_e5.vector_math  # noqa: F401 - made ready before any thread computes
+
 #: Share of the width that carries content.
 CONTENT_SHARE = 0.95
 #: Weight of the most frequent tokens, of 1.

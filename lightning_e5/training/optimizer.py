@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
+import lightning_e5.vector_math  # noqa: F401 - made ready before any thread computes
 from lightning_e5.configurable import configurable
 from lightning_e5.distributed.collectives import sum_over_ranks
 from lightning_e5.errors import UserError

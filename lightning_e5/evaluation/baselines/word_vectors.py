@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+import lightning_e5.vector_math  # noqa: F401 - made ready before any thread computes
 from lightning_e5.configurable import configurable
 from lightning_e5.errors import UserError
 from lightning_e5.files.storage import (
@@ -94,8 +95,7 @@ class WordVectorsConfig:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.buckets < 0 or self.temperature <= 0 or not 0 <= self.token_dropout < 1:
             raise UserError(
-                "word vectors need buckets >= 0, temperature > 0 and token_dropout in [0, 1), "
-                f"not {self.buckets}, {self.temperature} and {self.token_dropout}"
+                f"word vectors need buckets >= 0, temperature > 0 and token_dropout in [0, 1), not {self.buckets}, {self.temperature} and {self.token_dropout}"
             )
 
 
