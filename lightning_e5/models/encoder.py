@@ -162,7 +162,7 @@ class TextEncoder(nn.Module):
 
         ``prompt``: tokens of the prefix at the beginning of each text; they matter where the model does not pool them.
         """
-        layout = Layout.of(lengths, ids_T.device)
+        layout = Layout.of(lengths, ids_T.device, training=self.training)
         with backbone_autocast(self.precision, ids_T.device), own_attention(ids_T.device):
             states_TD = self.packed(ids_T, layout) if self.packed is not None else padded_states(self.backbone, ids_T, lengths)
         precise = states_TD if states_TD.dtype == torch.float64 else states_TD.float()

@@ -24,7 +24,7 @@ from lightning_e5.training.optimizer import AdamWConfig
 
 
 @configurable("stage")
-@result_version(3)  # dropout draws 16 bits a value on CPUs; before (2) other numbers, and (1) it was off
+@result_version(4)  # one kernel of attention with gradients and without; before (3) two, (2) other draws of dropout, (1) none
 def finetune(
     out: Path,
     *,

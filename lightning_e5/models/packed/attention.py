@@ -51,9 +51,9 @@ def self_attention(
         # [texts, length, 3, heads, width] -> three of [texts, heads, length, width]
         query, key, value = block.view(run.texts, run.length, 3, heads, width).permute(2, 0, 3, 1, 4)
         if window is None:
-            mixed = attend(query, key, value, dropout, None if biases is None else biases[number])
+            mixed = attend(query, key, value, dropout, None if biases is None else biases[number], training=layout.training)
         else:
-            mixed = attend_near(query, key, value, dropout, window)
+            mixed = attend_near(query, key, value, dropout, window, training=layout.training)
         outputs.append(mixed.transpose(1, 2).reshape(run.texts * run.length, heads * width))
     return torch.cat(outputs)
 
@@ -76,14 +76,17 @@ def _padded_attention(qkv_T3HW: Tensor, padded: PaddedGroups, dropout: float) ->
     return torch.cat(outputs).index_select(0, padded.place_T)
 
 
-def attend(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: float, bias_HLL: Tensor | None = None) -> Tensor:
+def attend(
+    query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: float, bias_HLL: Tensor | None = None, *, training: bool = False
+) -> Tensor:
     """Softmax attention of texts of equal length, without a mask: three of ``[N, H, L, W] -> [N, H, L, W]``.
 
     On a CPU torch's fused attention is the slower way for short texts wherever a gradient or bfloat16 is involved
     (measured at 4,096 tokens of bfloat16: backward 5 to 10 times, forward 1.5 times), so there the matrices are written out.
     For long texts they would take the most memory; the fused one keeps none. It has no dropout on a CPU, where the queries
     then attend part by part and each part is computed again in the backward pass. What dropout draws does not depend on
-    whether gradients are asked for: a gradient cache encodes without them first.
+    whether gradients are asked for, and in ``training`` no value does: a gradient cache encodes without them first, as many
+    texts as there is memory for.
 
     ``bias_HLL``: added to the scores of every text; of one head for all heads.
     """
@@ -93,7 +96,7 @@ def attend(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: fl
     elif dropout or length >= LONG:
         fused = not dropout  # torch's would draw other numbers than ours
     else:
-        fused = length > 16 and not (torch.is_grad_enabled() or query_NHLW.dtype == torch.bfloat16)
+        fused = length > 16 and not (training or torch.is_grad_enabled() or query_NHLW.dtype == torch.bfloat16)
     if fused:
         mask = None if bias_HLL is None else bias_HLL[None].to(query_NHLW.dtype)
         return functional.scaled_dot_product_attention(query_NHLW, key_NHLW, value_NHLW, mask, dropout)
@@ -105,7 +108,7 @@ def attend(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: fl
     return torch.cat(parts, 2)
 
 
-def attend_near(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: float, window: int) -> Tensor:
+def attend_near(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropout: float, window: int, *, training: bool = False) -> Tensor:
     """As `attend`, each token to those at most ``window`` tokens from it, in memory that grows with the length alone.
 
     A longer text is cut into blocks of ``window`` tokens, whose tokens have all that they attend to in their own block and
@@ -114,11 +117,11 @@ def attend_near(query_NHLW: Tensor, key_NHLW: Tensor, value_NHLW: Tensor, dropou
     texts, heads, length, width = query_NHLW.shape
     device = query_NHLW.device
     if length <= window + 1:
-        return attend(query_NHLW, key_NHLW, value_NHLW, dropout)
+        return attend(query_NHLW, key_NHLW, value_NHLW, dropout, training=training)
     if length <= 3 * window:
         places_L = torch.arange(length, device=device)
         far_LL = (places_L[:, None] - places_L).abs() > window
-        return attend(query_NHLW, key_NHLW, value_NHLW, dropout, _minus_infinity(far_LL, query_NHLW)[None])
+        return attend(query_NHLW, key_NHLW, value_NHLW, dropout, _minus_infinity(far_LL, query_NHLW)[None], training=training)
     blocks = -(-length // window)
     padding = blocks * window - length
     query = functional.pad(query_NHLW, (0, 0, 0, padding)).reshape(texts * heads, blocks, window, width)

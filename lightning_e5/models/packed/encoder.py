@@ -69,7 +69,7 @@ class PackedEncoder(nn.Module, ABC):
             ``[T, D]`` states, in the autocast type where autocast is on.
         """
         self.step_weights.check()
-        layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, ids_T.device)
+        layout = lengths if isinstance(lengths, Layout) else Layout.of(lengths, ids_T.device, training=self.training)
         tokens = layout.tokens
         if self.compiles():
             ids_T, layout = filled(ids_T, layout, self._budget)

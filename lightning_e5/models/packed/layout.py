@@ -54,17 +54,21 @@ class PaddedGroups(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The runs of a packed batch, how many tokens it has, and on their device ``starts_B1``: where each text starts, and the end."""
+    """The runs of a packed batch, how many tokens it has, and on their device ``starts_B1``: where each text starts, and the end.
+
+    ``training``: the same texts may be encoded with gradients and without, and the values must be the same to the bit.
+    """
 
     runs: list[LengthRun]
     tokens: int
     starts_B1: Tensor
+    training: bool = False
     _padded: dict[torch.dtype, PaddedGroups] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
+    def of(cls, lengths: Sequence[int], device: torch.device, *, training: bool = False) -> Layout:
         """The layout of texts of these lengths, whose tokens are on ``device``."""
-        return cls(length_runs(lengths), sum(lengths), cumulative(lengths, device))
+        return cls(length_runs(lengths), sum(lengths), cumulative(lengths, device), training)
 
     @property
     def longest(self) -> int:

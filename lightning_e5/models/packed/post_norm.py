@@ -61,4 +61,4 @@ def filled(ids_T: Tensor, layout: Layout, budget: int) -> tuple[Tensor, Layout]:
     size = part if tokens <= part else budget * -(-tokens // budget)
     whole, rest = divmod(size - tokens, layout.longest)
     lengths = [r.length for r in layout.runs for _ in range(r.texts)] + [layout.longest] * whole + [rest] * (rest > 0)
-    return torch.cat([ids_T, ids_T.new_zeros(size - tokens)]), Layout.of(lengths, ids_T.device)
+    return torch.cat([ids_T, ids_T.new_zeros(size - tokens)]), Layout.of(lengths, ids_T.device, training=layout.training)

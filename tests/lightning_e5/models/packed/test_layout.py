@@ -96,7 +96,7 @@ def operations(name: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch, w
     packed: Any = packed_encoder(model)
     packed.train()
 
-    def fused(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Tensor | None = None) -> Tensor:
+    def fused(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Tensor | None = None, *, training: bool = False) -> Tensor:
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, None, dropout)
 
     monkeypatch.setattr(attention, "attend", fused)
