@@ -46,7 +46,7 @@ def locked(path: Path, *, wait: bool, held: str, hint: str = "", say: Callable[[
 
     path.parent.mkdir(parents=True, exist_ok=True)
     record = path.with_name(f"{path.name}.json")
-    lock, began, told = FileLock(str(path)), time.monotonic(), float("-inf")
+    lock, began, told = FileLock(str(path), fallback_to_soft=False), time.monotonic(), float("-inf")
     while True:
         try:
             lock.acquire(timeout=0)
@@ -77,7 +77,7 @@ def held_if_free(path: Path) -> Iterator[bool]:
     """Hold the lock ``path`` inside the block, or not, at once: False where another process holds it."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(str(path))
+    lock = FileLock(str(path), fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -102,14 +102,14 @@ def run_lock(directory: Path, *, wait: bool, say: Callable[[str], None] = print)
 
 
 def is_dead(process: int) -> bool:
-    """Whether a process of this machine is known to have ended."""
+    """Whether a process of this machine is known to have ended; so has one that is not waited for, as the first of a container may never do it."""
     try:
         os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[:1] == [b"Z"]
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
         return False
-    return False
 
 
 class _Holder:

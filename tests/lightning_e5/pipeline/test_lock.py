@@ -113,6 +113,30 @@ def test_a_holder_that_has_just_begun_is_named_once_its_record_is_there(tmp_path
     assert said == [f"busy (process {os.getpid()} on {platform.node()} since now); waits for it"]
 
 
+def test_a_process_that_is_not_waited_for_is_dead() -> None:
+    ended = subprocess.Popen(["true"])
+    while " Z " not in Path(f"/proc/{ended.pid}/stat").read_text():
+        time.sleep(0.01)
+    assert module.is_dead(ended.pid) and not module.is_dead(os.getpid()) and not module.is_dead(1)
+    ended.wait()
+    assert module.is_dead(ended.pid)
+
+
+@pytest.mark.parametrize("number", ["ENOSYS", "ENOLCK"])
+def test_no_marker_stands_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    """A file that a killed process leaves would hold the directory for ever."""
+    import errno
+    import fcntl
+
+    def none(*arguments: Any) -> None:
+        raise OSError(getattr(errno, number), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "lockf", none)
+    with pytest.raises(UserError, match="this file system has no locks"), locked(tmp_path / ".lock", wait=False, held="busy"):
+        pass
+
+
 def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
