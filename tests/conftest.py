@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from lightning_e5.threads import wait_briefly
+from tests.processes import outside_of_jobs
 
 wait_briefly()  # before torch is imported, as under the command line
 # Figures that tests want are those of a CPU; LIGHTNING_E5_TEST_GPU=1 lets the few see a GPU that want one.
 if not os.environ.get("LIGHTNING_E5_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# No training of a test is a rank of the job in which the tests run.
-_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-for name in [name for name in os.environ if name in _LAUNCHER or (name.startswith(("SLURM_", "TORCHELASTIC_")) and name != "SLURM_CONF")]:
+# No training of a test is a rank of the job in which the tests run; where SLURM's daemons are is no matter of a job.
+for name in os.environ.keys() - outside_of_jobs().keys() - {"SLURM_CONF"}:
     del os.environ[name]
 ROOT = Path(__file__).resolve().parents[1]
 # Processes that tests start elsewhere, notebooks among them, import this clone, installed or not.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import alive
+from tests.processes import alive, outside_of_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 LOST = "stopped: {}the first process (rank 0) ended without a word: it was killed, or its machine is gone"
@@ -28,9 +28,8 @@ def test_a_run_with_a_stage_on_two_ranks(smoke_run: Path, tmp_path: Path) -> Non
         "  noisy: {module: {token_dropout: 0.0}, trainer: {accelerator: cpu, devices: 2, backend: gloo}}\n"
         "  finetune: {trainer: {accelerator: cpu, devices: 2, backend: gloo}}\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK")}
     command = [sys.executable, "-m", "lightning_e5", "run", str(experiment), f"runs_dir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, env=outside_of_jobs(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert done.stderr == "", "no remark of DDP, gloo or Lightning, from either rank"
     assert done.stdout.count("[10/10] evaluate: done") == 1, "every stage is done once, by one process"
@@ -38,11 +37,6 @@ def test_a_run_with_a_stage_on_two_ranks(smoke_run: Path, tmp_path: Path) -> Non
     assert together["noisy/steps"] == alone["noisy/steps"] and together["noisy/pairs_seen"] == alone["noisy/pairs_seen"]
     rows = [json.loads(line) for line in (tmp_path / "two_ranks/stages/noisy/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))
-
-
-def clean_environment() -> dict[str, str]:
-    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK")
-    return {k: v for k, v in os.environ.items() if k not in names and not k.startswith(("SLURM_", "TORCHELASTIC_"))}
 
 
 def descendants(pid: int) -> list[int]:
@@ -83,7 +77,7 @@ def test_the_first_process_is_killed_while_it_makes_data(tmp_path: Path, launche
             slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "1", "SLURM_JOB_NUM_NODES": "1"}
             commands = [(run, {**slurm, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}) for rank in range(2)]
         started = [
-            subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**clean_environment(), **own}, stdout=subprocess.DEVNULL, stderr=errors)
+            subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**outside_of_jobs(), **own}, stdout=subprocess.DEVNULL, stderr=errors)
             for command, own in commands
         ]
     address = tmp_path / ".smoke.ranks.json"
@@ -112,7 +106,7 @@ def test_the_first_process_is_killed_after_a_training_on_two_ranks(tmp_path: Pat
         "stages:\n  noisy: {module: {token_dropout: 0.0}, trainer: {accelerator: cpu, devices: 2, backend: gloo}}\n"
     )
     command = [sys.executable, "-u", "-m", "lightning_e5", "run", str(experiment), f"runs_dir={tmp_path}"]
-    process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=(tmp_path / "errors.txt").open("w"), text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=outside_of_jobs(), stdout=subprocess.PIPE, stderr=(tmp_path / "errors.txt").open("w"), text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if "filter: starts" in line:
@@ -132,7 +126,7 @@ def test_told_to_end_in_every_stage_it_does_so_soon_and_goes_on_later(smoke_run:
     command = [sys.executable, "-u", "-m", "lightning_e5", "run", str(ROOT / "experiments/smoke.yaml"), f"runs_dir={tmp_path}"]
     for number, stage in enumerate(STAGES):
         sent, code, said = ((signal.SIGTERM, 143, "stopped"), (signal.SIGINT, 130, "interrupted"))[number % 2]
-        process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=outside_of_jobs(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
             if f"{stage}: starts" in line or f"{stage}: continues" in line:
@@ -143,6 +137,6 @@ def test_told_to_end_in_every_stage_it_does_so_soon_and_goes_on_later(smoke_run:
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (code, f"{said}; the same command continues\n"), stage
         wait_until(lambda pids=pids: gone(pids), 20)
-    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, env=outside_of_jobs(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert (tmp_path / "smoke" / "metrics.json").read_bytes() == (smoke_run / "metrics.json").read_bytes()

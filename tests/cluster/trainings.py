@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from tests.processes import outside_of_jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "experiments" / "ablations" / "_base" / "smoke.yaml"
-#: Of a launcher, this process's or the tests' own; a process that is started here is the first of its job.
-_LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "SUBMITIT_")
-_RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def environment(**more: str) -> dict[str, str]:
     """This process's, as a user's shell would have it, with one thread per process."""
-    own = {name: value for name, value in os.environ.items() if name not in _RANKS and not name.startswith(_LAUNCHERS)}
-    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", **more}
+    return {**outside_of_jobs(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", **more}
 
 
 def experiment(folder: Path, name: str, trainer: str) -> Path:

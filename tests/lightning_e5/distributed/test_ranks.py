@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.processes import outside_of_jobs
 
 ROOT = Path(__file__).resolve().parents[3]
 #: What a process of a job does: joins, says so, then waits for what never comes, as others wait for the first one.
@@ -54,9 +55,8 @@ class Job:
 
     def __init__(self, directory: Path, launcher: str, *deeds: str) -> None:
         self.directory = directory
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "TORCHELASTIC")) and k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")}
         self.processes = [
-            subprocess.Popen([sys.executable, "-c", PROCESS, str(directory), deed, str(rank)], cwd=ROOT, env={**clean, **LAUNCHERS[launcher](rank)}, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen([sys.executable, "-c", PROCESS, str(directory), deed, str(rank)], cwd=ROOT, env={**outside_of_jobs(), **LAUNCHERS[launcher](rank)}, stderr=subprocess.PIPE, text=True)
             for rank, deed in enumerate(deeds)
         ]
         until = time.monotonic() + 60

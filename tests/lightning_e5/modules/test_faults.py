@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lightning_e5.training.checkpointing import latest_checkpoint, load_checkpoint
-from tests.processes import alive
+from tests.processes import alive, outside_of_jobs
 
 ROOT = Path(__file__).resolve().parents[3]
 CASE = "in_batch-1"
@@ -24,8 +24,7 @@ CASE = "in_batch-1"
 
 def start(out: Path, ranks: int, case: str = CASE, **settings: object) -> subprocess.Popen[str]:
     script = ROOT / "tests/lightning_e5/modules/scheme_run.py"
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK")}
-    environment |= {f"SCHEME_{k.upper()}": str(v) for k, v in settings.items()} | {"PYTHONPATH": str(ROOT)}
+    environment = outside_of_jobs() | {f"SCHEME_{k.upper()}": str(v) for k, v in settings.items()} | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, str(script), str(out), str(ranks), case], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

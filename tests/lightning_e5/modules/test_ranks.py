@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning_e5.distributed.ranks import Ranks
 from lightning_e5.modules import strategy
 from tests.lightning_e5.modules import scheme_run
 from tests.lightning_e5.modules.scheme_run import CASES, STEPS
+from tests.processes import outside_of_jobs
 
 ROOT = Path(__file__).resolve().parents[3]
 #: What a rank computes from its own share and the others' together.
@@ -27,10 +27,9 @@ def run(out: Path, ranks: int, *cases: str, strategy: str = "ddp") -> dict[str, 
         scheme_run.main(out, 1, list(cases), strategy)
         return dict(torch.load(out / "ranks-1.pt", weights_only=True))
     script = ROOT / "tests/lightning_e5/modules/scheme_run.py"
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     done = subprocess.run(
         [sys.executable, str(script), str(out), str(ranks), *cases], cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**environment, "PYTHONPATH": str(ROOT), "SCHEME_STRATEGY": strategy},
+        env={**outside_of_jobs(), "PYTHONPATH": str(ROOT), "SCHEME_STRATEGY": strategy},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(torch.load(out / f"ranks-{ranks}.pt", weights_only=True))

@@ -123,7 +123,7 @@ def test_a_process_that_is_not_waited_for_is_dead() -> None:
 
 
 @pytest.mark.parametrize("number", ["ENOSYS", "ENOLCK"])
-def test_no_marker_stands_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+def test_a_file_system_without_locks_is_named_and_gets_no_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str) -> None:
     """A file that a killed process leaves would hold the directory for ever."""
     import errno
     import fcntl
@@ -133,19 +133,6 @@ def test_no_marker_stands_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fcntl, "flock", none)
     monkeypatch.setattr(fcntl, "lockf", none)
-    with pytest.raises(UserError, match="this file system has no locks"), locked(tmp_path / ".lock", wait=False, held="busy"):
-        pass
-
-
-def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    import filelock
-
-    def none(*arguments: Any, **settings: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", none)
     with pytest.raises(UserError, match="this file system has no locks"), locked(tmp_path / ".lock", wait=False, held="busy"):
         pass
 
